@@ -19,14 +19,14 @@ import torch
 # %% ../nbs/01_envs.ipynb #1b11bf9d
 from .plan import AbsLabError, Episode, Progress, choose
 
-# %% ../nbs/01_envs.ipynb #544a4a3e
+# %% ../nbs/01_envs.ipynb #c2f158b1
 @dataclass(frozen=True)
 class EnvConfig:
     "What is true of the environments of a run."
     env_id: str = "LunarLander-v3"     # EnvPool's id (Pong-v5) or Gymnasium's (MinAtar/Breakout-v1, my_module:MyEnv-v0)
     num_envs: int = 64                 # environments stepped together
     backend: str = "auto"              # auto (EnvPool where it knows the id), envpool, gymnasium
-    env_threads: int = 1               # EnvPool's worker threads
+    env_threads: int = 1               # EnvPool's worker threads; changes no result
     episodic_life: bool = False        # Atari: a lost life ends the agent's episode, though not the game
     reward_clip: bool = False          # train on the sign of the reward
     reward_scale: float = 1.0          # train on the (clipped) reward times this
@@ -167,7 +167,7 @@ class Games:
         for e in ended: self.ret[e.env], self.length[e.env] = 0.0, 0
         return ended
 
-# %% ../nbs/01_envs.ipynb #dab4b3fe
+# %% ../nbs/01_envs.ipynb #b6a6ff38
 class VecEnvs:
     "A vector of environments with checked actions, true episode returns, and a state that can be saved."
     def __init__(
@@ -189,6 +189,11 @@ class VecEnvs:
         self.obs = torch.from_numpy(np.array(obs)).to(self.device)  # [N, *] what the agent sees next
         self.resetting = np.zeros(self.num_envs, bool)              # [N] the next row will be an autoreset row
         self.games, self.log, self.rows = Games(self.num_envs), [], 0  # rows: steps since the build
+
+    @property
+    def frame_skip(self) -> int | None:  # 4 in Atari; None elsewhere, where frames are not counted
+        "Emulator frames per environment step, for Atari."
+        return self.env.spec.config.frame_skip if type(self.env).__name__.startswith("Atari") else None
 
     def close(self):
         "Release the simulators."

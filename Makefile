@@ -1,0 +1,37 @@
+# Everything here can be run first, and twice, in a fresh clone: .venv is made when it is missing.
+# Choose the interpreter with `make test PYTHON=python3.12` (3.11, 3.12 or 3.13).
+SHELL := /bin/bash
+export PYTHON
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help setup reproduce test test-long prepare hooks lab
+
+help:  ## list these commands
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
+
+setup:  ## make .venv and install into it
+	@tools/setup
+
+reproduce: setup  ## the main job: PQN with fixed batches against ABS, into reports/quick/index.html
+	abs-lab reproduce quick
+
+test: setup  ## what CI runs: generated files in step, every notebook, every test that is not long
+	python tools/sync.py check
+	OMP_NUM_THREADS=1 nbdev-test --n-workers 2
+	OMP_NUM_THREADS=1 python -m pytest -m "not long"
+
+test-long: setup  ## the tests that take minutes to hours
+	OMP_NUM_THREADS=1 python -m pytest -m long
+
+prepare: setup  ## before a commit: export the notebooks, clean them, write README.md, test
+	python tools/sync.py write
+	@$(MAKE) --no-print-directory test
+
+hooks: setup  ## clean notebooks on save, diff and merge them by cell (sets up this clone's git, and your Jupyter)
+	nbdev-install-hooks
+	@git config --file .gitconfig merge.jupyternotebook.driver "'$(CURDIR)/.venv/bin/nbdev-merge' %O %A %B %P"
+	@git config --file .gitconfig diff.jupyternotebook.command "'$(CURDIR)/.venv/bin/nbdev-diff-driver'"
+	@printf '#!/bin/sh\nexec "%s/.venv/bin/nbdev-trust"\n' "$(CURDIR)" >.git/hooks/post-merge
+
+lab: setup  ## open the notebooks in JupyterLab
+	jupyter lab

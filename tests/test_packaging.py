@@ -1,0 +1,201 @@
+"The packaging: generated files are in step, notebook cleaning keeps papermill's tag, the walls between the rooms stand."
+import ast, configparser, json, os, re, shutil, subprocess, sys, textwrap, tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CORE = ["plan", "envs", "networks", "returns", "divergence", "controllers", "train", "pqn", "runs"]
+BARE = {"torch", "numpy", "gymnasium", "envpool", "safetensors"}
+OUTSIDE = ["IPython", "ipykernel", "ipywidgets", "jupyter_client", "jupyter_core", "nbformat", "papermill", "plotly", "pandas", "scipy",
+           "tyro", "tqdm", "fastcore", "nbdev", "execnb", "pytest"]
+
+
+def python(*args, cwd=ROOT):
+    "Run this Python on `args` as a person would: not inside a notebook's test."
+    env = {k: v for k, v in os.environ.items() if k != "IN_TEST"}
+    return subprocess.run([sys.executable, *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def copy(tmp_path):
+    "A copy of what is generated and of what it is generated from, in a path with a space."
+    root = tmp_path/"a copy"
+    skip = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+    for folder in ("abs_lab", "nbs", "tools"): shutil.copytree(ROOT/folder, root/folder, ignore=skip)
+    for file in ("pyproject.toml", "README.md"): shutil.copy(ROOT/file, root/file)
+    return root
+
+
+def contents(root): return {f: f.read_bytes() for f in root.rglob("*") if f.is_file() and "__pycache__" not in f.parts}
+
+
+# -- generated files ---------------------------------------------------------------------------------------------------
+
+def test_generated_files_are_in_step(copy):
+    before = contents(copy)
+    done = python("tools/sync.py", "check", cwd=copy)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert contents(copy) == before
+
+
+@pytest.mark.parametrize("file", ["abs_lab/plan.py", "README.md"])
+def test_an_edit_by_hand_is_named_and_left_alone(copy, file):
+    with open(copy/file, "a") as f: f.write("\n# edited by hand\n")
+    before = contents(copy)
+    done = python("tools/sync.py", "check", cwd=copy)
+    assert done.returncode == 1
+    assert file in done.stdout and "edited by hand" in done.stdout and "make prepare" in done.stdout
+    assert contents(copy) == before
+
+
+def test_a_module_without_its_notebook_is_named(copy):
+    (copy/"abs_lab"/"orphan.py").write_text("x = 1\n")
+    assert "abs_lab/orphan.py: no notebook exports it" in python("tools/sync.py", "check", cwd=copy).stdout
+
+
+def test_writing_brings_everything_into_step_and_is_idempotent(copy):
+    for file in ("abs_lab/plan.py", "README.md"): (copy/file).write_text("")
+    assert python("tools/sync.py", "write", cwd=copy).returncode == 0
+    once = contents(copy)
+    assert python("tools/sync.py", "write", cwd=copy).returncode == 0
+    assert contents(copy) == once
+    for file in ("abs_lab/plan.py", "README.md"): assert once[copy/file] == (ROOT/file).read_bytes()
+
+
+# -- notebooks ---------------------------------------------------------------------------------------------------------
+
+def test_papermills_parameters_tag_survives_cleaning(tmp_path):
+    cell = lambda **metadata: dict(cell_type="code", id="0a1b2c3d", metadata=metadata, source=["seed = 0"], outputs=[], execution_count=7)
+    notebook = dict(cells=[cell(tags=["parameters"], collapsed=True)], metadata={}, nbformat=4, nbformat_minor=5)
+    shutil.copy(ROOT/"pyproject.toml", tmp_path)
+    (tmp_path/"nbs").mkdir()
+    (tmp_path/"nbs"/"grid.ipynb").write_text(json.dumps(notebook))
+    done = python("-c", "from nbdev.clean import nbdev_clean; nbdev_clean()", cwd=tmp_path)
+    cleaned, = json.loads((tmp_path/"nbs"/"grid.ipynb").read_text())["cells"]
+    assert cleaned["execution_count"] is None, done.stderr      # it was cleaned …
+    assert cleaned["metadata"] == {"tags": ["parameters"]}      # … and kept the tag alone
+
+
+@pytest.mark.parametrize("folder", ["experiments", "figures"])
+def test_papermills_notebooks_have_one_parameters_cell(folder):
+    notebooks = sorted((ROOT/"nbs"/folder).glob("*.ipynb"))
+    assert notebooks
+    for f in notebooks:
+        tagged = [c for c in json.loads(f.read_text())["cells"] if "parameters" in c["metadata"].get("tags", [])]
+        assert len(tagged) == 1, f.name
+
+
+# -- walls -------------------------------------------------------------------------------------------------------------
+
+def rows():
+    "Module name → number of the notebook that exports it."
+    found = {}
+    for f in (ROOT/"nbs").glob("[0-9][0-9]_*.ipynb"):
+        name = re.search(r"#\| *default_exp:? +(\w+)", f.read_text())
+        if name: found[name[1]] = int(f.name[:2])
+    return found
+
+
+def imports(module, top_only=False):
+    "Full names that a module imports: of ours as `abs_lab.NAME`, anywhere in it or at its top level alone."
+    tree = ast.parse((ROOT/"abs_lab"/f"{module}.py").read_text())
+    inside = {id(n) for f in ast.walk(tree) if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef)) for n in ast.walk(f)}
+    for node in ast.walk(tree):
+        if top_only and id(node) in inside: continue
+        if isinstance(node, ast.Import): yield from (a.name for a in node.names)
+        if isinstance(node, ast.ImportFrom):
+            base = ".".join(filter(None, ["abs_lab" if node.level else None, node.module]))
+            yield from (f"{base}.{a.name}" for a in node.names) if base == "abs_lab" else [base]
+
+
+def ours(module): return {name.split(".")[1] for name in imports(module) if name.startswith("abs_lab.")}
+
+
+def test_every_core_module_has_its_notebook():
+    assert set(CORE) <= set(rows())
+
+
+def test_a_module_imports_only_from_rows_above_it():
+    number = rows()
+    for module in number:
+        below = {m for m in ours(module) if m in number and number[m] >= number[module]}
+        assert not below, f"{module} imports {below}"
+
+
+@pytest.mark.parametrize("agent", [a for a in ("pqn", "ppo", "btr") if a == "pqn" or a in rows()])
+def test_agents_know_neither_controllers_nor_meters(agent):
+    assert not ours(agent) & {"controllers", "divergence"}
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_core_modules_import_little_at_the_top(module):
+    tops = {name.split(".")[0] for name in imports(module, top_only=True)} - sys.stdlib_module_names
+    assert tops <= BARE - {"envpool"} | {"abs_lab"}  # envpool: inside the functions that need it
+
+
+BLOCK = """
+    import importlib.metadata as md, re, sys
+    norm = lambda name: re.sub(r"[-_.]+", "-", name).lower()
+    kept, queue = {"abs-lab"}, list(KEEP)
+    while queue:                              # the kept packages and whatever they themselves require
+        name = norm(queue.pop())
+        if name in kept: continue
+        kept.add(name)
+        try: queue += [re.match(r"[\\w.-]+", r)[0] for r in md.requires(name) or [] if "extra ==" not in r]
+        except md.PackageNotFoundError: pass
+    blocked = {top for top, dists in md.packages_distributions().items() if not any(norm(d) in kept for d in dists)}
+    class Blocker:
+        def find_spec(self, name, path=None, target=None):
+            if name.split(".")[0] in blocked: raise ModuleNotFoundError(f"No module named {name!r} (blocked)", name=name)
+    sys.meta_path.insert(0, Blocker())
+    missing = set(OUTSIDE) - blocked
+    assert not missing, missing
+"""
+
+
+def bare(code, keep=BARE, cwd=ROOT):
+    "Run `code` where only the packages `keep`, and what they require, can be imported."
+    setup = f"KEEP, OUTSIDE, CORE = {sorted(keep)!r}, {OUTSIDE!r}, {CORE!r}\n" + textwrap.dedent(BLOCK)
+    done = python("-c", setup + textwrap.dedent(code), cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("envpool", [True, False], ids=["envpool", "no envpool"])
+def test_the_core_imports_with_only_the_bare_packages(envpool):
+    out = bare("""
+        import importlib
+        for name in CORE: importlib.import_module(f"abs_lab.{name}")
+        print("imported", "envpool" in sys.modules)
+    """, keep=BARE if envpool else BARE - {"envpool"})
+    assert out == "imported False\n"  # EnvPool waits until it is needed
+
+
+def test_the_core_trains_with_only_the_bare_packages(tmp_path):
+    out = bare(f"""
+        from abs_lab.runs import configure, run
+        config = configure("pqn", preset="classic", controller="abs", env_id="CartPole-v1", total_steps=8_192, eval_episodes=1)
+        print(run(config, {str(tmp_path/"run")!r})["status"])
+    """)
+    assert out.splitlines()[-1] == "finished"
+
+
+# -- project files -----------------------------------------------------------------------------------------------------
+
+def test_every_setting_is_documented_above_its_line():
+    lines = (ROOT/"settings.ini").read_text().splitlines()
+    parser = configparser.ConfigParser()
+    parser.read(ROOT/"settings.ini")
+    assert list(parser["abs_lab"]) == ["runs_dir", "reports_dir", "device", "threads", "jobs"]
+    for key in parser["abs_lab"]:
+        at = next(i for i, line in enumerate(lines) if line.startswith(f"{key} ="))
+        assert lines[at - 1].startswith("# "), key
+
+
+def test_every_dependency_has_a_range():
+    project = tomllib.loads((ROOT/"pyproject.toml").read_text())["project"]
+    extras = sum(project["optional-dependencies"].values(), [])
+    for requirement in project["dependencies"] + extras:
+        if requirement.startswith("abs_lab[") or requirement == "gymnasium[box2d]": continue  # ranges stand elsewhere
+        assert re.match(r"[\w\[\]-]+>=[\d.]+,<[\d.]+(;|$)", requirement), requirement
