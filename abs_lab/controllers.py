@@ -16,7 +16,7 @@ from numbers import Integral, Real
 # %% ../nbs/06_controllers.ipynb #e7521a9e
 from .plan import AbsLabError, Measurement, choose
 
-# %% ../nbs/06_controllers.ipynb #16b8c1b1
+# %% ../nbs/06_controllers.ipynb #c49f7154
 def _whole(name: str, value, least: int = 1) -> int:
     "`value` as an int, if it is a whole number of at least `least`."
     if isinstance(value, Integral) and not isinstance(value, bool) and value >= least: return int(value)
@@ -32,13 +32,14 @@ def _limits(size_min, size_max, multiple) -> tuple[int, int, int]:
     multiple = _whole("multiple", multiple)
     for name, size in (("size_min", size_min), ("size_max", size_max)):
         if _whole(name, size) % multiple:
-            raise AbsLabError(f"{name} must be a multiple of {multiple}, not {size}; the nearest is {_nearest(size, multiple) or multiple}")
+            near = max(_nearest(size, multiple), multiple)
+            raise AbsLabError(f"{name} must be a multiple of {multiple}, not {size}; the nearest is {near}")
     if size_min > size_max: raise AbsLabError(f"size_min must be at most size_max={size_max}, not {size_min}")
     return int(size_min), int(size_max), multiple
 
-# %% ../nbs/06_controllers.ipynb #1be4064a
+# %% ../nbs/06_controllers.ipynb #1354c7e4
 class _Controller:
-    "What the controllers share: parameters that can be set, and a size that can be saved."
+    "What the controllers share: parameters that can be set, limits, and a size that can be saved."
     def set(
         self,
         **changes,  # parameters and their new values
@@ -48,6 +49,16 @@ class _Controller:
         trial = replace(self, **changes)
         for name in changes: setattr(self, name, getattr(trial, name))
         self._fit()
+
+    @property
+    def smallest(self) -> int: # size_min
+        "The smallest size it can ask for."
+        return self.size_min
+
+    @property
+    def largest(self) -> int:  # size_max
+        "The largest size it can ask for."
+        return self.size_max
 
     def _fit(self): self.size = min(max(self.size, self.smallest), self.largest)
 
@@ -97,7 +108,7 @@ class Fixed(_Controller):
     ):
         "Nothing to restore."
 
-# %% ../nbs/06_controllers.ipynb #12bf0253
+# %% ../nbs/06_controllers.ipynb #e6a73448
 SHAPES: dict[str, Callable] = {
     "linear": lambda p, low, high: low + p * (high - low),
     "exponential": lambda p, low, high: low * (high / low) ** p,
@@ -131,16 +142,6 @@ class Ramp(_Controller):
         "The size at this moment of the run."
         self.size = self.at(m.progress)
         return self.size
-
-    @property
-    def smallest(self) -> int: # size_min
-        "The smallest size it can ask for."
-        return self.size_min
-
-    @property
-    def largest(self) -> int:  # size_max
-        "The largest size it can ask for."
-        return self.size_max
 
 # %% ../nbs/06_controllers.ipynb #91da8291
 @dataclass
@@ -266,7 +267,7 @@ class ABSRule(ABSParameters):
         level = min(max(level, self.size_min), self.size_max)
         return int(level) // self.multiple * self.multiple if self.rounding == "author" else float(level)
 
-# %% ../nbs/06_controllers.ipynb #b5f6dbc9
+# %% ../nbs/06_controllers.ipynb #ddd3b841
 @dataclass
 class _ABSMemory(ABSRule, _Controller):
     "The rule with what it remembers: recent signals, their number, and the level."
@@ -276,8 +277,9 @@ class _ABSMemory(ABSRule, _Controller):
         super().__post_init__()
         start = self.size_min if self.start is None else _whole("start", self.start)
         if self.inside(start) != start or start % self.multiple:
-            raise AbsLabError(f"start must be a multiple of {self.multiple} from size_min={self.size_min} to size_max={self.size_max}, "
-                              f"not {start}; the nearest is {_nearest(min(max(start, self.size_min), self.size_max), self.multiple)}")
+            near = _nearest(min(max(start, self.size_min), self.size_max), self.multiple)
+            raise AbsLabError(f"start must be a multiple of {self.multiple} from size_min={self.size_min} to "
+                              f"size_max={self.size_max}, not {start}; the nearest is {near}")
         self._level, self._count, self._recent = self.inside(start), 0, deque(maxlen=self.window)
 
     def _fit(self): self._level, self._recent = self.inside(self._level), deque(self._recent, maxlen=self.window)
@@ -305,7 +307,7 @@ class _ABSMemory(ABSRule, _Controller):
         self._level, self._count, self._recent = state["level"], state["count"], state["recent"]
         self._fit()
 
-# %% ../nbs/06_controllers.ipynb #33e3d2e5
+# %% ../nbs/06_controllers.ipynb #380c5e54
 @dataclass
 class ABS(_ABSMemory):
     "Adaptive Batch Scaling: large batches while the policy is settled, small ones while it moves."
@@ -318,7 +320,7 @@ class ABS(_ABSMemory):
         return self.size
 
     def _hear(self, signal: float):
-        if not math.isfinite(signal): raise AbsLabError(f"the signal must be a finite number, not {signal}: has the policy diverged?")
+        if not math.isfinite(signal): raise AbsLabError(f"the signal must be finite, not {signal}: has the policy diverged?")
         self._recent.append(float(signal))
         self._count += 1
         if self._count >= self.warmup: self._level = self.step(self._level, self.mean)
@@ -333,16 +335,6 @@ class ABS(_ABSMemory):
             if signal is not None: fresh._hear(signal)
             sizes.append(fresh.size)
         return sizes
-
-    @property
-    def smallest(self) -> int: # size_min
-        "The smallest size it can ask for."
-        return self.size_min
-
-    @property
-    def largest(self) -> int:  # size_max
-        "The largest size it can ask for."
-        return self.size_max
 
     @classmethod
     def paper(

@@ -133,7 +133,7 @@ def on_grid(
     grid = np.linspace(start, end, points)
     return grid, np.stack([np.interp(grid, xs, ys) for xs, ys in parts])
 
-# %% ../nbs/13_figures.ipynb #c5a08faf
+# %% ../nbs/13_figures.ipynb #52c333cf
 def _numbers(values):
     "32-bit floats, half the size in the page."
     return np.asarray(values, dtype=np.float32)
@@ -145,7 +145,7 @@ def _faint(colour, opacity) -> str:
 
 def _seeds(runs, y, x, arm, colour, mode="lines") -> list:
     "Every seed of an arm, thin."
-    opacity = 0.4 if len(runs) < MIN_SEEDS else 0.2
+    opacity = 0.5 if len(runs) < MIN_SEEDS else 0.2
     look = dict(mode=mode, line=dict(color=_faint(colour, opacity), width=1), marker=dict(color=_faint(colour, opacity), size=4))
     parts = [(run["params"]["seed"], *series(run, y, x)) for run in runs]
     return [go.Scatter(x=_numbers(xs), y=_numbers(ys), legendgroup=arm, showlegend=False, name=f"{arm}, seed {seed}",
@@ -164,7 +164,7 @@ def _centre(grid, values, arm, style, statistic=iqm, showlegend=True) -> list:
                         line=dict(color=colour, width=2.6, dash=dash), showlegend=showlegend)
     return [*traces, middle.update(hovertemplate="%{y:.4~g}<extra>%{fullData.name}</extra>")]
 
-# %% ../nbs/13_figures.ipynb #023c8bed
+# %% ../nbs/13_figures.ipynb #23660698
 def curves(
     runs: list,        # runs of a study
     y: str,            # column of the curve
@@ -177,7 +177,7 @@ def curves(
     for arm, group in arms.items():
         shared = on_grid(group, y, x)
         if shared is not None: fig.add_traces(_centre(*shared, arm, style[arm]))
-    fig.update_xaxes(title_text=LABELS.get(x, x), rangemode="tozero", tickformat="~s")
+    fig.update_xaxes(title_text=LABELS.get(x, x), rangemode="tozero", tickformat="" if x == "seconds" else "~s")
     fig.update_yaxes(title_text=LABELS.get(y, y))
     return fig
 
@@ -389,7 +389,7 @@ def parameters(
     shared = pd.DataFrame([(n, next(iter(values[n].values()))) for n in names if n not in differ], columns=["Parameter", "Value"])
     return table, shared
 
-# %% ../nbs/13_figures.ipynb #f5508c17
+# %% ../nbs/13_figures.ipynb #bd8fe603
 def provenance(
     runs: list,                          # runs of a study
     allow_mixed_commits: bool = False,   # report runs of several commits together
@@ -406,7 +406,7 @@ def provenance(
     if all(r.get("frames") for r in done): rows["Frames per run"] = _span([r["frames"] for r in done])
     for part, name in [("hardware", "Hardware"), ("versions", "Version")]:
         rows |= {f"{name}: {key}": _shown(r.get(part, {}).get(key) for r in done) for key in done[0].get(part, {})}
-    rows |= {"Training time, all runs": f"{sum(r['seconds'] for r in done) / 3600:.2f} h",
+    rows |= {"Training time, all runs": f"{sum(r['seconds'] for r in done) / 60:,.1f} min",
              "Commit": _shown(commits)}
     return pd.DataFrame(list(rows.items()), columns=["What", "Value"]).astype(str)
 

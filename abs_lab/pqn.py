@@ -19,7 +19,7 @@ from .networks import dormant_fraction, feature_rank, q_network, weight_norm
 from .plan import AbsLabError, BatchPlan, Progress, choose
 from .returns import q_lambda
 
-# %% ../nbs/08_pqn.ipynb #71836cb9
+# %% ../nbs/08_pqn.ipynb #c3d70e4a
 EPOCH_RULES = ("author", "constant", "equal")
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class PQNConfig:
     init: str = "orthogonal"        # orthogonal (CleanRL, the author), he_normal (purejaxql)
     layer_norm: str = "all"         # all: over [C, H, W] (CleanRL, the author); channel: over C alone (purejaxql)
     num_minibatches: int = 4        # gradient steps per epoch; a minibatch holds num_envs × L / this many transitions
-    epochs_rule: str = "author"     # author: max(2L // 32, 2); constant; equal: gradient steps per environment step as at L = 32
-    epochs: int = 2                 # passes over a rollout (constant), or over one of L = 32 (equal)
+    epochs_rule: str = "author"     # author: max(2L // 32, 2); constant; equal: as many gradient steps per environment step as at L 32
+    epochs: int = 2                 # passes over a rollout (constant), or over one of length 32 (equal)
     lr: float = 2.5e-4              # RAdam's learning rate
     anneal_lr: bool = False         # decay the learning rate linearly to 0 over the run
     gamma: float = 0.99             # discount per step, 0 to 1
@@ -51,7 +51,7 @@ class PQNConfig:
         for name in ("gamma", "lam", "epsilon_start", "epsilon_end"):
             if not 0 <= getattr(self, name) <= 1: raise AbsLabError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
 
-# %% ../nbs/08_pqn.ipynb #b0e2b852
+# %% ../nbs/08_pqn.ipynb #52e28b25
 _ATARI = dict(env_id="Breakout-v5", num_envs=128, episodic_life=True, reward_clip=True, network="pqn", num_minibatches=4,
               epochs_rule="author", epochs=2, lr=2.5e-4, anneal_lr=False, gamma=0.99, lam=0.65, max_grad_norm=10.0,
               epsilon_start=1.0, epsilon_end=0.001, epsilon_fraction=0.1, size=32, total_steps=20_000_000, eval_envs=100)
@@ -65,7 +65,7 @@ PRESETS = {
     "minatar": dict(env_id="MinAtar/Breakout-v1", num_envs=128, network="minatar", num_minibatches=32, epochs_rule="constant", epochs=2,
                     lr=5e-4, anneal_lr=True, gamma=0.99, lam=0.65, max_grad_norm=10.0, epsilon_start=1.0, epsilon_end=0.05,
                     epsilon_fraction=0.1, size=32, total_steps=10_000_000),
-    "classic": dict(env_id="LunarLander-v3", num_envs=64, reward_scale=0.1, network="mlp", num_minibatches=4, epochs_rule="author", epochs=2,
+    "classic": dict(env_id="LunarLander-v3", num_envs=32, reward_scale=0.1, network="mlp", num_minibatches=4, epochs_rule="author", epochs=2,
                     lr=1e-3, anneal_lr=False, gamma=0.99, lam=0.65, max_grad_norm=10.0, epsilon_start=1.0, epsilon_end=0.02,
                     epsilon_fraction=0.2, size=32, total_steps=400_000),
 }

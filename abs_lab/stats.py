@@ -149,12 +149,16 @@ def summarise(
     order = {arm: i for i, arm in enumerate(table[by].unique())}
     return pd.DataFrame(out).sort_values(by, key=lambda column: column.map(order), ignore_index=True)
 
-# %% ../nbs/12_stats.ipynb #3e542c4d
+# %% ../nbs/12_stats.ipynb #0f66ecf7
 def percent(
     share: float,   # 0..1
 ) -> str:           # "56 %"
     "A share in per cent."
     return f"{100 * share:.0f} %"
+
+def _number(value) -> str:
+    "Four digits, or whole thousands."
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 def _conclusion(chance, apart, sure, x, y) -> str:
     "The words that the rules allow."
@@ -163,7 +167,7 @@ def _conclusion(chance, apart, sure, x, y) -> str:
     if apart or sure: return f"The data leans towards {ahead} over {behind}, but is not conclusive."
     return f"The data does not show a difference between {x} and {y}, which is not evidence that there is none."
 
-# %% ../nbs/12_stats.ipynb #294b7273
+# %% ../nbs/12_stats.ipynb #c5230018
 def compare(
     x,                  # [seeds] scores of one arm on one task
     y,                  # [seeds] scores of the other arm
@@ -172,8 +176,8 @@ def compare(
 ) -> str:               # what the scores allow to be said, and the numbers
     "A plain statement on two arms that follows from their scores."
     limits, chance, ends = (interval(x), interval(y)), improvement(x, y), improvement_interval(x, y)
-    shown = [f", {low:.4g} to {high:.4g}" for low, high in limits] if all(limits) else ["", ""]
-    middle = " against ".join(f"{iqm(s):.4g} (n={len(s)}{inside})" for s, inside in zip((x, y), shown))
+    shown = [f", {_number(low)} to {_number(high)}" for low, high in limits] if all(limits) else ["", ""]
+    middle = " against ".join(f"{_number(iqm(s))} (n={len(s)}{inside})" for s, inside in zip((x, y), shown))
     numbers = f"IQM {middle}; {name_x} is higher in {percent(chance)} of the pairs of seeds"
     if ends is None: return f"{name_x} and {name_y}: too few seeds to conclude anything (fewer than {MIN_SEEDS}). {numbers}."
     apart = limits[0][0] > limits[1][1] or limits[1][0] > limits[0][1]
