@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['ROLES', 'EnvConfig', 'env_seeds', 'backend_for', 'check_actions', 'Rollout', 'Games', 'VecEnvs']
 
-# %% ../nbs/01_envs.ipynb #e91848e2
+# %% ../nbs/01_envs.ipynb #1bea9d06
 import importlib
 import warnings
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.metadata import entry_points
 
 # %% ../nbs/01_envs.ipynb #d413ddd0
 import gymnasium as gym
@@ -54,7 +55,7 @@ def env_seeds(
     draws = np.random.SeedSequence(seed, spawn_key=key).generate_state(num_envs, np.uint32)
     return [int(d) for d in draws >> 1]
 
-# %% ../nbs/01_envs.ipynb #6b488fde
+# %% ../nbs/01_envs.ipynb #8e6aa927
 @cache
 def _envpool():
     "EnvPool, or the reason why it cannot be had here."
@@ -62,10 +63,13 @@ def _envpool():
     except ImportError as e: return e
 
 def _gymnasium_knows(env_id):
+    "Whether Gymnasium knows the id, once the package that is named before its slash has registered its environments."
     if ":" in env_id: return True  # 'module:Id' imports the module, which registers the id
+    if env_id not in gym.registry:
+        for package in entry_points(group="gymnasium.envs", name=env_id.split("/")[0]): package.load()()
     return env_id in gym.registry
 
-# %% ../nbs/01_envs.ipynb #afd857ef
+# %% ../nbs/01_envs.ipynb #09476855
 def backend_for(
     config: EnvConfig,  # names the environment and, perhaps, the backend
 ) -> str:               # 'envpool' or 'gymnasium'
@@ -74,19 +78,24 @@ def backend_for(
     here = not isinstance(pool, ImportError)
     if config.backend == "envpool" and not here:
         raise AbsLabError(f"backend 'envpool' is not available on this machine ({pool}); use backend 'gymnasium'")
-    known = {"envpool": pool.list_all_envs() if here else [], "gymnasium": list(gym.registry)}
-    if config.backend in ("auto", "envpool") and config.env_id in known["envpool"]: return "envpool"
+    in_pool = pool.list_all_envs() if here else []
+    if config.backend in ("auto", "envpool") and config.env_id in in_pool: return "envpool"
     if config.backend in ("auto", "gymnasium") and _gymnasium_knows(config.env_id):
         if not here: warnings.warn(f"EnvPool is not available here ({pool}): Gymnasium serves {config.env_id}, more slowly")
         return "gymnasium"
-    where = "EnvPool and Gymnasium" if config.backend == "auto" else config.backend
-    choose(f"environment ({where})", config.env_id, sum(known.values(), []) if config.backend == "auto" else known[config.backend])
+    if config.env_id.startswith("MinAtar/") and "MinAtar/Breakout-v1" not in gym.registry:
+        raise AbsLabError(f"{config.env_id} needs MinAtar: pip install 'abs_lab[minatar]'")
+    known = {"auto": [*in_pool, *gym.registry], "envpool": in_pool, "gymnasium": gym.registry}[config.backend]
+    choose(f"environment of backend {config.backend}", config.env_id, known)
 
-# %% ../nbs/01_envs.ipynb #7db30cee
+# %% ../nbs/01_envs.ipynb #906a550b
 def _make_envpool(config, seeds):
     options = dict(env_type="gymnasium", num_envs=config.num_envs, seed=seeds, num_threads=config.env_threads)
     if config.episodic_life: options["episodic_life"] = True
-    try: env = _envpool().make(config.env_id, **options)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Gymnasium remarks on the precision of EnvPool's bounds
+            env = _envpool().make(config.env_id, **options)
     except (TypeError, ValueError, AssertionError) as e:
         raise AbsLabError(f"EnvPool cannot make {config.env_id} with {sorted(options)}: {e}") from e
     return env, env.observation_space, env.action_space, env.reset()[0]

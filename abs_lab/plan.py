@@ -15,7 +15,7 @@ from typing import Any, Protocol
 class AbsLabError(ValueError):
     "An error whose message is meant for the person at the keyboard: the value, what was expected, and the nearest valid choice."
 
-# %% ../nbs/00_plan.ipynb #e4ccef23
+# %% ../nbs/00_plan.ipynb #3a4b11e2
 def choose(
     what: str,                     # what is being chosen, as the person would call it
     value: Any,                    # the value given
@@ -26,7 +26,7 @@ def choose(
     if value in choices: return value
     names = {str(c).lower(): str(c) for c in choices}
     near = [names[n] for n in difflib.get_close_matches(str(value).lower(), names, n=3, cutoff=0.5)]
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    hint = f"; did you mean {' or '.join(near)}?" if near else "."
     known = f" Valid: {', '.join(map(str, choices))}." if len(choices) <= 30 else ""
     raise AbsLabError(f"unknown {what} {value!r}{hint}{known}")
 

@@ -70,7 +70,7 @@ class Study:
         return [dict(arm=arm, seed=s) | self.common | {k: v for k, v in params.items() if k != "seeds"} | over
                 for s in range(max(counts.values())) for arm, params in self.arms.items() if s < counts[arm]]
 
-# %% ../nbs/16_studies.ipynb #d127973a
+# %% ../nbs/16_studies.ipynb #dda85e46
 STUDIES = {s.name: s for s in (
     Study("quick", "Does an adaptive batch do better than fixed ones and a ramp, on a small task and in minutes?",
           "nbs/experiments/pqn.ipynb", "nbs/figures/quick.ipynb",
@@ -83,11 +83,14 @@ STUDIES = {s.name: s for s in (
           scales={"cpu": {}, "smoke": dict(total_steps=20_000, eval_envs=10, seeds=1)}),
     Study("sanity", "Does the agent learn tasks whose answer is known, and do the paper's networks train?",
           "nbs/experiments/pqn.ipynb", "nbs/figures/sanity.ipynb",
-          {"CartPole-v1": dict(env_id="CartPole-v1", num_envs=32, controller="fixed", total_steps=500_000, anneal_lr=True),
-           "Catch-v0": dict(env_id="Catch-v0", controller="fixed", total_steps=200_000, anneal_lr=True),
-           "LunarLander-v3": dict(env_id="LunarLander-v3", controller="fixed", total_steps=1_000_000, anneal_lr=True),
-           "MinAtar Breakout": dict(preset="minatar", controller="fixed", total_steps=1_000_000)},
-          dict(preset="classic"), seeds=5, scales={"cpu": {}, "smoke": dict(total_steps=8_000, eval_envs=10, seeds=1)}),
+          {"CartPole-v1": dict(env_id="CartPole-v1", controller="fixed", total_steps=500_000),
+           "Catch-v0": dict(env_id="Catch-v0", controller="fixed", total_steps=200_000, reward_scale=1.0),
+           "LunarLander-v3": dict(env_id="LunarLander-v3", controller="fixed", total_steps=1_000_000),
+           "MinAtar Breakout": dict(preset="minatar", controller="fixed", total_steps=1_000_000),
+           **{f"{game}, {net.upper()}": dict(preset="paper_masked", env_id=f"{game}-v5", network=net, controller="fixed", total_steps=50_000,
+                                             anneal_lr=False, eval_envs=4, seeds=1)
+              for game in ("Pong", "Breakout") for net in ("pqn", "pqn-l", "pqn-xl")}},
+          dict(anneal_lr=True), seeds=5, scales={"cpu": {}, "smoke": dict(total_steps=8_000, eval_envs=2, seeds=1)}),
 )}
 
 # %% ../nbs/16_studies.ipynb #1d5235d0

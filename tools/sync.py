@@ -14,7 +14,7 @@ SCRATCH = shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__", ".last_che
 
 
 def readme(notebook: Path) -> str:
-    "The notebook as Markdown: prose, code, and the text that the code printed or returned."
+    "The notebook as Markdown: prose, code, and the text that the code printed or returned (as stored: nothing is run)."
     parts = [NOTE]
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"]).strip()
@@ -23,7 +23,8 @@ def readme(notebook: Path) -> str:
             parts.append(re.sub(r'(\]\(|src=")\.\./', r"\1", source))  # links are from nbs/ there, from the root here
         elif cell["cell_type"] == "code":
             parts.append(f"```python\n{source}\n```")
-            texts = [o.get("text") or o.get("data", {}).get("text/plain") or "" for o in cell["outputs"]]
+            texts = [o.get("text") or o.get("data", {}).get("text/plain") or "" for o in cell["outputs"]
+                     if o.get("name") != "stderr"]
             shown = "\n".join("".join(t).rstrip() for t in texts if t)
             if shown: parts.append(f"```text\n{shown}\n```")
     return "\n\n".join(parts) + "\n"
