@@ -108,7 +108,7 @@ class Fixed(_Controller):
     ):
         "Nothing to restore."
 
-# %% ../nbs/06_controllers.ipynb #e6a73448
+# %% ../nbs/06_controllers.ipynb #9ab02bb5
 SHAPES: dict[str, Callable] = {
     "linear": lambda p, low, high: low + p * (high - low),
     "exponential": lambda p, low, high: low * (high / low) ** p,
@@ -119,7 +119,7 @@ class Ramp(_Controller):
     "A size that follows the clock of the run and hears no signal."
     size_min: int = 16              # smallest size, and the first one of the named shapes
     size_max: int = 64              # largest size, and the last one of the named shapes
-    shape: str | Callable = "linear"  # linear, exponential, or a function from progress (0 to 1) to a size
+    shape: str = "linear"           # linear, exponential; in code also a function from progress (0 to 1) to a size
     multiple: int = 1               # sizes are rounded to the nearest multiple of this
 
     def __post_init__(self):

@@ -88,7 +88,7 @@ def backend_for(
     known = {"auto": [*in_pool, *gym.registry], "envpool": in_pool, "gymnasium": gym.registry}[config.backend]
     choose(f"environment of backend {config.backend}", config.env_id, known)
 
-# %% ../nbs/01_envs.ipynb #906a550b
+# %% ../nbs/01_envs.ipynb #c6d83e78
 def _make_envpool(config, seeds):
     options = dict(env_type="gymnasium", num_envs=config.num_envs, seed=seeds, num_threads=config.env_threads)
     if config.episodic_life: options["episodic_life"] = True
@@ -96,9 +96,9 @@ def _make_envpool(config, seeds):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Gymnasium remarks on the precision of EnvPool's bounds
             env = _envpool().make(config.env_id, **options)
+            return env, env.observation_space, env.action_space, env.reset()[0]
     except (TypeError, ValueError, AssertionError) as e:
         raise AbsLabError(f"EnvPool cannot make {config.env_id} with {sorted(options)}: {e}") from e
-    return env, env.observation_space, env.action_space, env.reset()[0]
 
 def _make_gymnasium(config, seeds):
     if config.episodic_life: raise AbsLabError("episodic_life needs the EnvPool backend: Gymnasium does not report lives")
