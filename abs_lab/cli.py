@@ -15,13 +15,14 @@ from typing import Annotated
 # %% ../nbs/17_cli.ipynb #851333bd
 import tyro
 
-# %% ../nbs/17_cli.ipynb #772c2eca
+# %% ../nbs/17_cli.ipynb #18a1e17c
 from .controllers import CONTROLLERS
+from .envs import EnvConfig
 from .plan import AbsLabError, choose
 from .runs import AGENTS, OWN, RunConfig, configure, describe, progress_bar, run, settings
 from .studies import STUDIES, reproduce, steps_done
 
-# %% ../nbs/17_cli.ipynb #de676262
+# %% ../nbs/17_cli.ipynb #264cc32b
 PARTS = ("env", "agent", "meter", "controller")
 
 def _flags(config):
@@ -36,15 +37,16 @@ def train_config(
 ) -> RunConfig:        # checked
     "The config that a command line asks for; exits with tyro's help or message when asked or when a flag is unknown."
     first = argparse.ArgumentParser("abs-lab train", add_help=False, allow_abbrev=False)
-    for name, default in (("--preset", "classic"), ("--controller", "abs")): first.add_argument(name, default=default)
+    for name, default in (("--preset", "auto"), ("--controller", "abs"), ("--env-id", EnvConfig.env_id)): first.add_argument(name, default=default)
     chosen, rest = first.parse_known_args(argv[1:])
     agent = choose("agent", argv[0] if argv else "", AGENTS)
-    base = configure(agent, chosen.preset, chosen.controller)
-    about = (f"Train {agent}. Beside the flags below: --preset {{{','.join(AGENTS[agent].presets)}}} and --controller {{{','.join(CONTROLLERS)}}}, "
+    base = configure(agent, chosen.preset, chosen.controller, env_id=chosen.env_id)
+    about = (f"Train {agent}. Beside the flags below: --env-id, --preset {{{','.join(AGENTS[agent].presets)}}} and --controller {{{','.join(CONTROLLERS)}}}, "
              "which decide what the flags and their defaults are.")
     given = tyro.cli(_flags(base), args=rest, prog=f"abs-lab train {agent}", description=about, config=(tyro.conf.OmitArgPrefixes,))
     values = {n: getattr(given, n) for n in OWN} | {k: v for n in PARTS for k, v in asdict(getattr(given, n)).items()}
-    return configure(agent, chosen.preset, chosen.controller, **{k: v for k, v in values.items() if v != base.flat()[k]})
+    changed = {k: v for k, v in values.items() if v != base.flat()[k]}
+    return configure(agent, chosen.preset, chosen.controller, env_id=chosen.env_id, **changed)
 
 # %% ../nbs/17_cli.ipynb #73173309
 def _train(argv):

@@ -73,15 +73,16 @@ def settings() -> dict:  # every key of DEFAULTS, in its type; folders as absolu
         except ValueError as e: raise AbsLabError(f"setting {key} must be a {type(DEFAULTS[key]).__name__}, not {value!r}") from e
     return out | {k: str((root / out[k]).resolve()) for k in ("runs_dir", "reports_dir")}
 
-# %% ../nbs/11_runs.ipynb #a8154281
+# %% ../nbs/11_runs.ipynb #89021293
 class AgentKind(NamedTuple):
     "What has to be known of a kind of agent."
     config: type    # its settings, a dataclass
     make: Callable  # (config, obs_space, action_space, num_envs, progress, seed, device) -> agent
     plan: Callable  # (config, size, num_envs, progress) -> BatchPlan
     presets: dict   # name -> flat parameters
+    preset_for: Callable  # env_id -> the preset that fits it
 
-AGENTS = {"pqn": AgentKind(pqn.PQNConfig, pqn.PQN, pqn.plan_update, pqn.PRESETS)}
+AGENTS = {"pqn": AgentKind(pqn.PQNConfig, pqn.PQN, pqn.plan_update, pqn.PRESETS, pqn.preset_for)}
 
 # %% ../nbs/11_runs.ipynb #0e8e5850
 OWN = ("seed", "total_steps", "eval_envs", "eval_episodes")  # what belongs to the run itself and to none of its parties
@@ -136,17 +137,18 @@ def _take(cls, values):
     "The share of `values` that `cls` has fields for, in their types."
     return {f.name: _fit(f.name, values[f.name], f.default) for f in fields(cls) if f.init and f.name in values}
 
-# %% ../nbs/11_runs.ipynb #b4710d04
+# %% ../nbs/11_runs.ipynb #596ca2c4
 PAPER_MEASUREMENTS = 195  # 20M steps / (128 environments × L 16) / 50
 
 def configure(
     agent: str = "pqn",         # kind of agent
-    preset: str = "classic",    # named settings to start from
+    preset: str = "auto",       # named settings to start from; auto: what fits env_id
     controller: str = "abs",    # fixed, ramp, replayed, abs
     **flat,                     # parameters by name, over the preset's
 ) -> RunConfig:                 # checked
     "A run's parameters from a preset and changes to it; raises `AbsLabError` before any work is done."
     kind = AGENTS[choose("agent", agent, AGENTS)]
+    if preset == "auto": preset = kind.preset_for(flat.get("env_id", EnvConfig.env_id))
     base = kind.presets[choose(f"preset of {agent}", preset, kind.presets)]
     parts = (EnvConfig, kind.config, Divergence, CONTROLLERS[choose("controller", controller, CONTROLLERS)])
     own = [f for f in fields(RunConfig) if f.name in OWN]

@@ -27,13 +27,13 @@ from .envs import EnvConfig
 from .plan import AbsLabError, choose
 from .runs import AGENTS, RunConfig, configure, describe, project_root, read_jsonl, settings
 
-# %% ../nbs/16_studies.ipynb #b1b0ddc4
+# %% ../nbs/16_studies.ipynb #dad26473
 def parameters(
     agent: str,        # kind of agent: pqn, …
 ) -> dict:             # parameter name -> its comment
     "Every parameter that a run of this agent can be given, with its comment."
     parts = (EnvConfig, AGENTS[choose("agent", agent, AGENTS)].config, Divergence, *CONTROLLERS.values())
-    out = dict(preset=f"named settings to start from: {', '.join(AGENTS[agent].presets)}", controller=", ".join(CONTROLLERS))
+    out = dict(preset=f"named settings to start from: auto (what fits env_id), {', '.join(AGENTS[agent].presets)}", controller=", ".join(CONTROLLERS))
     for cls in (RunConfig, *reversed(parts)): out |= {name: comment for name, comment in describe(cls).items() if name not in out}
     return {k: v for k, v in out.items() if k not in ("env", "agent", "meter", "names")}
 
@@ -41,7 +41,7 @@ def parameters_cell(
     agent: str,        # kind of agent: pqn, …
 ) -> str:              # Python source
     "The source of the parameters cell of an agent's experiment notebook."
-    given = dict(preset='"classic"', controller='"abs"', seed="0")
+    given = dict(preset='"auto"', controller='"abs"', seed="0")
     lines = [f"{name} = {given.get(name, 'None')}  # {comment}" for name, comment in parameters(agent).items()]
     return "\n".join(lines + ['arm = None  # the label of this run in figures', 'run_dir = None  # folder to write; below the runs folder when None'])
 
