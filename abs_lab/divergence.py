@@ -131,10 +131,10 @@ def _outputs(policy: Callable, states: torch.Tensor) -> Any: # a tensor, or a tu
         out = policy(states)
         return tuple(o.clone() for o in out) if isinstance(out, tuple) else out.clone()
 
-# %% ../nbs/05_divergence.ipynb #c830c4f9
+# %% ../nbs/05_divergence.ipynb #a2ade03b
 @dataclass
-class _DivergenceMemory(DivergenceSettings):
-    "The settings, and what is remembered between two updates."
+class Divergence(DivergenceSettings):
+    "Meter of behavioural divergence: how far an update moved the policy, on the same states before and after."
     def __post_init__(self):
         super().__post_init__()
         self._count = 0  # updates seen
@@ -165,10 +165,6 @@ class _DivergenceMemory(DivergenceSettings):
         self._kept = None if state["kept"] is None else state["kept"].clone()
         self._copy = self._states = self._old = None
 
-# %% ../nbs/05_divergence.ipynb #5fe5171c
-@dataclass
-class Divergence(_DivergenceMemory):
-    "Meter of behavioural divergence: how far an update moved the policy, on the same states before and after."
     def before(
         self,
         agent,    # its `policy(obs)` is read; for a lag above 1 also `frozen()`
