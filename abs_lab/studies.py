@@ -225,7 +225,7 @@ def compact(
     curve["thresholds"] = [low, high] if low is not None else None
     return dict(id=config["id"], params=config["config"] | dict(arm=arm), result=json.loads((dir / "result.json").read_text()), curve=curve)
 
-# %% ../nbs/16_studies.ipynb #72efaac9
+# %% ../nbs/16_studies.ipynb #088dcf0b
 def collect(
     study: Study,         # whose runs
     grid: list[dict],     # parameters of every run
@@ -258,7 +258,7 @@ def reproduce(
     failures = run_queue(root / study.notebook, grid, runs_dir, jobs)
     missing = collect(study, grid, runs_dir, report_dir / "data")
     if len(missing) == len(grid): return None, failures
-    execute(root / study.figures, report_dir / f"{name}.ipynb", dict(data_dir=str(report_dir / "data"), report_dir=str(report_dir)))
+    execute(root / study.figures, report_dir / f"{name}.ipynb", dict(data_dir=str(report_dir / "data"), report_dir=str(report_dir), missing=missing))
     return report_dir / "index.html", failures
 
 # %% ../nbs/16_studies.ipynb #96e5a9b0

@@ -1,0 +1,88 @@
+"What the tests of resuming and of faults share: processes to start and kill, and runs to compare."
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+
+import torch
+
+from abs_lab.runs import load_tree, read_jsonl
+from abs_lab.studies import steps_done
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON = Path(sys.executable)
+
+
+def environment(**settings):
+    "The environment of a child: this library, one thread, the CPU, and settings by their name in settings.ini."
+    env = {k: v for k, v in os.environ.items() if k != "IN_TEST" and not k.startswith("ABS_LAB_")}
+    path = os.pathsep.join([str(ROOT), *filter(None, [env.get("PYTHONPATH")])])
+    return env | dict(PYTHONPATH=path, OMP_NUM_THREADS="1", ABS_LAB_DEVICE="cpu", ABS_LAB_THREADS="1") | {
+        f"ABS_LAB_{k.upper()}": str(v) for k, v in settings.items()}
+
+
+def start(*args, cwd, preexec_fn=None, **settings):
+    "Start this Python on `args`, as a person would."
+    return subprocess.Popen([PYTHON, *map(str, args)], cwd=cwd, env=environment(**settings), stdin=subprocess.DEVNULL,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=preexec_fn)
+
+
+def finish(process, seconds=300):
+    "Wait for the end; returns the exit code, stdout and stderr."
+    try: out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return process.returncode, out, err
+
+
+def wait_for(what, process, seconds=120, every=0.005):
+    "Poll until `what()` is true; returns whether the process was still there."
+    until = time.monotonic() + seconds
+    while not what():
+        if process.poll() is not None: return False
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(every)
+    return process.poll() is None
+
+
+def events(dir, kind=None): return [e for e in read_jsonl(Path(dir)/"events.jsonl") if kind in (None, e["event"])]
+
+
+def rows(dir):
+    "The recorded updates without their timings."
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_jsonl(Path(dir)/"steps.jsonl")]
+
+
+def leaves(tree, path=()):
+    "Every leaf of a tree of state, by its path."
+    if isinstance(tree, dict): return {k: v for key, node in tree.items() for k, v in leaves(node, (*path, key)).items()}
+    if isinstance(tree, (list, tuple)): return {k: v for i, node in enumerate(tree) for k, v in leaves(node, (*path, i)).items()}
+    return {path: tree}
+
+
+def state(dir):
+    "Every leaf of the checkpoint, as comparable values; timings apart."
+    tree = load_tree(Path(dir)/"checkpoint.safetensors")
+    del tree["seconds"], tree["steps_bytes"]  # the log's length depends on the digits of its timings
+    as_bytes = lambda t: (str(t.dtype), tuple(t.shape), t.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return {k: as_bytes(torch.as_tensor(v)) if hasattr(v, "dtype") else v for k, v in leaves(tree).items()}
+
+
+def result(dir):
+    "What a finished run reports, timings apart."
+    return {k: v for k, v in json.loads((Path(dir)/"result.json").read_text()).items() if k != "seconds"}
+
+
+def assert_same_run(one, other):
+    "Bit for bit the same run: every recorded update, every leaf of the final checkpoint, every action, the evaluation."
+    a, b = rows(one), rows(other)
+    assert len(a) == len(b)
+    for x, y in zip(a, b): assert x == y, f"update {x['update']} differs in {[k for k in x if x[k] != y.get(k)]}"
+    a, b = state(one), state(other)
+    assert a.keys() == b.keys()
+    assert not (differ := [k for k in a if a[k] != b[k]]), f"the checkpoints differ in {differ}"
+    actions = [{f.name: f.read_bytes() for f in Path(d).glob("actions-*")} for d in (one, other)]
+    assert actions[0] == actions[1] and actions[0]
+    assert result(one) == result(other)
+
+
+def done(dir, config): return steps_done(Path(dir)) >= config.total_steps

@@ -1,0 +1,290 @@
+"A run that is killed and resumed is bit for bit the run that never was; and looking at a run changes nothing of it."
+import json, os, random, shutil, signal, subprocess, sys, time, warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from abs_lab.plan import AbsLabError
+from abs_lab.runs import Run, Runs, configure, fork, load_tree, run
+from abs_lab.train import evaluate
+from support import ROOT, assert_same_run, done, environment, events, finish, result, rows, start, state, wait_for
+
+MOVING = dict(controller="abs", interval=1, warmup=3, window=5, low=0.01, high=0.2)  # a size that moves, within a few updates
+CONFIGS = {
+    "LunarLander": dict(env_id="LunarLander-v3", total_steps=40_000, eval_envs=40, **MOVING),
+    "Atari": dict(preset="paper_masked", env_id="SpaceInvaders-v5", num_envs=8, total_steps=2_000, eval_envs=2, n_states=64,
+                  **MOVING | dict(warmup=2, size_max=32)),
+    "Gymnasium": dict(env_id="CartPole-v1", backend="gymnasium", num_envs=16, total_steps=30_000, eval_envs=20, segment_steps=12_000,
+                      **MOVING | dict(states="heldout", n_states=128, interval=3, lag=3)),
+    "MinAtar": dict(preset="minatar", num_envs=16, total_steps=8_000, eval_envs=8, **MOVING),
+}
+
+
+@pytest.fixture(autouse=True)
+def settings(monkeypatch, tmp_path):
+    for key, value in dict(DEVICE="cpu", THREADS="1", CHECKPOINT_SECONDS="1000").items(): monkeypatch.setenv(f"ABS_LAB_{key}", value)
+    monkeypatch.chdir(tmp_path)
+
+
+# -- SIGKILL at random moments -----------------------------------------------------------------------------------------
+
+def write(path, params):
+    path.write_text(json.dumps(params))
+    return configure(**params)
+
+
+def life(config, path, dir, checkpoint_seconds, moment):
+    "One process; `moment(process)` returns when it is to be killed. Returns its exit code and whether it had trained to the end."
+    process = start("-m", "abs_lab.runs", path, dir, cwd=path.parent, checkpoint_seconds=checkpoint_seconds)
+    moment(process)
+    process.send_signal(signal.SIGKILL)
+    code, _, err = finish(process)
+    assert code == -signal.SIGKILL, f"it ended by itself, with {code}: {err}"
+    return done(dir, config)
+
+
+def kill_again_and_again(config, path, dir, kills, reference, rng):
+    "Kill a run `kills` times at random moments, then let it finish; returns how many kills fell into evaluation."
+    begin, end = (e["time"] for e in events(reference) if e["event"] in ("start", "finish"))
+    training = result_seconds(reference)
+    evaluation = max(end - begin - training, 0.2)
+    opened = dir/"config.json"
+    changed = lambda: opened.stat().st_mtime_ns if opened.exists() else 0
+    in_evaluation = 0
+    for n in range(kills):
+        before = changed()
+        late = n == kills - 1 or n >= 10 and n % 10 == 9  # the last, and some on the way, only once training is over
+        def moment(process):
+            assert wait_for(lambda: changed() != before, process)  # the folder is its own now: building and replaying begin
+            wait = time.monotonic() + rng.uniform(0, 1.5 * training / kills)
+            if n == 1 or late: wait_for((dir/"checkpoint.safetensors").exists, process)  # at least one life reaches a checkpoint
+            wait_for(lambda: done(dir, config) or not late and time.monotonic() > wait, process)
+            if done(dir, config): time.sleep(rng.uniform(0, 0.5 * evaluation))
+        in_evaluation += life(config, path, dir, 1000 if n == 0 else rng.choice([0, 0.05, 0.3]), moment)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a torn last line is skipped with a warning
+            if (dir/"config.json").exists(): assert len(Runs(dir.parent).table) == 2  # what was recorded can be read at any time
+            Runs(dir.parent).steps()
+    code, out, err = finish(start("-m", "abs_lab.runs", path, dir, cwd=path.parent, checkpoint_seconds=0.3))
+    assert code == 0, err
+    return in_evaluation
+
+
+def result_seconds(dir): return json.loads((dir/"result.json").read_text())["seconds"]
+
+
+def killed_is_identical(name, kills, tmp_path, seed):
+    if name == "MinAtar": pytest.importorskip("minatar")
+    path = tmp_path/"config.json"
+    config = write(path, CONFIGS[name])
+    whole, killed = tmp_path/"runs"/"whole", tmp_path/"runs"/"killed"
+    code, out, err = finish(start("-m", "abs_lab.runs", path, whole, cwd=tmp_path, checkpoint_seconds=1000))
+    assert code == 0, err
+    assert json.loads(out)["id"] == config.id
+    assert len({row["size"] for row in rows(whole)}) > 1, "the controller should have something to forget"
+    in_evaluation = kill_again_and_again(config, path, killed, kills, whole, random.Random(seed))
+    resumed = [e["step"] for e in events(killed, "resume")]
+    assert in_evaluation >= 1 and config.total_steps <= max(resumed)
+    assert any(0 < step < config.total_steps for step in resumed), "no life went on from the middle of the run"
+    assert len(events(killed, "start")) >= 1 and len(events(killed, "finish")) == 1 and len(events(whole)) == 2
+    assert_same_run(whole, killed)
+
+
+@pytest.mark.parametrize("name", ["LunarLander", "Atari", "Gymnasium"])
+def test_killed_five_times_is_identical(name, tmp_path): killed_is_identical(name, 5, tmp_path, seed=1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", CONFIGS)
+def test_killed_fifty_times_is_identical(name, tmp_path): killed_is_identical(name, 50, tmp_path, seed=2)
+
+
+# -- SIGKILL before every single write ---------------------------------------------------------------------------------
+
+KILLER = """
+import json, os, signal, sys
+import envpool, torch, pandas
+from abs_lab.runs import configure, run
+config, folder = configure(**json.loads(sys.argv[1])), sys.argv[2]
+
+def life(name, kill_at):
+    "A forked run in folder/name, killed just before its write number `kill_at`; returns (exit code, writes)."
+    told, tell = os.pipe()
+    pid = os.fork()
+    if not pid:
+        count, inside = 0, os.path.join(folder, name)
+        def hook(event, args):
+            nonlocal count
+            write = event in ("os.rename", "os.remove", "os.truncate") or event == "open" and args[2] and args[2] & (os.O_WRONLY | os.O_RDWR)
+            if not write or not str(args[0]).startswith(inside): return
+            count += 1
+            if count == kill_at: os.kill(os.getpid(), signal.SIGKILL)
+        sys.addaudithook(hook)
+        run(config, inside)
+        os.write(tell, str(count).encode())
+        os._exit(0)
+    os.close(tell)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return code, os.fdopen(told).read()
+
+code, writes = life("whole", 0)
+for n in range(1, int(writes) + 1): print(n, life(f"killed-{n}", n)[0], life(f"killed-{n}", 0)[0])
+"""
+
+AT_EVERY_WRITE = {
+    "plain": dict(total_steps=2_000),
+    "segments": dict(total_steps=2_000, segment_steps=700),
+    "held-out states, old policy": dict(total_steps=2_500, states="heldout", n_states=64, interval=2, lag=2),
+}
+
+@pytest.mark.parametrize("name", ["segments", *(pytest.param(n, marks=pytest.mark.long) for n in AT_EVERY_WRITE if n != "segments")])
+def test_killed_before_any_write_is_identical(name, tmp_path):
+    params = dict(env_id="CartPole-v1", num_envs=16, eval_envs=2) | MOVING | dict(size_max=32) | AT_EVERY_WRITE[name]
+    code, out, err = finish(start("-c", KILLER, json.dumps(params), tmp_path, cwd=tmp_path, checkpoint_seconds=0))
+    assert code == 0, err
+    lines = [tuple(map(int, line.split())) for line in out.splitlines()]
+    assert len(lines) > 25
+    for n, killed, resumed in lines:
+        assert (killed, resumed) == (-signal.SIGKILL, 0), f"write {n}: {err}"
+        assert_same_run(tmp_path/"whole", tmp_path/f"killed-{n}")
+    assert any(events(tmp_path/f"killed-{n}", "resume") for n, *_ in lines)
+    if name == "segments": assert load_tree(tmp_path/"whole"/"checkpoint.safetensors")["envs"]["segment"] >= 2
+
+
+# -- the same without processes: a folder as it lies when its writer vanishes ------------------------------------------
+
+SMALL = dict(env_id="CartPole-v1", num_envs=16, total_steps=8_000, eval_envs=5) | MOVING
+
+
+def train_until(config, dir, update, checkpoint_at=None):
+    "Train to an update and vanish: what was not yet written is lost, as with SIGKILL."
+    r = Run(config, dir)
+    for s in r.steps():
+        if s.update == checkpoint_at: r.checkpoint()
+        if s.update == update: break
+    (lost := dir.with_name(dir.name + "-lost")).mkdir()
+    for file in dir.iterdir(): shutil.copy(file, lost/file.name)
+    r.close()
+    return lost
+
+
+@pytest.mark.parametrize("params", [
+    dict(segment_steps=2_000), dict(states="heldout", interval=4, lag=4, n_states=100), dict(lag=3, interval=5), dict(rounding="exact"),
+    dict(epochs_rule="equal"), dict(anneal_lr=True), dict(mask_resets=False, bootstrap_truncation=False), dict(diagnose_every=2),
+    dict(env_id="LunarLander-v3", segment_steps=3_000)], ids=str)
+def test_every_party_goes_on_from_its_checkpoint(params, tmp_path):
+    config = configure(**SMALL | params)
+    run(config, tmp_path/"whole")
+    lost = train_until(config, tmp_path/"killed", 9, checkpoint_at=7)
+    run(config, lost)
+    assert events(lost, "resume")[0]["step"] > 0
+    assert_same_run(tmp_path/"whole", lost)
+
+
+def test_segments_are_cut_at_the_first_update_past_each_multiple(tmp_path):
+    config = configure(env_id="CartPole-v1", num_envs=16, total_steps=8_000, eval_envs=2, controller="fixed", size=16, segment_steps=2_000)
+    run(config, tmp_path/"cut")
+    run(configure(**config.flat() | dict(segment_steps=0)), tmp_path/"uncut")
+    cut, uncut = rows(tmp_path/"cut"), rows(tmp_path/"uncut")
+    assert cut[:8] == uncut[:8] and cut[8] != uncut[8]  # 8 × 16 × 16 = 2,048 steps; a cut changes no target, since values go through it
+    assert load_tree(tmp_path/"cut"/"checkpoint.safetensors")["envs"]["segment"] == 3
+
+
+# -- forks -------------------------------------------------------------------------------------------------------------
+
+def test_a_fork_without_changes_is_the_same_run(tmp_path):
+    config = configure(**SMALL)
+    source = train_until(config, tmp_path/"source", 12, checkpoint_at=9)
+    assert fork(source, tmp_path/"fork") == config
+    assert len(rows(source)) == 9
+    run(config, tmp_path/"fork")
+    run(config, tmp_path/"whole")
+    assert_same_run(tmp_path/"whole", tmp_path/"fork")
+    assert [e["event"] for e in events(tmp_path/"fork")] == ["fork", "resume", "finish"]
+    run(config, source)  # the source is as it was, and goes on too
+    assert_same_run(tmp_path/"whole", source)
+
+
+def test_a_fork_with_changes_is_the_run_whose_parameters_were_set_at_that_moment(tmp_path):
+    config, changes = configure(**SMALL), dict(low=0.1, high=0.9, size_max=48)
+    source = train_until(config, tmp_path/"source", 9, checkpoint_at=9)
+    forked = fork(source, tmp_path/"fork", **changes)
+    assert forked.controller.high == 0.9 and forked.id != config.id
+    run(forked, tmp_path/"fork")
+    r = Run(config, tmp_path/"set")
+    for s in r.steps():
+        if s.update == 9: r.controller.set(**changes)
+    score = r.finish()["eval"]
+    r.close()
+    run(config, tmp_path/"whole")
+    assert rows(tmp_path/"fork") == rows(tmp_path/"set") and state(tmp_path/"fork") == state(tmp_path/"set")
+    assert result(tmp_path/"fork")["eval"] == score
+    whole = rows(tmp_path/"whole")
+    assert rows(tmp_path/"fork")[:9] == whole[:9] and rows(tmp_path/"fork") != whole
+
+
+def test_a_fork_that_is_killed_is_identical_too(tmp_path):
+    source = train_until(configure(**SMALL), tmp_path/"source", 9, checkpoint_at=9)
+    config = fork(source, tmp_path/"fork", lr=3e-3)
+    shutil.copytree(tmp_path/"fork", tmp_path/"again")
+    run(config, tmp_path/"fork")
+    lost = train_until(config, tmp_path/"again", 16, checkpoint_at=14)
+    run(config, lost)
+    assert_same_run(tmp_path/"fork", lost)
+
+
+# -- looking on changes nothing ----------------------------------------------------------------------------------------
+
+def learner(dir): return {k: v for k, v in state(dir).items() if k[0] in ("agent", "progress", "envs")}
+def training(dir): return [{k: v for k, v in row.items() if k not in ("signal", "mean", "dormant", "rank", "weight_norm")} for row in rows(dir)]
+
+
+@pytest.mark.parametrize("meter", [dict(interval=1), dict(interval=1, states="heldout", n_states=64), dict(interval=4, lag=4),
+                                   dict(interval=1, distance="softmax_kl", diagnose_every=1)], ids=str)
+@pytest.mark.parametrize("env", [dict(env_id="LunarLander-v3"), dict(env_id="CartPole-v1", backend="gymnasium")], ids=["EnvPool", "Gymnasium"])
+def test_measuring_changes_no_bit_of_training(meter, env, tmp_path):
+    base = dict(num_envs=16, total_steps=8_000, eval_envs=3, controller="fixed", size=20, diagnose_every=10**9) | env
+    run(configure(**base | dict(interval=10**9)), tmp_path/"never")
+    run(configure(**base | meter), tmp_path/"often")
+    assert sum(row["signal"] is not None for row in rows(tmp_path/"often")) >= 24 // meter["interval"]
+    assert not any(row["signal"] is not None for row in rows(tmp_path/"never"))
+    assert learner(tmp_path/"often") == learner(tmp_path/"never")
+    assert training(tmp_path/"often") == training(tmp_path/"never")
+    assert result(tmp_path/"often")["eval"] == result(tmp_path/"never")["eval"]
+
+
+def test_evaluating_recording_and_checkpointing_change_no_bit_of_training(tmp_path, monkeypatch):
+    config = configure(**SMALL)
+    run(config, tmp_path/"quiet")
+    monkeypatch.setenv("ABS_LAB_CHECKPOINT_SECONDS", "0")
+    r = Run(config, tmp_path/"looked at")
+    for s in r.steps():
+        if s.update % 5 == 0: evaluate(r.agent, config.env, config.seed, 4, epsilon=0.1)
+    r.finish()
+    r.close()
+    assert_same_run(tmp_path/"quiet", tmp_path/"looked at")
+
+
+def test_a_finished_run_is_returned_at_once(tmp_path):
+    config = configure(**SMALL)
+    first = run(config, tmp_path/"run")
+    assert run(config, tmp_path/"run") == first and [e["event"] for e in events(tmp_path/"run")] == ["start", "finish"]
+
+
+def test_threads_of_the_simulator_change_nothing(tmp_path):
+    config = configure(**SMALL)
+    more = replace(config, env=replace(config.env, env_threads=2))
+    assert more.id == config.id
+    run(config, tmp_path/"one")
+    run(more, tmp_path/"two")
+    assert_same_run(tmp_path/"one", tmp_path/"two")
+
+
+@pytest.mark.xfail(strict=True, reason="BUG: a run cannot go on with another number of simulator threads, though its id is the same")
+def test_a_run_goes_on_with_another_number_of_simulator_threads(tmp_path):
+    config = configure(**SMALL)
+    lost = train_until(config, tmp_path/"killed", 9, checkpoint_at=7)
+    run(config, tmp_path/"whole")
+    run(replace(config, env=replace(config.env, env_threads=2)), lost)
+    assert_same_run(tmp_path/"whole", lost)
