@@ -147,6 +147,12 @@ def study(seeds, **kw):
     return [invent(arm, seed, **kw) for arm in ARMS for seed in range(seeds)]
 
 
+@pytest.fixture(autouse=True)
+def no_browser(monkeypatch):
+    "Static images start a browser for every figure; nbs/13_figures.ipynb tries one."
+    monkeypatch.setattr(figures, "static", lambda *_, **__: None)
+
+
 def render(runs, folder, **parameters):
     "The figure notebook's cells, executed here on these runs; the text of the page."
     (folder / "reports/quick/data").mkdir(parents=True)
