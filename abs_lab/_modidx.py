@@ -327,6 +327,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'abs_lab.studies._notebook_parameters': ('studies.html#_notebook_parameters', 'abs_lab/studies.py'),
                                  'abs_lab.studies._start': ('studies.html#_start', 'abs_lab/studies.py'),
                                  'abs_lab.studies._stop': ('studies.html#_stop', 'abs_lab/studies.py'),
+                                 'abs_lab.studies._worker': ('studies.html#_worker', 'abs_lab/studies.py'),
                                  'abs_lab.studies.check_grid': ('studies.html#check_grid', 'abs_lab/studies.py'),
                                  'abs_lab.studies.collect': ('studies.html#collect', 'abs_lab/studies.py'),
                                  'abs_lab.studies.compact': ('studies.html#compact', 'abs_lab/studies.py'),

@@ -52,7 +52,7 @@ class PQNConfig:
         for name in ("gamma", "lam", "epsilon_start", "epsilon_end"):
             if not 0 <= getattr(self, name) <= 1: raise AbsLabError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
 
-# %% ../nbs/08_pqn.ipynb #7820ad2a
+# %% ../nbs/08_pqn.ipynb #25c1d0cc
 _ATARI = dict(env_id="Breakout-v5", num_envs=128, episodic_life=True, reward_clip=True, network="pqn", num_minibatches=4,
               epochs_rule="author", epochs=2, lr=2.5e-4, anneal_lr=False, gamma=0.99, lam=0.65, max_grad_norm=10.0,
               epsilon_start=1.0, epsilon_end=0.001, epsilon_fraction=0.1, size=32, total_steps=20_000_000, eval_envs=100)
@@ -67,7 +67,7 @@ PRESETS = {
                     lr=5e-4, anneal_lr=True, gamma=0.99, lam=0.65, max_grad_norm=10.0, epsilon_start=1.0, epsilon_end=0.05,
                     epsilon_fraction=0.1, size=32, total_steps=10_000_000),
     "classic": dict(env_id="LunarLander-v3", num_envs=32, reward_scale=0.1, network="mlp", num_minibatches=4, epochs_rule="author", epochs=2,
-                    lr=1e-3, anneal_lr=False, gamma=0.99, lam=0.9, max_grad_norm=10.0, epsilon_start=1.0, epsilon_end=0.02,
+                    lr=1e-3, anneal_lr=False, gamma=0.99, lam=0.65, max_grad_norm=10.0, epsilon_start=1.0, epsilon_end=0.02,
                     epsilon_fraction=0.2, size=32, total_steps=400_000, diagnose_every=10),
 }
 

@@ -70,7 +70,7 @@ class Study:
         return [dict(arm=arm, seed=s) | self.common | {k: v for k, v in params.items() if k != "seeds"} | over
                 for s in range(max(counts.values())) for arm, params in self.arms.items() if s < counts[arm]]
 
-# %% ../nbs/16_studies.ipynb #dda85e46
+# %% ../nbs/16_studies.ipynb #92b633f1
 STUDIES = {s.name: s for s in (
     Study("quick", "Does an adaptive batch do better than fixed ones and a ramp, on a small task and in minutes?",
           "nbs/experiments/pqn.ipynb", "nbs/figures/quick.ipynb",
@@ -85,10 +85,10 @@ STUDIES = {s.name: s for s in (
           "nbs/experiments/pqn.ipynb", "nbs/figures/sanity.ipynb",
           {"CartPole-v1": dict(env_id="CartPole-v1", controller="fixed", total_steps=500_000),
            "Catch-v0": dict(env_id="Catch-v0", controller="fixed", total_steps=200_000, reward_scale=1.0),
-           "LunarLander-v3": dict(env_id="LunarLander-v3", controller="fixed", total_steps=1_000_000),
-           "MinAtar Breakout": dict(preset="minatar", controller="fixed", total_steps=1_000_000),
-           **{f"{game}, {net.upper()}": dict(preset="paper_masked", env_id=f"{game}-v5", network=net, controller="fixed", total_steps=50_000,
-                                             anneal_lr=False, eval_envs=4, seeds=1)
+           "LunarLander-v3": dict(env_id="LunarLander-v3", controller="fixed", total_steps=1_000_000, lam=0.9),
+           "MinAtar Breakout": dict(preset="minatar", controller="fixed", total_steps=1_000_000, seeds=3),
+           **{f"{game}, {net.upper()}": dict(preset="paper_masked", env_id=f"{game}-v5", network=net, controller="fixed", size=16,
+                                             total_steps=20_000, anneal_lr=False, eval_envs=2, seeds=1)
               for game in ("Pong", "Breakout") for net in ("pqn", "pqn-l", "pqn-xl")}},
           dict(anneal_lr=True), seeds=5, scales={"cpu": {}, "smoke": dict(total_steps=8_000, eval_envs=2, seeds=1)}),
 )}
@@ -117,7 +117,7 @@ def check_grid(
         configs.append(config)
     return configs
 
-# %% ../nbs/16_studies.ipynb #e33ac003
+# %% ../nbs/16_studies.ipynb #b15fe16e
 def execute(
     notebook: Path,   # to execute
     output: Path,     # the executed copy
@@ -128,13 +128,16 @@ def execute(
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     pm.execute_notebook(str(notebook), str(output), params, kernel_name="python3", progress_bar=False, cwd=str(project_root()))
 
+def _worker(notebook, output, params):
+    "The command that executes a notebook in a process of its own."
+    return [sys.executable, "-m", "abs_lab.studies", json.dumps([str(notebook), str(output), params])]
+
 def _start(notebook, point, dir, threads):
     dir.mkdir(parents=True, exist_ok=True)
-    job = json.dumps([str(notebook), str(dir / "executed.ipynb"), point | dict(run_dir=str(dir))])
     env = os.environ | dict(ABS_LAB_THREADS=str(threads), OMP_NUM_THREADS=str(threads))
     with open(dir / "worker.log", "w") as log:
-        return subprocess.Popen([sys.executable, "-m", "abs_lab.studies", job], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-                                env=env, cwd=project_root(), start_new_session=True)
+        return subprocess.Popen(_worker(notebook, dir / "executed.ipynb", point | dict(run_dir=str(dir))), stdout=log, stderr=log,
+                                stdin=subprocess.DEVNULL, env=env, cwd=project_root(), start_new_session=True)
 
 def _stop(process):
     "End a worker and the kernel that it started."
@@ -201,12 +204,12 @@ def run_queue(
         bar.close()
     return failures
 
-# %% ../nbs/16_studies.ipynb #9b20eb86
-AVERAGED = ("signal", "mean", "loss", "q_value", "grad_norm", "masked", "dormant", "rank", "weight_norm", "lr", "epsilon")
+# %% ../nbs/16_studies.ipynb #1849aa44
+AVERAGED = ("signal", "mean", "loss", "q_value", "grad_norm", "dormant", "rank", "weight_norm")
 
 def _mean(values):
     values = [v for v in values if v is not None]
-    return float(f"{np.mean(values):.6g}") if values else None
+    return float(f"{np.mean(values):.4g}") if values else None
 
 def compact(
     dir: Path,            # a finished run
@@ -225,7 +228,7 @@ def compact(
     curve["thresholds"] = [low, high] if low is not None else None
     return dict(id=config["id"], params=config["config"] | dict(arm=arm), result=json.loads((dir / "result.json").read_text()), curve=curve)
 
-# %% ../nbs/16_studies.ipynb #088dcf0b
+# %% ../nbs/16_studies.ipynb #503b1c5b
 def collect(
     study: Study,         # whose runs
     grid: list[dict],     # parameters of every run
@@ -238,7 +241,8 @@ def collect(
     for point, config in zip(grid, check_grid(project_root() / study.notebook, grid)):
         dir = runs_dir / config.id
         if not (dir / "result.json").exists(): missing.append(f"{point['arm']}, seed {config.seed}"); continue
-        (data_dir / f"{config.id}.json").write_text(json.dumps(compact(dir, point["arm"]), ensure_ascii=False))
+        text = json.dumps(compact(dir, point["arm"]), ensure_ascii=False, separators=(",", ":"))
+        (data_dir / f"{config.id}.json").write_text(text)
         kept.add(f"{config.id}.json")
     for old in data_dir.glob("*.json"):
         if old.name not in kept: old.unlink()
@@ -258,7 +262,9 @@ def reproduce(
     failures = run_queue(root / study.notebook, grid, runs_dir, jobs)
     missing = collect(study, grid, runs_dir, report_dir / "data")
     if len(missing) == len(grid): return None, failures
-    execute(root / study.figures, report_dir / f"{name}.ipynb", dict(data_dir=str(report_dir / "data"), report_dir=str(report_dir), missing=missing))
+    params = dict(data_dir=str(report_dir / "data"), report_dir=str(report_dir), missing=missing)
+    drawn = subprocess.run(_worker(root / study.figures, report_dir / f"{name}.ipynb", params), cwd=root, capture_output=True, text=True)
+    if drawn.returncode: raise AbsLabError(f"{study.figures} failed, see {report_dir / name}.ipynb\n" + "\n".join(drawn.stderr.strip().split("\n")[-5:]))
     return report_dir / "index.html", failures
 
 # %% ../nbs/16_studies.ipynb #96e5a9b0

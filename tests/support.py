@@ -68,8 +68,9 @@ def state(dir):
 
 
 def result(dir):
-    "What a finished run reports, timings apart."
-    return {k: v for k, v in json.loads((Path(dir)/"result.json").read_text()).items() if k != "seconds"}
+    "What a finished run reports, apart from its time and from what it ran on."
+    apart = ("seconds", "commit", "versions", "hardware")
+    return {k: v for k, v in json.loads((Path(dir)/"result.json").read_text()).items() if k not in apart}
 
 
 def assert_same_run(one, other):

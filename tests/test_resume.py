@@ -10,7 +10,7 @@ from abs_lab.runs import Run, Runs, configure, fork, load_tree, run
 from abs_lab.train import evaluate
 from support import ROOT, assert_same_run, done, environment, events, finish, result, rows, start, state, wait_for
 
-MOVING = dict(controller="abs", interval=1, warmup=3, window=5, low=0.01, high=0.2)  # a size that moves, within a few updates
+MOVING = dict(controller="abs", interval=1, warmup=3, window=5, low=0.05, high=0.9)  # a size that moves, within a few updates
 CONFIGS = {
     "LunarLander": dict(env_id="LunarLander-v3", total_steps=40_000, eval_envs=40, **MOVING),
     "Atari": dict(preset="paper_masked", env_id="SpaceInvaders-v5", num_envs=8, total_steps=2_000, eval_envs=2, n_states=64,
@@ -105,8 +105,9 @@ def test_killed_fifty_times_is_identical(name, tmp_path): killed_is_identical(na
 KILLER = """
 import json, os, signal, sys
 import envpool, torch, pandas
-from abs_lab.runs import configure, run
-config, folder = configure(**json.loads(sys.argv[1])), sys.argv[2]
+from abs_lab.runs import configure, provenance, run
+config, folder, every = configure(**json.loads(sys.argv[1])), sys.argv[2], int(sys.argv[3])
+provenance()  # asks git, once for all lives
 
 def life(name, kill_at):
     "A forked run in folder/name, killed just before its write number `kill_at`; returns (exit code, writes)."
@@ -129,22 +130,22 @@ def life(name, kill_at):
     return code, os.fdopen(told).read()
 
 code, writes = life("whole", 0)
-for n in range(1, int(writes) + 1): print(n, life(f"killed-{n}", n)[0], life(f"killed-{n}", 0)[0])
+for n in range(1, int(writes) + 1, every): print(n, life(f"killed-{n}", n)[0], life(f"killed-{n}", 0)[0])
 """
 
 AT_EVERY_WRITE = {
-    "plain": dict(total_steps=2_000),
-    "segments": dict(total_steps=2_000, segment_steps=700),
-    "held-out states, old policy": dict(total_steps=2_500, states="heldout", n_states=64, interval=2, lag=2),
+    "plain": dict(total_steps=1_600),
+    "segments": dict(total_steps=1_600, segment_steps=700),
+    "held-out states, old policy": dict(total_steps=1_600, states="heldout", n_states=64, interval=2, lag=2),
 }
 
-@pytest.mark.parametrize("name", ["segments", *(pytest.param(n, marks=pytest.mark.long) for n in AT_EVERY_WRITE if n != "segments")])
-def test_killed_before_any_write_is_identical(name, tmp_path):
+@pytest.mark.parametrize("name,every", [("segments", 3), *(pytest.param(n, 1, marks=pytest.mark.long) for n in AT_EVERY_WRITE)])
+def test_killed_before_any_write_is_identical(name, every, tmp_path):
     params = dict(env_id="CartPole-v1", num_envs=16, eval_envs=2) | MOVING | dict(size_max=32) | AT_EVERY_WRITE[name]
-    code, out, err = finish(start("-c", KILLER, json.dumps(params), tmp_path, cwd=tmp_path, checkpoint_seconds=0))
+    code, out, err = finish(start("-c", KILLER, json.dumps(params), tmp_path, every, cwd=tmp_path, checkpoint_seconds=0))
     assert code == 0, err
     lines = [tuple(map(int, line.split())) for line in out.splitlines()]
-    assert len(lines) > 25
+    assert len(lines) > 25 / every
     for n, killed, resumed in lines:
         assert (killed, resumed) == (-signal.SIGKILL, 0), f"write {n}: {err}"
         assert_same_run(tmp_path/"whole", tmp_path/f"killed-{n}")

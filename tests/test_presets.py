@@ -1,0 +1,191 @@
+"The presets: `paper` on the published numbers, literally; the others able to act; ids, seeds and the experiment's parameters cell."
+import ast, itertools, json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from abs_lab.controllers import ABS
+from abs_lab.envs import VecEnvs, env_seeds
+from abs_lab.plan import AbsLabError, BatchPlan, Measurement, Progress
+from abs_lab.pqn import PRESETS, linear_epsilon, plan_update
+from abs_lab.runs import configure, earliest_change
+from abs_lab.studies import STUDIES, parameters_cell
+
+ROOT = Path(__file__).resolve().parent.parent
+ABS_RULE = dict(size_min=16, size_max=64, low=0.05, high=0.95, window=20, warmup=10, smoothing=0.9, map="log", rounding="author",
+                multiple=1, start=None)
+ATARI = dict(env_id="Breakout-v5", num_envs=128, episodic_life=True, reward_clip=True, reward_scale=1.0, segment_steps=0,
+             network="pqn", init="orthogonal", layer_norm="all", num_minibatches=4, epochs_rule="author", lr=2.5e-4, anneal_lr=False,
+             gamma=0.99, lam=0.65, max_grad_norm=10.0, loss_scale=1.0, epsilon_start=1.0, epsilon_end=0.001, epsilon_fraction=0.1,
+             n_states=2048, distance="auto", states="rollout", lag=1, total_steps=20_000_000, eval_envs=100, eval_episodes=1)
+
+
+def has(config, **expected):
+    flat = config.flat()
+    assert {k: flat[k] for k in expected} == expected
+
+
+# -- paper -------------------------------------------------------------------------------------------------------------
+
+def test_paper_is_the_published_setting():
+    has(configure(preset="paper"), controller="abs", mask_resets=False, bootstrap_truncation=False, interval=50, **ATARI, **ABS_RULE)
+    assert configure(preset="paper", controller="fixed").controller.size == 32
+
+
+def test_paper_masked_differs_in_what_is_wrong_there_alone():
+    paper, masked = configure(preset="paper").flat(), configure(preset="paper_masked").flat()
+    differ = {k: (paper[k], masked[k]) for k in paper if paper[k] != masked[k]}
+    assert differ == dict(preset=("paper", "paper_masked"), mask_resets=(False, True), bootstrap_truncation=(False, True))
+
+
+def test_paper_takes_about_195_measurements():
+    config = configure(preset="paper")
+    assert round(config.total_steps / (config.env.num_envs * 16) / config.meter.interval) == 195
+    assert configure(preset="paper", total_steps=100_000).meter.interval == 50  # `paper` keeps its interval at any length
+
+
+@pytest.mark.parametrize("size,minibatch,epochs", [
+    (16, 512, 2), (17, 544, 2), (31, 992, 2), (32, 1024, 2), (47, 1504, 2), (48, 1536, 3), (55, 1760, 3), (63, 2016, 3), (64, 2048, 4),
+    (119, 3808, 7), (128, 4096, 8)])
+def test_paper_plans(size, minibatch, epochs):
+    config = configure(preset="paper", size_max=128)
+    assert plan_update(config.agent, size, 128, Progress(1)) == BatchPlan(size, minibatch, epochs)
+
+
+@pytest.mark.parametrize("size_max,start,sizes", [(64, None, [55, 43, 32, 25, 17]), (128, None, [119, 92, 66, 50, 31]),
+                                                  (64, 64, [64, 52, 41, 34, 26])])
+def test_paper_settles_at_the_published_sizes(size_max, start, sizes):
+    config = configure(preset="paper", size_max=size_max, start=start)
+    for signal, size in zip([0.05, 0.10, 0.20, 0.30, 0.50], sizes):
+        controller = replace(config.controller)
+        for _ in range(400): controller(Measurement(signal))
+        assert controller.size == size
+    if start is None: assert config.controller == ABS.paper(16, size_max)
+
+
+def test_paper_waits_for_ten_measurements_and_then_follows_this_trace():
+    controller = replace(configure(preset="paper").controller)
+    assert [controller(Measurement(0.05)) for _ in range(20)] == [16] * 9 + [20, 24, 28, 31, 34, 37, 39, 41, 43, 45, 46]
+
+
+@pytest.mark.parametrize("step,epsilon", [(0, 1.0), (1_000_000, 0.5005), (2_000_000, 0.001), (20_000_000, 0.001)])
+def test_paper_explores_over_the_first_tenth(step, epsilon):
+    assert linear_epsilon(configure(preset="paper").agent, step, 20_000_000) == pytest.approx(epsilon)
+
+
+# -- the others --------------------------------------------------------------------------------------------------------
+
+def test_purejaxql():
+    config = configure(preset="purejaxql", controller="fixed")
+    changed = dict(num_minibatches=32, epochs_rule="constant", init="he_normal", layer_norm="channel", loss_scale=0.5, total_steps=50_000_000)
+    has(config, mask_resets=False, bootstrap_truncation=False, size=32, epochs=2, **ATARI | changed)
+    assert plan_update(config.agent, 32, 128, Progress(1)) == BatchPlan(32, 128, 2)
+
+
+def test_minatar():
+    config = configure(preset="minatar", controller="fixed")
+    has(config, env_id="MinAtar/Breakout-v1", num_envs=128, network="minatar", num_minibatches=32, epochs_rule="constant", epochs=2, lr=5e-4,
+        anneal_lr=True, gamma=0.99, lam=0.65, max_grad_norm=10.0, epsilon_start=1.0, epsilon_end=0.05, epsilon_fraction=0.1, size=32,
+        total_steps=10_000_000, episodic_life=False, reward_clip=False, mask_resets=True, bootstrap_truncation=True)
+    assert plan_update(config.agent, 32, 128, Progress(1)) == BatchPlan(32, 128, 2)
+
+
+OTHERS = [p for p in PRESETS if p != "paper"]
+
+@pytest.mark.parametrize("preset", OTHERS)
+def test_abs_can_act_by_15_percent_of_a_run(preset):
+    base = configure(preset=preset)
+    update = base.env.num_envs * base.controller.smallest
+    lengths = {base.total_steps, *(update * n for n in (70, 99, 137, 195, 292, 293, 300, 487, 1_000, 5_003, 50_000))}
+    for total_steps in sorted(lengths):
+        assert earliest_change(configure(preset=preset, total_steps=total_steps)) <= 0.15, total_steps
+        assert earliest_change(configure(preset=preset, total_steps=total_steps, size_max=128)) <= 0.15, total_steps
+
+
+@pytest.mark.parametrize("preset", OTHERS)
+def test_earliest_change_is_what_happens(preset):
+    config = configure(preset=preset)
+    controller, steps, update = replace(config.controller), 0, 0
+    while controller.size == 16 and steps < config.total_steps:
+        steps, update = steps + 16 * config.env.num_envs, update + 1
+        controller(Measurement(0.01 if update % config.meter.interval == 0 else None))
+    assert controller.size > 16 and earliest_change(config) == steps / config.total_steps
+
+
+def test_the_arms_of_quick_can_act():
+    for point in STUDIES["quick"].grid():
+        config = configure(**{k: v for k, v in point.items() if k != "arm"})
+        if point["controller"] == "abs": assert earliest_change(config) <= 0.15
+    assert earliest_change(configure(preset="paper", total_steps=1_000_000)) > 1  # and why `paper` cannot, on a short run
+
+
+# -- ids ---------------------------------------------------------------------------------------------------------------
+
+def test_an_id_depends_on_the_parameters_and_on_nothing_else():
+    config = configure(env_id="Pong-v5", preset="paper_masked", seed=3, lr=1e-3)
+    assert config.id.startswith("Pong-v5-abs-s3-") and len(config.id.rsplit("-", 1)[1]) == 8
+    assert configure(lr=1e-3, seed=3, preset="paper_masked", env_id="Pong-v5").id == config.id
+    flat = config.flat()
+    assert configure(**flat) == config and configure(**dict(reversed(flat.items()))).id == config.id
+    assert configure(**json.loads(json.dumps(flat))).id == config.id
+    assert configure(**flat | dict(env_threads=7)).id == config.id
+    assert configure(**flat | dict(lr=0.001, gamma=0.99)).id == config.id  # defaults spelled out
+    for change in (dict(lr=2e-3), dict(seed=4), dict(total_steps=1_000_000), dict(high=0.5), dict(interval=7), dict(env_id="Breakout-v5"),
+                   dict(mask_resets=False), dict(eval_envs=99), dict(start=32)):
+        assert configure(**flat | change).id != config.id, change
+
+
+def test_ids_are_literal():
+    "A change here orphans every recorded run: raise FORMAT with it."
+    assert configure(preset="paper").id.rsplit("-", 1)[0] == "Breakout-v5-abs-s0"
+    assert configure(preset="minatar", controller="ramp", seed=2).id.rsplit("-", 1)[0] == "MinAtar-Breakout-v1-ramp-s2"
+
+
+# -- seeds -------------------------------------------------------------------------------------------------------------
+
+def test_no_two_runs_roles_or_segments_share_a_seed():
+    drawn = {key: env_seeds(key[0], 128, *key[1:]) for key in itertools.product(range(10), ("train", "eval", "heldout"), range(3))}
+    everything = [s for seeds in drawn.values() for s in seeds]
+    assert len(everything) == len(set(everything)) == 10 * 3 * 3 * 128
+    assert all(0 <= s < 2**31 for s in everything)
+    assert env_seeds(3, 64, "eval") == drawn[3, "eval", 0][:64]  # an environment keeps its seed when others join
+    shifted = sum(b - a == 1 for a, b in zip(everything, everything[1:]))
+    assert shifted == 0
+
+
+@pytest.mark.parametrize("env_id", ["LunarLander-v3", "CartPole-v1"])
+@pytest.mark.parametrize("backend", ["envpool", "gymnasium"])
+def test_no_two_environments_begin_alike(env_id, backend):
+    if env_id == "LunarLander-v3" and backend == "gymnasium": pytest.importorskip("Box2D")
+    config = configure(env_id=env_id, backend=backend, num_envs=16).env
+    first = []
+    for seed, role in itertools.product(range(4), ("train", "eval")):
+        envs = VecEnvs(config, seed, role)
+        first += list(envs.obs.numpy())
+        envs.close()
+    assert len(np.unique(np.stack(first), axis=0)) == 4 * 2 * 16
+
+
+def test_segments_begin_apart():
+    config = configure(env_id="CartPole-v1", num_envs=16, segment_steps=64).env
+    envs = VecEnvs(config, 0)
+    before = envs.obs.clone()
+    envs._rebuild(np.zeros((3, 1, 16), bool))
+    assert envs.segment == 1 and not (before == envs.obs).all(1).any()
+
+
+def test_a_seed_is_a_whole_number():
+    for seed in (-1, 1.5, "0"):
+        with pytest.raises(AbsLabError, match="seed"): configure(seed=seed)
+
+
+# -- the experiment's parameters cell ----------------------------------------------------------------------------------
+
+def test_the_parameters_cell_is_generated_from_the_dataclasses():
+    notebook = json.loads((ROOT/"nbs"/"experiments"/"pqn.ipynb").read_text())
+    cell, = (c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", []))
+    assert "".join(cell["source"]).strip() == parameters_cell("pqn").strip()
+    names = {node.targets[0].id for node in ast.parse(parameters_cell("pqn")).body}
+    assert names == set(configure().flat()) - {"agent"} | {"size", "shape", "starts", "sizes", "arm", "run_dir"}
