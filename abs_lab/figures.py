@@ -194,8 +194,8 @@ def gradient_steps(
     "Gradient steps taken, against environment steps."
     return curves(runs, "gradient_steps")
 
-# %% ../nbs/13_figures.ipynb #50bf4532
-WINDOW = 20  # points in the trailing mean that smooths the divergence
+# %% ../nbs/13_figures.ipynb #08098994
+WINDOW = 10  # points in the trailing mean that smooths the divergence
 
 def smoothed(
     run: dict,              # a run

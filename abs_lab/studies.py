@@ -204,7 +204,7 @@ def run_queue(
         bar.close()
     return failures
 
-# %% ../nbs/16_studies.ipynb #1849aa44
+# %% ../nbs/16_studies.ipynb #6223218a
 AVERAGED = ("signal", "mean", "loss", "q_value", "grad_norm", "dormant", "rank", "weight_norm")
 
 def _mean(values):
@@ -214,7 +214,7 @@ def _mean(values):
 def compact(
     dir: Path,            # a finished run
     arm: str,             # its label in the figures
-    points: int = 200,    # of each curve, at most
+    points: int = 100,    # of each curve, at most
 ) -> dict:                # {id, params, result, curve}
     "What the figures need of a run."
     rows, config = read_jsonl(dir / "steps.jsonl"), json.loads((dir / "config.json").read_text())
