@@ -117,16 +117,19 @@ def check_grid(
         configs.append(config)
     return configs
 
-# %% ../nbs/16_studies.ipynb #b15fe16e
+# %% ../nbs/16_studies.ipynb #d08d0c41
 def execute(
     notebook: Path,   # to execute
     output: Path,     # the executed copy
     params: dict,     # parameters to inject
 ):
     "Execute a notebook with papermill; raises its exception when a cell fails."
+    import nbformat
     import papermill as pm
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    pm.execute_notebook(str(notebook), str(output), params, kernel_name="python3", progress_bar=False, cwd=str(project_root()))
+    done = pm.execute_notebook(str(notebook), str(output), params, kernel_name="python3", progress_bar=False, cwd=str(project_root()))
+    for part in (done, *done.cells): part.metadata.pop("papermill", None)  # timings, and paths of this machine
+    nbformat.write(done, str(output))
 
 def _worker(notebook, output, params):
     "The command that executes a notebook in a process of its own."
@@ -228,7 +231,7 @@ def compact(
     curve["thresholds"] = [low, high] if low is not None else None
     return dict(id=config["id"], params=config["config"] | dict(arm=arm), result=json.loads((dir / "result.json").read_text()), curve=curve)
 
-# %% ../nbs/16_studies.ipynb #503b1c5b
+# %% ../nbs/16_studies.ipynb #8e4eb132
 def collect(
     study: Study,         # whose runs
     grid: list[dict],     # parameters of every run
@@ -262,7 +265,8 @@ def reproduce(
     failures = run_queue(root / study.notebook, grid, runs_dir, jobs)
     missing = collect(study, grid, runs_dir, report_dir / "data")
     if len(missing) == len(grid): return None, failures
-    params = dict(data_dir=str(report_dir / "data"), report_dir=str(report_dir), missing=missing)
+    shown = os.path.relpath(report_dir, root)  # the executed notebook names no folder outside the project
+    params = dict(data_dir=f"{shown}/data", report_dir=shown, missing=missing)
     drawn = subprocess.run(_worker(root / study.figures, report_dir / f"{name}.ipynb", params), cwd=root, capture_output=True, text=True)
     if drawn.returncode: raise AbsLabError(f"{study.figures} failed, see {report_dir / name}.ipynb\n" + "\n".join(drawn.stderr.strip().split("\n")[-5:]))
     return report_dir / "index.html", failures

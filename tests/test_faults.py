@@ -1,0 +1,435 @@
+"Bad input and faults: one clear message, exit code 2 (or 130), and everything already computed stays readable."
+import errno, json, os, resource, shutil, signal, time, warnings
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from abs_lab import cli, runs, studies
+from abs_lab.plan import AbsLabError
+from abs_lab.runs import Run, Runs, configure, fork, load_tree, run
+from abs_lab.studies import STUDIES, Study, steps_done
+from support import ROOT, assert_same_run, environment, events, finish, rows, start, wait_for
+
+SMALL = dict(env_id="CartPole-v1", num_envs=16, total_steps=6_000, eval_envs=4, interval=1, warmup=3)
+ABS_LAB = ("-c", "import sys; from abs_lab.cli import main; sys.exit(main())")
+def bug(reason): return pytest.mark.xfail(strict=True, reason=f"BUG: {reason}")
+
+
+@pytest.fixture(autouse=True)
+def settings(monkeypatch, tmp_path):
+    for key, value in dict(DEVICE="cpu", THREADS="1", CHECKPOINT_SECONDS="0", RUNS_DIR=tmp_path/"runs", REPORTS_DIR=tmp_path/"reports").items():
+        monkeypatch.setenv(f"ABS_LAB_{key}", str(value))
+
+
+@pytest.fixture
+def command(capsys):
+    "Run abs-lab (or, given a first argument of 'runs', python -m abs_lab.runs) in this process; returns exit code, stdout and stderr."
+    def call(*argv):
+        main = runs.main if argv[0] == "runs" else cli.main
+        try: code = main([*map(str, argv[main is runs.main:])])
+        except SystemExit as e: code = e.code
+        return code, *capsys.readouterr()
+    return call
+
+
+def message(err):
+    "The one message on stderr, progress bars apart."
+    assert "Traceback" not in err, err
+    lines = [line for line in err.replace("\r", "\n").split("\n") if line.strip() and "step/s" not in line and "%|" not in line]
+    if lines and "For full helptext" in lines[-1 if "helptext" in lines[-1] else -2]:  # tyro frames its messages and breaks their lines
+        assert err.count("For full helptext") == 1
+        return " ".join(" ".join(line.strip("│╭╰╮╯─+|- ") for line in lines).split())
+    assert len(lines) == 1, err
+    return lines[0]
+
+
+def refused(outcome, *words, code=2):
+    got, _, err = outcome
+    assert got == code, err
+    for word in words: assert word in message(err), err
+
+
+def config_file(tmp_path, **params):
+    (tmp_path/"config.json").write_text(json.dumps(params))
+    return tmp_path/"config.json"
+
+
+def recorded(dir, at_least=1):
+    "What was recorded can be read, by the table and by the log."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a torn last line is skipped with a warning
+        assert len(Runs(dir.parent).where(run=dir.name).table) == 1
+        assert len(Runs(dir.parent).steps(dir.name)) >= at_least
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+BAD = [
+    (["--env-id", "LunarLandr-v3"], ["LunarLandr-v3", "LunarLander-v3"]),
+    (["--env-id", "NoSuchPackage/Game-v0"], ["NoSuchPackage/Game-v0"]),
+    (["--env-id", "no_such_module:Game-v0"], ["no_such_module"]),
+    (["--env-id", "Pendulum-v1"], ["discrete", "Box"]),
+    (["--size-min", "64", "--size-max", "16"], ["size_min must be at most size_max=16, not 64"]),
+    (["--low", "0.9", "--high", "0.1"], ["did you mean low=0.1, high=0.9?"]),
+    (["--low", "0"], ["0 < low < high"]),
+    (["--low", "-0.1"], ["0 < low < high"]),
+    (["--smoothing", "1.0"], ["smoothing"]),
+    (["--num-envs", "3", "--num-minibatches", "32"], ["48", "num_minibatches=32", "multiple of 32"]),
+    (["--lr", "fast"], ["--lr", "fast"]),
+    (["--lr", "-1"], ["lr must be positive, not -1"]),
+    (["--lrr", "1e-3"], ["--lrr", "--lr"]),
+    (["--total-steps", "0"], ["total_steps", "0"]),
+    (["--seed", "-1"], ["seed", "-1"]),
+    (["--preset", "papr"], ["papr", "paper"]),
+    (["--controller", "apbs"], ["apbs", "abs"]),
+    (["--lag", "9", "--interval", "3"], ["lag must be at most interval=3, not 9"]),
+    (["--network", "pqn-xxl", "--env-id", "CartPole-v1"], ["pqn-xxl"]),
+    (["--network", "pqn", "--env-id", "CartPole-v1"], ["pqn"]),
+    pytest.param(["--controller", "replayed"], ["starts"], marks=bug("configure(controller='replayed') without starts and sizes is a TypeError")),
+]
+
+@pytest.mark.parametrize("flags,words", BAD, ids=lambda x: " ".join(x) if x and x[0].startswith("--") else None)
+def test_bad_flags(flags, words, command, tmp_path):
+    refused(command("train", "pqn", *flags), *words)
+    assert not list(tmp_path.rglob("steps.jsonl")) and not list(tmp_path.rglob("checkpoint*"))
+
+
+@pytest.mark.parametrize("argv,words", [
+    (["nonsense"], ["nonsense", "train, reproduce, status"]), (["train", "ppo"], ["'ppo'", "pqn"]), (["train"], ["agent"]),
+    (["reproduce", "quik"], ["quik", "quick"]), (["reproduce", "quick", "--scale", "huge"], ["huge", "smoke"]), (["status", "quick"], ["quick"])],
+    ids=" ".join)
+def test_bad_commands(argv, words, command, tmp_path):
+    refused(command(*argv), *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_command_prints_usage(command): assert command("--help")[0] == 0 and "usage" in command("--help")[1]
+
+
+def test_the_real_command_line_says_the_same(tmp_path):
+    code, out, err = finish(start(*ABS_LAB, "train", "pqn", "--env-id", "Brekout-v5", cwd=tmp_path))
+    refused((code, out, err), "abs-lab: ", "Breakout-v5")
+    path = config_file(tmp_path, env_id="CartPole-v1", hihg=0.5)
+    refused(finish(start("-m", "abs_lab.runs", path, tmp_path/"x", cwd=tmp_path)), "abs_lab: ", "hihg", "high")
+    assert not (tmp_path/"x").exists()
+
+
+@pytest.mark.parametrize("text,words", [
+    ('{"env_id": "CartPole-v1", "hihg": 0.5}', ["hihg", "high"]), ('{"lr": "1e-3"}', ["lr", "1e-3"]), ('{"num_envs": 3.5}', ["num_envs"]),
+    ('{"seed": true}', ["seed"]), ('{"low": 0.5, "high": 0.2}', ["low=0.2, high=0.5"]), ("{torn", ["cannot be read"]),
+    pytest.param("[1]", ["read"], marks=bug("a configuration that is JSON but no object is an AttributeError")),
+    pytest.param('{"config": [1]}', ["read"], marks=bug("a configuration that is JSON but no object is a TypeError"))])
+def test_bad_configurations(text, words, command, tmp_path):
+    (tmp_path/"config.json").write_text(text)
+    refused(command("runs", tmp_path/"config.json", tmp_path/"x"), *words)
+    assert not (tmp_path/"x").exists()
+
+
+def test_missing_arguments_and_files(command, tmp_path):
+    refused(command("runs"), "usage")
+    refused(command("runs", tmp_path/"absent.json", tmp_path/"x"), "absent.json")
+    (tmp_path/"file").write_text("")
+    refused(command("runs", config_file(tmp_path, **SMALL), tmp_path/"file"), "cannot write")
+
+
+def test_a_bad_setting(command, monkeypatch, tmp_path):
+    monkeypatch.setenv("ABS_LAB_THREADS", "many")
+    refused(command("train", "pqn", "--env-id", "CartPole-v1"), "threads", "many")
+
+
+def study(monkeypatch, arms):
+    s = Study("tiny", "?", "nbs/experiments/pqn.ipynb", "nbs/figures/quick.ipynb", arms, {k: v for k, v in SMALL.items() if k != "warmup"}, seeds=1)
+    monkeypatch.setitem(STUDIES, "tiny", s)
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("arms,words", [
+    ({"a": {}, "b": dict(epoch_rule="constant")}, ["epoch_rule", "epochs_rule"]),
+    ({"a": {}, "b": dict(low=0.9, high=0.1)}, ["low=0.1, high=0.9"]),
+    ({"a": {}, "b": dict(lr="1e-3")}, ["lr", "'1e-3'"]),
+    ({"a": {}, "b": dict(controller="ramp", warmup=2)}, ["warmup", "ramp"]),
+    ({"a": {}, "b": dict(env_threads=2)}, ["same run twice"])], ids=str)
+def test_a_grid_is_refused_before_anything_runs(arms, words, command, monkeypatch, tmp_path):
+    study(monkeypatch, arms)
+    refused(command("reproduce", "tiny"), *words)
+    assert not list(tmp_path.iterdir())
+
+
+# -- folders that cannot be used ---------------------------------------------------------------------------------------
+
+@pytest.fixture
+def unfinished(tmp_path):
+    "A run with a checkpoint, and its configuration file."
+    dir, path = tmp_path/"runs"/"x", config_file(tmp_path, **SMALL)
+    r = Run(configure(**SMALL), dir)
+    for s in r.steps():
+        if s.update == 10: break
+    r.close()
+    assert steps_done(dir) < SMALL["total_steps"]
+    return path, dir
+
+
+def damage(how, file):
+    data = bytearray(file.read_bytes())
+    if how == "truncated": data = data[:len(data) // 2]
+    if how == "empty": data = b""
+    if how == "garbage": data = os.urandom(1000)
+    if how == "a bit of a weight": data[-1000] ^= 1
+    if how == "header": data[3] ^= 0xff
+    if how == "a digit of the state": data = bytes(data).replace(b'\\"update\\", 10]', b'\\"update\\", 11]', 1)
+    assert bytes(data) != file.read_bytes()
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "garbage", "a bit of a weight", "header", pytest.param(
+    "a digit of the state", marks=bug("the checksum covers the tensors, not the tree of counters beside them"))])
+def test_a_corrupt_checkpoint(how, unfinished, command, tmp_path):
+    path, dir = unfinished
+    before = rows(dir)
+    damage(how, dir/"checkpoint.safetensors")
+    refused(command("runs", path, dir), "checkpoint.safetensors", "delete the file")
+    assert rows(dir) == before
+    recorded(dir, 10)
+    refused(command("runs", path, dir), "checkpoint.safetensors")  # and again: nothing is worn out by looking
+    (dir/"checkpoint.safetensors").unlink()
+    assert command("runs", path, dir)[0] == 0                      # what the message advises, works
+
+
+def test_a_lost_action_log(unfinished, command):
+    path, dir = unfinished
+    (dir/"actions-0").write_bytes((dir/"actions-0").read_bytes()[:-1])
+    refused(command("runs", path, dir), "actions-0", "shorter")
+    (dir/"actions-0").unlink()
+    refused(command("runs", path, dir), "actions-0")
+    recorded(dir, 10)
+
+
+def test_another_simulator(unfinished, command):
+    path, dir = unfinished
+    log = bytearray((dir/"actions-0").read_bytes())
+    log[:16] = bytes(1 - b for b in log[:16])  # what is replayed does not lead to where the run was
+    (dir/"actions-0").write_bytes(log)
+    refused(command("runs", path, dir), "did not replay")
+    recorded(dir, 10)
+
+
+@pytest.mark.parametrize("text,words", [
+    ('{"format": 0, "config": {}}', ["format 0", "format 1"]), ('{"format": 2, "config": {}}', ["format 2"]), ("{}", ["format None"]),
+    ("{torn", ["config.json", "cannot be read"]),
+    pytest.param("[]", ["config.json"], marks=bug("a config.json that is JSON but no object is an AttributeError"))])
+def test_a_folder_of_another_version(text, words, unfinished, command):
+    path, dir = unfinished
+    (dir/"config.json").write_text(text)
+    before = {f.name: f.read_bytes() for f in dir.iterdir()}
+    refused(command("runs", path, dir), *words)
+    assert {f.name: f.read_bytes() for f in dir.iterdir()} == before
+    assert len(rows(dir)) >= 10
+
+
+def test_a_folder_of_another_run(unfinished, command, tmp_path):
+    path, dir = unfinished
+    refused(command("runs", config_file(tmp_path, **SMALL, lr=0.5), dir), "another run", "lr")
+    recorded(dir, 10)
+
+
+def test_a_folder_that_is_being_written(tmp_path, command):
+    config, dir = configure(**SMALL), tmp_path/"runs"/"x"
+    r = Run(config, dir)
+    steps = r.steps()
+    next(steps)
+    refused(command("runs", config_file(tmp_path, **SMALL), dir), "another process")
+    with pytest.raises(AbsLabError, match="exists already"): fork(dir, dir)
+    for _ in steps: pass
+    r.finish(), r.close()
+    run(config, tmp_path/"runs"/"undisturbed")
+    assert_same_run(tmp_path/"runs"/"undisturbed", dir)
+
+
+@bug("Run.__init__ keeps the lock (and the environments) when it fails: a notebook that holds the traceback cannot try again")
+def test_a_folder_is_released_when_a_run_could_not_begin(unfinished):
+    path, dir = unfinished
+    damage("truncated", dir/"checkpoint.safetensors")
+    with pytest.raises(AbsLabError, match="damaged") as held: run(configure(**SMALL), dir)
+    (dir/"checkpoint.safetensors").unlink()
+    assert run(configure(**SMALL), dir)["status"] == "finished" and held
+
+
+# -- a full disk -------------------------------------------------------------------------------------------------------
+
+def limit(size): return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+@pytest.mark.parametrize("full,size,seconds", [
+    pytest.param("checkpoint", 60_000, 0.1, marks=bug("SafetensorError is no OSError: a traceback when the checkpoint cannot be written")),
+    pytest.param("log", 9_000, 1_000, marks=bug("the log's close fails again in `finally` and hides the message"))])
+def test_no_room_for(full, size, seconds, tmp_path):
+    "No file can grow past `size`, as the system itself refuses it."
+    params = SMALL | dict(total_steps=12_000)
+    path, dir = config_file(tmp_path, **params), tmp_path/"runs"/"x"
+    outcome = finish(start("-m", "abs_lab.runs", path, dir, cwd=tmp_path, checkpoint_seconds=seconds, preexec_fn=limit(size)))
+    refused(outcome, str(dir), "too large")
+    recorded(dir, 1)
+    code, out, err = finish(start("-m", "abs_lab.runs", path, dir, cwd=tmp_path))  # there is room again
+    assert code == 0, err
+    run(configure(**params), tmp_path/"runs"/"whole")
+    assert_same_run(tmp_path/"runs"/"whole", dir)
+
+
+def test_no_room_for_a_log_at_all(tmp_path, command):
+    dir = tmp_path/"runs"/"x"
+    dir.mkdir(parents=True)
+    (dir/"steps.jsonl").symlink_to("/dev/full")
+    refused(command("runs", config_file(tmp_path, **SMALL), dir), str(dir))
+
+
+@pytest.mark.parametrize("file", ["result.json", "checkpoint.safetensors"])
+def test_no_room_when_renaming(file, tmp_path, command, monkeypatch):
+    real, dir, path = os.replace, tmp_path/"runs"/"x", config_file(tmp_path, **SMALL)
+    def full(source, target):
+        if Path(target).name == file and len(rows(dir)) >= 10: raise OSError(errno.ENOSPC, "No space left on device")
+        real(source, target)
+    monkeypatch.setattr(os, "replace", full)
+    refused(command("runs", path, dir), "No space left", "goes on from there")
+    recorded(dir, 10)
+    monkeypatch.setattr(os, "replace", real)
+    assert command("runs", path, dir)[0] == 0
+    run(configure(**SMALL), tmp_path/"runs"/"whole")
+    assert_same_run(tmp_path/"runs"/"whole", dir)
+
+
+# -- learning that fails -----------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("params", [dict(reward_scale=1e25), dict(lr=1e38)], ids=str)
+def test_a_loss_that_is_not_finite(params, tmp_path, command):
+    dir = tmp_path/"runs"/"x"
+    refused(command("runs", config_file(tmp_path, **SMALL | params), dir), "became", "last checkpoint")
+    assert all(np.isfinite(row["loss"]) for row in rows(dir))
+    assert [e["event"] for e in events(dir)] == ["start", "error"] and "became" in events(dir)[-1]["message"]
+    assert len(Runs(dir.parent).table) == 1
+
+
+class Broken(gym.Env):
+    "An environment whose reward is NaN at the 50th step, or which raises there."
+    observation_space, action_space = gym.spaces.Box(-1, 1, (2,)), gym.spaces.Discrete(2)
+    def __init__(self, raises=False): self.raises, self.n = raises, 0
+    def reset(self, seed=None, options=None): return np.zeros(2, np.float32), {}
+    def step(self, action):
+        self.n += 1
+        if self.n == 50 and self.raises: raise RuntimeError("the simulator broke")
+        return np.zeros(2, np.float32), np.nan if self.n == 50 else 0.0, False, False, {}
+
+gym.register("BrokenReward-v0", entry_point=Broken)
+gym.register("BrokenStep-v0", entry_point=Broken, kwargs=dict(raises=True))
+
+
+def test_an_environment_whose_reward_is_not_finite(tmp_path, command):
+    dir = tmp_path/"runs"/"x"
+    refused(command("runs", config_file(tmp_path, **SMALL | dict(env_id="BrokenReward-v0")), dir), "BrokenReward-v0", "reward nan")
+    recorded(dir, 3)
+    assert events(dir)[-1]["event"] == "error"
+
+
+def test_an_environment_that_raises(tmp_path):
+    "Its own error, with its traceback, is what its author needs; the run is as readable as ever and its folder is released."
+    config, dir = configure(**SMALL | dict(env_id="BrokenStep-v0")), tmp_path/"runs"/"x"
+    with pytest.raises(RuntimeError, match="the simulator broke") as first: run(config, dir)
+    recorded(dir, 3)
+    with pytest.raises(RuntimeError, match="the simulator broke"): run(config, dir)
+    assert first and events(dir, "resume")
+
+
+# -- Ctrl-C ------------------------------------------------------------------------------------------------------------
+
+def interruptible(): signal.signal(signal.SIGINT, signal.SIG_DFL)  # a parent in the background may have it ignored
+
+LONG = SMALL | dict(total_steps=40_000)
+
+@pytest.mark.parametrize("program", ["abs-lab", pytest.param("runs", marks=bug("python -m abs_lab.runs ends without a word on Ctrl-C"))])
+def test_ctrl_c_in_training(program, tmp_path):
+    config = configure(**LONG)
+    dir = tmp_path/"runs"/"train"/config.id
+    flags = [x for k, v in LONG.items() for x in (f"--{k.replace('_', '-')}", v)]
+    args = (*ABS_LAB, "train", "pqn", *flags) if program == "abs-lab" else ("-m", "abs_lab.runs", config_file(tmp_path, **LONG), dir)
+    process = start(*args, cwd=tmp_path, runs_dir=tmp_path/"runs", checkpoint_seconds=0.2, preexec_fn=interruptible)
+    assert wait_for((dir/"checkpoint.safetensors").exists, process)
+    process.send_signal(signal.SIGINT)
+    refused(finish(process), "interrupted", code=130)
+    assert 0 < steps_done(dir) < config.total_steps
+    recorded(dir)
+    run(config, dir)
+    assert events(dir, "resume")
+    run(config, tmp_path/"runs"/"train"/"whole")
+    assert_same_run(tmp_path/"runs"/"train"/"whole", dir)
+
+
+def processes_of(mark):
+    "Processes whose environment holds `mark`, by their command lines."
+    found = {}
+    for p in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (p/"environ").read_bytes() and p.name != str(os.getpid()): found[p.name] = (p/"cmdline").read_bytes().replace(b"\0", b" ")
+        except OSError: pass
+    return found
+
+
+REPRODUCE = """
+import sys
+from abs_lab import cli, studies
+studies.STUDIES["tiny"] = studies.Study("tiny", "?", "nbs/experiments/pqn.ipynb", "nbs/figures/quick.ipynb",
+                                        {"a": {}, "b": dict(controller="fixed", size=16)}, dict(env_id="CartPole-v1", total_steps=10_000_000), seeds=1)
+sys.exit(cli.main(["reproduce", "tiny", "--jobs", "2"]))
+"""
+
+def test_ctrl_c_in_a_study_leaves_no_process_behind(tmp_path):
+    folder = tmp_path/"runs"/"tiny"
+    mark = f"ABS_LAB_RUNS_DIR={tmp_path/'runs'}"
+    process = start("-c", REPRODUCE, cwd=ROOT, runs_dir=tmp_path/"runs", reports_dir=tmp_path/"reports", checkpoint_seconds=0.2,
+                    preexec_fn=interruptible)
+    try:
+        assert wait_for(lambda: len(list(folder.glob("*/checkpoint.safetensors"))) == 2, process, every=0.1)
+        assert len(processes_of(mark)) == 5  # the queue, two workers, two kernels
+        process.send_signal(signal.SIGINT)
+        refused(finish(process, 60), "interrupted", "goes on", code=130)
+        until = time.monotonic() + 10        # a kernel looks once a second for its parent
+        while (left := processes_of(mark)) and time.monotonic() < until: time.sleep(0.1)
+        assert not left
+    finally:
+        for pid in processes_of(mark): os.kill(int(pid), signal.SIGKILL)
+    for dir in folder.iterdir():
+        recorded(dir)
+        assert load_tree(dir/"checkpoint.safetensors")["progress"]["step"] > 0
+
+
+# -- the queue ---------------------------------------------------------------------------------------------------------
+
+def test_a_run_that_fails_twice_is_reported_and_the_others_finish(command, monkeypatch, tmp_path):
+    study(monkeypatch, {"good": {}, "continuous actions": dict(env_id="Pendulum-v1")})
+    code, out, err = command("reproduce", "tiny", "--jobs", "2")
+    assert code == 1
+    assert err.count("FAILED") == 1 and "FAILED continuous actions" in err and "PQN needs discrete actions" in err
+    bad, = (tmp_path/"runs"/"tiny").glob("Pendulum*")
+    good, = (tmp_path/"runs"/"tiny").glob("CartPole*")
+    assert str(bad/"executed.ipynb") in err and "discrete actions" in (bad/"executed.ipynb").read_text()
+    assert (good/"result.json").exists() and not (bad/"result.json").exists()
+    report = tmp_path/"reports"/"tiny"
+    assert str(report/"index.html") in out and (report/"index.html").stat().st_size > 10_000
+    assert [p.name for p in (report/"data").glob("*.json")] == [f"{good.name}.json"]
+    assert "continuous actions" in (report/"index.html").read_text()  # and the report names what is missing
+
+
+@pytest.mark.long
+def test_a_worker_that_is_killed_is_started_again_and_goes_on(monkeypatch, tmp_path):
+    import threading
+    monkeypatch.chdir(ROOT)
+    point, killed = SMALL | dict(arm="a", total_steps=300_000), []
+    dir = tmp_path/"runs"/configure(**{k: v for k, v in point.items() if k != "arm"}).id
+    def killer():
+        while not (dir/"checkpoint.safetensors").exists(): time.sleep(0.05)
+        for pid, line in processes_of(f"ABS_LAB_RUNS_DIR={tmp_path/'runs'}").items():
+            if b"ipykernel" in line or b"abs_lab.studies" in line: os.kill(int(pid), signal.SIGKILL); killed.append(pid)
+    thread = threading.Thread(target=killer)
+    thread.start()
+    assert studies.run_queue(ROOT/"nbs"/"experiments"/"pqn.ipynb", [point], tmp_path/"runs", jobs=1, quiet=True) == []
+    thread.join()
+    assert len(killed) == 2 and events(dir, "resume")[0]["step"] > 0 and (dir/"result.json").exists()

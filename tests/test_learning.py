@@ -1,0 +1,143 @@
+"The agent against tasks whose answer is known."
+import json
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from abs_lab import stats
+from abs_lab.runs import Run, configure, run
+from abs_lab.studies import STUDIES
+from abs_lab.train import evaluate
+
+
+@pytest.fixture(autouse=True)
+def settings(monkeypatch):
+    for key, value in dict(DEVICE="cpu", THREADS="1", CHECKPOINT_SECONDS="1000").items(): monkeypatch.setenv(f"ABS_LAB_{key}", value)
+
+
+class Table(gym.Env):
+    "A deterministic task on one-hot states: rewards [S, A], next states [S, A] (S: the episode ends), cut off after `limit` steps."
+    def __init__(self, rewards, moves, limit=None, start=0):
+        self.rewards, self.moves, self.limit, self.start = np.array(rewards, float), np.array(moves), limit, start
+        S, A = self.rewards.shape
+        self.observation_space, self.action_space = gym.spaces.Box(0, 1, (S + 1,), np.float32), gym.spaces.Discrete(A)
+        self.eye = np.eye(S + 1, dtype=np.float32)
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state, self.t = self.start, 0
+        return self.eye[self.state], {}
+
+    def step(self, action):
+        reward, self.state, self.t = self.rewards[self.state, action], int(self.moves[self.state, action]), self.t + 1
+        over = self.state == len(self.rewards)
+        return self.eye[self.state], reward, over, bool(self.limit and self.t >= self.limit and not over), {}
+
+
+def optimal(rewards, moves, gamma):
+    "The exact Q-values of such a task, by value iteration."
+    q = np.zeros(np.shape(rewards))
+    for _ in range(2_000): q = np.array(rewards) + gamma * np.append(q.max(1), 0.0)[np.array(moves)]
+    return q
+
+
+# A corridor of five cells: left (0) costs nothing and goes back, right (1) goes on; a crumb lies at the left end, the prize at the right one.
+CORRIDOR = dict(rewards=[[0.2, 0], [0, 0], [0, 0], [0, 0], [0, 1.0]], moves=[[5, 1], [0, 2], [1, 3], [2, 4], [3, 5]], start=2)
+FOREVER = dict(rewards=[[1.0, 1.0]], moves=[[0, 0]])                                    # reward 1 for ever
+CYCLE = dict(rewards=[[1.0, 0.0], [0.0, 3.0]], moves=[[0, 1], [1, 0]])                  # stay for 1, or go round for 3 every second step
+
+for name, task, limit in [("Corridor-v0", CORRIDOR, 50), ("Forever20-v0", FOREVER, 20), ("Forever4-v0", FOREVER, 4), ("Cycle-v0", CYCLE, 7)]:
+    gym.register(f"Known/{name}", entry_point=Table, kwargs=task | dict(limit=limit))
+
+BASE = dict(preset="classic", num_envs=16, controller="fixed", size=16, epochs_rule="constant", epochs=4, reward_scale=1.0, lr=2e-3, anneal_lr=True,
+            gamma=0.9, lam=0.0, epsilon_start=1.0, epsilon_end=1.0, total_steps=32_000, eval_envs=1, interval=10**6, diagnose_every=10**6)
+
+
+def q_values(dir, states, **params):
+    "Train, and return the Q-values [S, A]; nothing is evaluated, since a task need not end."
+    r = Run(configure(**BASE | params), dir)
+    for _ in r.steps(): pass
+    q = r.agent.policy(torch.eye(states + 1)[:states]).numpy()
+    r.close()
+    return q
+
+
+def test_q_values_of_a_corridor_are_the_exact_ones(tmp_path):
+    q = q_values(tmp_path, 5, env_id="Known/Corridor-v0", total_steps=48_000)
+    exact = optimal(CORRIDOR["rewards"], CORRIDOR["moves"], 0.9)
+    np.testing.assert_allclose(exact.max(1), [0.9**4, 0.9**3, 0.9**2, 0.9, 1.0])
+    np.testing.assert_allclose(q, exact, atol=0.04)
+    assert (q.argmax(1) == 1).all()
+
+
+def test_q_values_through_cut_off_episodes_are_those_of_the_endless_task(tmp_path):
+    q = q_values(tmp_path, 2, env_id="Known/Cycle-v0")
+    exact = optimal(CYCLE["rewards"], CYCLE["moves"], 0.9)
+    np.testing.assert_allclose(q, exact, rtol=0.03)
+    assert (q.argmax(1) == 1).all()
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.65, 0.95])
+def test_a_truncation_is_not_an_end(lam, tmp_path):
+    "Reward 1 for ever is worth 1/(1−γ) = 10, though every episode is cut off after 20 steps."
+    q = q_values(tmp_path, 1, env_id="Known/Forever20-v0", lam=lam)
+    np.testing.assert_allclose(q, 10.0, rtol=0.02)
+
+
+@pytest.mark.parametrize("lam,seen", [(0.0, 0.95 / (1 - 0.95 * 0.9)), (1.0, (1 - 0.9 * (1 - 0.9**20) / (20 * 0.1)) / 0.1)])
+def test_a_truncation_taken_for_an_end_costs_value(lam, seen, tmp_path):
+    """The state does not tell the time. With λ = 0 one target in 20 is the reward alone, V = 1 + 0.95·γV; with λ = 1 the value is the mean over
+    the steps left, and the rollout's end cuts in as well, so that it lies between that and 10."""
+    q = q_values(tmp_path, 1, env_id="Known/Forever20-v0", lam=lam, bootstrap_truncation=False)
+    seen = 1 / (1 - 0.95 * 0.9) if lam == 0 else seen
+    if lam == 0: np.testing.assert_allclose(q, seen, rtol=0.03)
+    assert seen - 0.3 <= q.mean() < 8.2
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_reset_rows_bias_the_value_unless_masked(masked, tmp_path):
+    "Cut off after 4 steps, one row in five is a reset row: its reward 0 makes V = 4/5 + γV, which is 8 and not 10."
+    q = q_values(tmp_path, 1, env_id="Known/Forever4-v0", mask_resets=masked)
+    np.testing.assert_allclose(q, 10.0 if masked else 8.0, rtol=0.03)
+
+
+def test_greedy_play_takes_the_shortest_way(tmp_path):
+    score = run(configure(**BASE | dict(env_id="Known/Corridor-v0", lam=0.65, epsilon_end=0.3, eval_envs=3, total_steps=24_000)), tmp_path)["eval"]
+    assert score["returns"] == [1.0] * 3 and score["lengths"] == [3] * 3
+
+
+def test_abs_learns_too_and_ends_with_large_batches(tmp_path):
+    "On a task that is soon solved the policy settles, and the batch grows."
+    config = configure(**{k: v for k, v in BASE.items() if k != "size"} | dict(controller="abs", env_id="Known/Corridor-v0", lam=0.65, epsilon_end=0.3,
+                                                                              interval=1, total_steps=48_000, rounding="exact"))
+    result = run(config, tmp_path)
+    assert result["eval"]["returns"] == [1.0]
+    assert result["final_size"] >= 55 and result["mean_size"] < result["final_size"]
+
+
+# -- real tasks, with the parameters of the study `sanity` -------------------------------------------------------------
+
+def sanity(arm, root):
+    "The returns [runs][episodes] of the five runs of an arm."
+    grid = [{k: v for k, v in point.items() if k != "arm"} for point in STUDIES["sanity"].grid() if point["arm"] == arm]
+    assert [point["seed"] for point in grid] == [0, 1, 2, 3, 4]
+    return [run(configure(**point), root/str(point["seed"]))["eval"]["returns"] for point in grid]
+
+
+@pytest.mark.long
+def test_cartpole_is_solved_by_every_seed(tmp_path):
+    for returns in sanity("CartPole-v1", tmp_path): assert returns == [500.0] * 50
+
+
+@pytest.mark.long
+def test_catch_is_solved_by_every_seed(tmp_path):
+    for returns in sanity("Catch-v0", tmp_path): assert returns == [1.0] * 50
+
+
+@pytest.mark.long
+def test_lunar_lander_reaches_230(tmp_path):
+    means = [float(np.mean(returns)) for returns in sanity("LunarLander-v3", tmp_path)]
+    assert float(stats.iqm(np.array(means))) >= 230, means
