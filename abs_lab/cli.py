@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['PARTS', 'COMMANDS', 'USAGE', 'train_config', 'main']
 
-# %% ../nbs/17_cli.ipynb #d93552eb
+# %% ../nbs/17_cli.ipynb #aaeca6a3
 import argparse
+import re
 import sys
 from dataclasses import asdict, field, make_dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from .plan import AbsLabError, choose
 from .runs import AGENTS, OWN, RunConfig, configure, describe, progress_bar, run, settings
 from .studies import STUDIES, reproduce, steps_done
 
-# %% ../nbs/17_cli.ipynb #264cc32b
+# %% ../nbs/17_cli.ipynb #140a3197
 PARTS = ("env", "agent", "meter", "controller")
 
 def _flags(config):
@@ -38,18 +39,21 @@ def train_config(
     "The config that a command line asks for; exits with tyro's help or message when asked or when a flag is unknown."
     first = argparse.ArgumentParser("abs-lab train", add_help=False, allow_abbrev=False)
     for name, default in (("--preset", "auto"), ("--controller", "abs"), ("--env-id", EnvConfig.env_id)): first.add_argument(name, default=default)
-    chosen, rest = first.parse_known_args(argv[1:])
+    flags = [a.split("=")[0].replace("_", "-") + a[len(a.split("=")[0]):] if a.startswith("--") else a for a in argv[1:]]
+    chosen, rest = first.parse_known_args(flags)
     agent = choose("agent", argv[0] if argv else "", AGENTS)
     base = configure(agent, chosen.preset, chosen.controller, env_id=chosen.env_id)
     about = (f"Train {agent}. Beside the flags below: --env-id, --preset {{{','.join(AGENTS[agent].presets)}}} and --controller {{{','.join(CONTROLLERS)}}}, "
              "which decide what the flags and their defaults are.")
     given = tyro.cli(_flags(base), args=rest, prog=f"abs-lab train {agent}", description=about, config=(tyro.conf.OmitArgPrefixes,))
     values = {n: getattr(given, n) for n in OWN} | {k: v for n in PARTS for k, v in asdict(getattr(given, n)).items()}
-    changed = {k: v for k, v in values.items() if v != base.flat()[k]}
+    named = {re.sub("^no_", "", f.split("=")[0].lstrip("-").replace("-", "_")) for f in rest if f.startswith("--")}
+    changed = {k: v for k, v in values.items() if k in named}
     return configure(agent, chosen.preset, chosen.controller, env_id=chosen.env_id, **changed)
 
-# %% ../nbs/17_cli.ipynb #73173309
+# %% ../nbs/17_cli.ipynb #959e3900
 def _train(argv):
+    if not argv or argv[0] in ("-h", "--help"): raise AbsLabError(f"name an agent: {', '.join(AGENTS)}; then --help lists its flags")
     config = train_config(argv)
     dir = Path(settings()["runs_dir"]) / "train" / config.id
     print(f"writing {dir}")
@@ -63,8 +67,9 @@ def _reproduce(argv):
     parser.add_argument("--scale", default="cpu", help="cpu (the study's own size), smoke (minutes)")
     parser.add_argument("--seeds", type=int, help="seeds of every arm, instead of the study's own number")
     parser.add_argument("--jobs", type=int, default=0, help="processes at once (default: the jobs setting, or one per core)")
+    parser.add_argument("--allow-mixed-commits", action="store_true", help="report runs of different commits together")
     args = parser.parse_args(argv)
-    report, failures = reproduce(args.study, args.scale, args.seeds, args.jobs)
+    report, failures = reproduce(args.study, args.scale, args.seeds, args.jobs, args.allow_mixed_commits)
     for f in failures: print(f"\nFAILED {f.arm} ({f.id}), see {f.notebook}\n{f.message}", file=sys.stderr)
     print(f"report: {report}" if report else "no run finished, so there is no report")
     return 1 if failures else 0

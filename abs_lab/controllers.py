@@ -143,14 +143,16 @@ class Ramp(_Controller):
         self.size = self.at(m.progress)
         return self.size
 
-# %% ../nbs/06_controllers.ipynb #91da8291
+# %% ../nbs/06_controllers.ipynb #c0cc88aa
 @dataclass
 class Replayed(_Controller):
     "The sizes of another run, at the same environment steps."
-    starts: list  # environment steps, rising from 0, at which each size comes into force
-    sizes: list   # as many sizes, 1 or more each
+    starts: list = (0,)  # environment steps, rising from 0, at which each size comes into force
+    sizes: list = (32,)  # as many sizes, 1 or more each
 
     def __post_init__(self):
+        for name in ("starts", "sizes"):
+            if not isinstance(getattr(self, name), (list, tuple)): raise AbsLabError(f"{name} must be a list, not {getattr(self, name)!r}")
         self.starts = [_whole("starts", s, 0) for s in self.starts]
         self.sizes = [_whole("sizes", s) for s in self.sizes]
         if len(self.starts) != len(self.sizes) or not self.sizes:

@@ -17,10 +17,10 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-# %% ../nbs/01_envs.ipynb #1b11bf9d
-from .plan import AbsLabError, Episode, Progress, choose
+# %% ../nbs/01_envs.ipynb #db7635c4
+from .plan import AbsLabError, Episode, Progress, at_least, choose
 
-# %% ../nbs/01_envs.ipynb #c2f158b1
+# %% ../nbs/01_envs.ipynb #b8766872
 @dataclass(frozen=True)
 class EnvConfig:
     "What is true of the environments of a run."
@@ -37,8 +37,8 @@ class EnvConfig:
 
     def __post_init__(self):
         choose("backend", self.backend, ["auto", "envpool", "gymnasium"])
-        for name, least in (("num_envs", 1), ("env_threads", 1), ("segment_steps", 0)):
-            if getattr(self, name) < least: raise AbsLabError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        at_least(self, num_envs=1, env_threads=1, segment_steps=0)
+        if not 0 < abs(self.reward_scale) < float("inf"): raise AbsLabError(f"reward_scale must be finite and not 0, not {self.reward_scale}")
 
 # %% ../nbs/01_envs.ipynb #05dcb91d
 ROLES = {"train": 0, "eval": 1, "heldout": 2}
@@ -55,7 +55,7 @@ def env_seeds(
     draws = np.random.SeedSequence(seed, spawn_key=key).generate_state(num_envs, np.uint32)
     return [int(d) for d in draws >> 1]
 
-# %% ../nbs/01_envs.ipynb #8e6aa927
+# %% ../nbs/01_envs.ipynb #1f31ea47
 @cache
 def _envpool():
     "EnvPool, or the reason why it cannot be had here."
@@ -64,7 +64,10 @@ def _envpool():
 
 def _gymnasium_knows(env_id):
     "Whether Gymnasium knows the id, once the package that is named before its slash has registered its environments."
-    if ":" in env_id: return True  # 'module:Id' imports the module, which registers the id
+    module, _, env_id = env_id.rpartition(":")
+    if module:  # 'module:Id' imports the module, which registers the id
+        try: importlib.import_module(module)
+        except ImportError as e: raise AbsLabError(f"environment {module}:{env_id}: module {module!r} cannot be imported ({e})") from e
     if env_id not in gym.registry:
         for package in entry_points(group="gymnasium.envs", name=env_id.split("/")[0]): package.load()()
     return env_id in gym.registry
@@ -98,7 +101,7 @@ def is_atari(
     specs = importlib.import_module("envpool.registration").registry.specs
     return env_id in specs and specs[env_id][0] == "envpool.atari"
 
-# %% ../nbs/01_envs.ipynb #c6d83e78
+# %% ../nbs/01_envs.ipynb #d61a8268
 def _make_envpool(config, seeds):
     options = dict(env_type="gymnasium", num_envs=config.num_envs, seed=seeds, num_threads=config.env_threads)
     if config.episodic_life: options["episodic_life"] = True
@@ -113,7 +116,7 @@ def _make_envpool(config, seeds):
 def _make_gymnasium(config, seeds):
     if config.episodic_life: raise AbsLabError("episodic_life needs the EnvPool backend: Gymnasium does not report lives")
     try:
-        sync = gym.spec(config.env_id).entry_point is not None  # else only a vectorised form exists
+        sync = gym.spec(config.env_id.split(":")[-1]).entry_point is not None  # else only a vectorised form exists
         env = gym.make_vec(config.env_id, config.num_envs, "sync" if sync else "vector_entry_point")
     except (gym.error.Error, ImportError) as e: raise AbsLabError(f"Gymnasium cannot make {config.env_id}: {e}") from e
     mode = env.metadata.get("autoreset_mode")
@@ -186,7 +189,7 @@ class Games:
         for e in ended: self.ret[e.env], self.length[e.env] = 0.0, 0
         return ended
 
-# %% ../nbs/01_envs.ipynb #cdcf56d9
+# %% ../nbs/01_envs.ipynb #0632fcca
 class VecEnvs:
     "A vector of environments with checked actions, true episode returns, and a state that can be saved."
     def __init__(
@@ -257,9 +260,9 @@ class VecEnvs:
             obs[t + 1] = torch.from_numpy(after)
             actions.append(action); extras.append(extra); episodes += ended
         self.obs = obs[T].clone()
+        if not c.bootstrap_truncation: flags[0], flags[1] = flags[0] | flags[1], False
         if c.segment_steps and self.rows * N >= c.segment_steps: self._rebuild(flags)
         if c.reward_clip: reward = np.sign(reward)
-        if not c.bootstrap_truncation: flags[0], flags[1] = flags[0] | flags[1], False
         if not c.mask_resets: flags[2] = True
         reward, flags = (torch.from_numpy(x).to(self.device) for x in (reward * np.float32(c.reward_scale), flags))
         stacked = {k: torch.stack([e[k] for e in extras]) for k in extras[0]}

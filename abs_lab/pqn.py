@@ -14,13 +14,13 @@ import gymnasium as gym
 import torch
 from torch import nn
 
-# %% ../nbs/08_pqn.ipynb #2a774b39
+# %% ../nbs/08_pqn.ipynb #dd97cd4a
 from .envs import is_atari
-from .networks import dormant_fraction, feature_rank, q_network, weight_norm
-from .plan import AbsLabError, BatchPlan, Progress, choose
+from .networks import NETWORKS, dormant_fraction, feature_rank, q_network, weight_norm
+from .plan import AbsLabError, BatchPlan, Progress, at_least, choose
 from .returns import q_lambda
 
-# %% ../nbs/08_pqn.ipynb #c3d70e4a
+# %% ../nbs/08_pqn.ipynb #db7f6d6a
 EPOCH_RULES = ("author", "constant", "equal")
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class PQNConfig:
 
     def __post_init__(self):
         choose("epochs_rule", self.epochs_rule, EPOCH_RULES)
-        for name in ("num_minibatches", "epochs", "diagnose_every"):
-            if getattr(self, name) < 1: raise AbsLabError(f"{name} must be at least 1, not {getattr(self, name)}")
+        choose("network", self.network, NETWORKS)
+        at_least(self, num_minibatches=1, epochs=1, diagnose_every=1)
         for name in ("lr", "max_grad_norm", "loss_scale", "epsilon_fraction"):
             if not getattr(self, name) > 0: raise AbsLabError(f"{name} must be positive, not {getattr(self, name)}")
         for name in ("gamma", "lam", "epsilon_start", "epsilon_end"):

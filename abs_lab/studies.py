@@ -6,12 +6,13 @@
 __all__ = ['STUDIES', 'AVERAGED', 'parameters', 'parameters_cell', 'Study', 'check_grid', 'execute', 'steps_done', 'Failure',
            'run_queue', 'compact', 'collect', 'reproduce']
 
-# %% ../nbs/16_studies.ipynb #a9facd0d
+# %% ../nbs/16_studies.ipynb #2052d7dd
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -20,14 +21,14 @@ from pathlib import Path
 # %% ../nbs/16_studies.ipynb #735a01c7
 import numpy as np
 
-# %% ../nbs/16_studies.ipynb #77a3a67f
+# %% ../nbs/16_studies.ipynb #00bba283
 from .controllers import CONTROLLERS
 from .divergence import Divergence
-from .envs import EnvConfig
+from .envs import EnvConfig, backend_for
 from .plan import AbsLabError, choose
-from .runs import AGENTS, RunConfig, configure, describe, project_root, read_jsonl, settings
+from .runs import AGENTS, RunConfig, configure, commit, describe, project_root, read_jsonl, settings
 
-# %% ../nbs/16_studies.ipynb #dad26473
+# %% ../nbs/16_studies.ipynb #d505a8f9
 def parameters(
     agent: str,        # kind of agent: pqn, …
 ) -> dict:             # parameter name -> its comment
@@ -35,7 +36,7 @@ def parameters(
     parts = (EnvConfig, AGENTS[choose("agent", agent, AGENTS)].config, Divergence, *CONTROLLERS.values())
     out = dict(preset=f"named settings to start from: auto (what fits env_id), {', '.join(AGENTS[agent].presets)}", controller=", ".join(CONTROLLERS))
     for cls in (RunConfig, *reversed(parts)): out |= {name: comment for name, comment in describe(cls).items() if name not in out}
-    return {k: v for k, v in out.items() if k not in ("env", "agent", "meter", "names")}
+    return {k: v for k, v in out.items() if k not in ("env", "agent", "meter", "names", "origin")}
 
 def parameters_cell(
     agent: str,        # kind of agent: pqn, …
@@ -45,7 +46,7 @@ def parameters_cell(
     lines = [f"{name} = {given.get(name, 'None')}  # {comment}" for name, comment in parameters(agent).items()]
     return "\n".join(lines + ['arm = None  # the label of this run in figures', 'run_dir = None  # folder to write; below the runs folder when None'])
 
-# %% ../nbs/16_studies.ipynb #8be3d9d4
+# %% ../nbs/16_studies.ipynb #dd901d9f
 @dataclass(frozen=True)
 class Study:
     "An experiment notebook, a grid, and a figure notebook."
@@ -66,6 +67,7 @@ class Study:
         "The parameters of every run."
         over = dict(self.scales[choose(f"scale of {self.name}", scale, self.scales)])
         few = over.pop("seeds", None)
+        if seeds is not None and seeds < 1: raise AbsLabError(f"seeds must be at least 1, not {seeds}")
         counts = {arm: seeds or few or params.get("seeds", self.seeds) for arm, params in self.arms.items()}
         return [dict(arm=arm, seed=s) | self.common | {k: v for k, v in params.items() if k != "seeds"} | over
                 for s in range(max(counts.values())) for arm, params in self.arms.items() if s < counts[arm]]
@@ -93,7 +95,7 @@ STUDIES = {s.name: s for s in (
           dict(anneal_lr=True), seeds=5, scales={"cpu": {}, "smoke": dict(total_steps=8_000, eval_envs=2, seeds=1)}),
 )}
 
-# %% ../nbs/16_studies.ipynb #1d5235d0
+# %% ../nbs/16_studies.ipynb #c4f3c6f3
 def _notebook_parameters(path):
     import papermill as pm
     if not Path(path).exists(): raise AbsLabError(f"{path} is not there: studies run in a clone of the project, where settings.ini is")
@@ -112,12 +114,13 @@ def check_grid(
     for point in grid:
         for name in point: choose(f"parameter of {Path(notebook).name}", name, known)
         config = configure(**{k: v for k, v in point.items() if k not in ("arm", "run_dir")})
+        backend_for(config.env)
         if config.id in seen: raise AbsLabError(f"the grid holds the same run twice: {seen[config.id]} and {point.get('arm')}, seed {config.seed}")
         seen[config.id] = f"{point.get('arm')}, seed {config.seed}"
         configs.append(config)
     return configs
 
-# %% ../nbs/16_studies.ipynb #d08d0c41
+# %% ../nbs/16_studies.ipynb #970e0d2b
 def execute(
     notebook: Path,   # to execute
     output: Path,     # the executed copy
@@ -137,10 +140,15 @@ def _worker(notebook, output, params):
 
 def _start(notebook, point, dir, threads):
     dir.mkdir(parents=True, exist_ok=True)
-    env = os.environ | dict(ABS_LAB_THREADS=str(threads), OMP_NUM_THREADS=str(threads))
+    env = os.environ | dict(OMP_NUM_THREADS=str(threads), ABS_LAB_QUEUE=str(os.getpid()))
     with open(dir / "worker.log", "w") as log:
         return subprocess.Popen(_worker(notebook, dir / "executed.ipynb", point | dict(run_dir=str(dir))), stdout=log, stderr=log,
                                 stdin=subprocess.DEVNULL, env=env, cwd=project_root(), start_new_session=True)
+
+def _end_with(queue):
+    "End this worker when the queue that started it is gone; its kernel follows."
+    while os.getppid() == queue: time.sleep(1)
+    os._exit(1)
 
 def _stop(process):
     "End a worker and the kernel that it started."
@@ -150,14 +158,14 @@ def _stop(process):
         try: return process.wait(5)
         except subprocess.TimeoutExpired: pass
 
-# %% ../nbs/16_studies.ipynb #48f0b8bc
+# %% ../nbs/16_studies.ipynb #285f3620
 def steps_done(
     dir: Path,   # a run directory
 ) -> int:        # environment steps
     "How far a run is, from the end of its log."
     try:
         with open(dir / "steps.jsonl", "rb") as f:
-            f.seek(max(f.seek(0, 2) - 20_000, 0))
+            f.seek(max(f.seek(0, 2) - 200_000, 0))
             return json.loads(f.read().split(b"\n")[-2])["step"]
     except (OSError, IndexError, ValueError): return 0
 
@@ -173,7 +181,7 @@ def _last_words(dir):
     text = (dir / "worker.log").read_text().strip() if (dir / "worker.log").exists() else ""
     return "\n".join(text.split("\n")[-5:]) or "the process ended without a word (killed?)"
 
-# %% ../nbs/16_studies.ipynb #656d68ac
+# %% ../nbs/16_studies.ipynb #25b2f67f
 def run_queue(
     notebook: Path,             # experiment notebook
     grid: list[dict],           # parameters of every run
@@ -184,6 +192,7 @@ def run_queue(
     "Run a grid, one process a run; finished runs are skipped, failed ones tried once more."
     from tqdm import tqdm
     configs, cores = check_grid(notebook, grid), os.cpu_count()
+    if jobs < 0: raise AbsLabError(f"jobs must be at least 0, not {jobs}")
     jobs = jobs or settings()["jobs"] or cores
     waiting = deque((p, c, Path(dir) / c.id, 1) for p, c in zip(grid, configs) if not (Path(dir) / c.id / "result.json").exists())
     done, failures, running = len(grid) - len(waiting), [], {}
@@ -231,45 +240,55 @@ def compact(
     curve["thresholds"] = [low, high] if low is not None else None
     return dict(id=config["id"], params=config["config"] | dict(arm=arm), result=json.loads((dir / "result.json").read_text()), curve=curve)
 
-# %% ../nbs/16_studies.ipynb #8e4eb132
+# %% ../nbs/16_studies.ipynb #d7e81325
 def collect(
     study: Study,         # whose runs
     grid: list[dict],     # parameters of every run
     runs_dir: Path,       # folder of the study's run directories
-    data_dir: Path,       # receives one small file a finished run; files of other runs are removed
-) -> list[str]:           # arms and seeds that are missing
+    data_dir: Path,       # receives one small file a finished run; what else is there stays
+) -> tuple:               # ids of the finished runs, and arms and seeds of those that are missing
     "Write what the figures need of every finished run of a grid."
     data_dir.mkdir(parents=True, exist_ok=True)
-    missing, kept = [], set()
+    ids, missing = [], []
     for point, config in zip(grid, check_grid(project_root() / study.notebook, grid)):
         dir = runs_dir / config.id
         if not (dir / "result.json").exists(): missing.append(f"{point['arm']}, seed {config.seed}"); continue
         text = json.dumps(compact(dir, point["arm"]), ensure_ascii=False, separators=(",", ":"))
-        (data_dir / f"{config.id}.json").write_text(text)
-        kept.add(f"{config.id}.json")
-    for old in data_dir.glob("*.json"):
-        if old.name not in kept: old.unlink()
-    return missing
+        (data_dir / "writing").write_text(text)
+        (data_dir / "writing").rename(data_dir / f"{config.id}.json")
+        ids.append(config.id)
+    return ids, missing
+
+def _check_commits(configs, runs_dir):
+    "Refuse, before training, to mix runs of this commit with finished ones of another."
+    results = [p for c in configs if (p := runs_dir / c.id / "result.json").exists()]
+    found = {json.loads(p.read_text())["commit"] for p in results} | ({commit()} if len(results) < len(configs) else set())
+    if len(found) > 1: raise AbsLabError(f"runs of different commits would be mixed: {', '.join(sorted(found))}. Remove the finished runs in "
+                                         f"{runs_dir}, go back to their commit, or pass --allow-mixed-commits")
 
 def reproduce(
     name: str,                  # a study: quick, …
     scale: str = "cpu",         # one of its scales
     seeds: int | None = None,   # seeds of an arm; the study's own number when left out
     jobs: int = 0,              # processes at once; 0: as the settings say, or one per core
+    allow_mixed_commits: bool = False,  # report runs of different commits together
 ) -> tuple:                     # path of the report (None when no run finished), and the `Failure`s
     "Run a study's grid and write its report."
     study, s, root = STUDIES[choose("study", name, STUDIES)], settings(), project_root()
     grid, folder = study.grid(scale, seeds), name if scale == "cpu" else f"{name}-{scale}"
     _notebook_parameters(root / study.figures)
     runs_dir, report_dir = Path(s["runs_dir"]) / folder, Path(s["reports_dir"]) / folder
+    if not allow_mixed_commits: _check_commits(check_grid(root / study.notebook, grid), runs_dir)
     failures = run_queue(root / study.notebook, grid, runs_dir, jobs)
-    missing = collect(study, grid, runs_dir, report_dir / "data")
-    if len(missing) == len(grid): return None, failures
+    ids, missing = collect(study, grid, runs_dir, report_dir / "data")
+    if not ids: return None, failures
     shown = os.path.relpath(report_dir, root)  # the executed notebook names no folder outside the project
-    params = dict(data_dir=f"{shown}/data", report_dir=shown, missing=missing)
+    params = dict(data_dir=f"{shown}/data", report_dir=shown, ids=ids, missing=missing, allow_mixed_commits=allow_mixed_commits)
     drawn = subprocess.run(_worker(root / study.figures, report_dir / f"{name}.ipynb", params), cwd=root, capture_output=True, text=True)
     if drawn.returncode: raise AbsLabError(f"{study.figures} failed, see {report_dir / name}.ipynb\n" + "\n".join(drawn.stderr.strip().split("\n")[-5:]))
     return report_dir / "index.html", failures
 
-# %% ../nbs/16_studies.ipynb #96e5a9b0
-if __name__ == "__main__": execute(*json.loads(sys.argv[1]))
+# %% ../nbs/16_studies.ipynb #1290ac36
+if __name__ == "__main__":
+    if queue := os.environ.get("ABS_LAB_QUEUE"): threading.Thread(target=_end_with, args=(int(queue),), daemon=True).start()
+    execute(*json.loads(sys.argv[1]))

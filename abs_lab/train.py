@@ -18,7 +18,7 @@ import torch
 from .envs import EnvConfig, VecEnvs
 from .plan import AbsLabError, Agent, Controller, Measurement, Meter, Progress, Step
 
-# %% ../nbs/07_train.ipynb #c9f5bb81
+# %% ../nbs/07_train.ipynb #9df06360
 def train(
     agent: Agent,            # learns; reads its schedules from `progress`
     envs: VecEnvs,           # anything whose collect(agent, length, progress) returns a rollout
@@ -35,15 +35,17 @@ def train(
         collected = time.perf_counter()
         meter.before(agent, rollout)
         ready = time.perf_counter()
+        before = progress.gradient_steps
         metrics = agent.update(rollout, plan)
         learned = time.perf_counter()
         signal = meter.after(agent, rollout)
+        if progress.gradient_steps == before: signal = None  # nothing was learned, so nothing was measured
         progress.update += 1
         controller(Measurement(signal, progress.fraction, progress.step, plan))
         seconds = dict(collect=collected - began, learn=learned - ready, measure=ready - collected + time.perf_counter() - learned)
         yield Step(progress.step, progress.update, progress.gradient_steps, size, plan, signal, metrics, rollout.episodes, seconds)
 
-# %% ../nbs/07_train.ipynb #325ab44d
+# %% ../nbs/07_train.ipynb #147e2323
 def evaluate(
     agent: Agent,                # its `greedy` is asked for actions
     config: EnvConfig,           # the training environments' settings; lives and clipping are set aside
@@ -51,9 +53,10 @@ def evaluate(
     num_envs: int = 50,          # environments stepped together
     episodes_per_env: int = 1,   # episodes that each of them plays
     epsilon: float = 0.0,        # share of uniformly random actions, 0 to 1
+    max_steps: int = 108_000,    # longest episode that is waited for (Atari ends after 27,000 steps)
     device: str = "cpu",         # where the agent lives
 ) -> dict:                       # returns and lengths, [num_envs × episodes_per_env] each, their mean, and how they were made
-    "Play whole games greedily, the same number in every environment."
+    "Play whole games greedily, the same number in every environment; raises `AbsLabError` for an episode that does not end."
     if num_envs < 1 or episodes_per_env < 1: raise AbsLabError(f"evaluation needs at least one episode, not {num_envs} × {episodes_per_env}")
     envs = VecEnvs(replace(config, num_envs=num_envs, episodic_life=False, segment_steps=0), seed, "eval", device)
     if epsilon and not hasattr(envs.action_space, "n"): raise AbsLabError("epsilon needs discrete actions")
@@ -66,6 +69,7 @@ def evaluate(
         envs.log.clear()
         obs = torch.from_numpy(obs).to(device)
         for e in ended: games[e.env].append(e)
+        if envs.games.length.max() > max_steps: raise AbsLabError(f"an episode of {config.env_id} did not end within {max_steps} steps")
     envs.close()
     counted = [e for played in games for e in played[:episodes_per_env]]
     returns, lengths = [e.ret for e in counted], [e.length for e in counted]

@@ -86,4 +86,7 @@ def assert_same_run(one, other):
     assert result(one) == result(other)
 
 
-def done(dir, config): return steps_done(Path(dir)) >= config.total_steps
+def done(dir, config):
+    "Whether the run has trained to its end and saved that."
+    log, checkpoint = Path(dir)/"steps.jsonl", Path(dir)/"checkpoint.safetensors"
+    return steps_done(Path(dir)) >= config.total_steps and checkpoint.exists() and checkpoint.stat().st_mtime_ns >= log.stat().st_mtime_ns

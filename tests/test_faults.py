@@ -1,5 +1,5 @@
 "Bad input and faults: one clear message, exit code 2 (or 130), and everything already computed stays readable."
-import errno, json, os, resource, shutil, signal, time, warnings
+import errno, json, os, resource, signal, time, warnings
 from pathlib import Path
 
 import gymnasium as gym
@@ -10,7 +10,7 @@ from abs_lab import cli, runs, studies
 from abs_lab.plan import AbsLabError
 from abs_lab.runs import Run, Runs, configure, fork, load_tree, run
 from abs_lab.studies import STUDIES, Study, steps_done
-from support import ROOT, assert_same_run, environment, events, finish, rows, start, wait_for
+from support import ROOT, assert_same_run, events, finish, rows, start, wait_for
 
 SMALL = dict(env_id="CartPole-v1", num_envs=16, total_steps=6_000, eval_envs=4, interval=1, warmup=3)
 ABS_LAB = ("-c", "import sys; from abs_lab.cli import main; sys.exit(main())")
@@ -38,7 +38,7 @@ def message(err):
     "The one message on stderr, progress bars apart."
     assert "Traceback" not in err, err
     lines = [line for line in err.replace("\r", "\n").split("\n") if line.strip() and "step/s" not in line and "%|" not in line]
-    if lines and "For full helptext" in lines[-1 if "helptext" in lines[-1] else -2]:  # tyro frames its messages and breaks their lines
+    if "For full helptext" in err:  # tyro frames its messages and breaks their lines
         assert err.count("For full helptext") == 1
         return " ".join(" ".join(line.strip("│╭╰╮╯─+|- ") for line in lines).split())
     assert len(lines) == 1, err
