@@ -1,0 +1,113 @@
+"Edges that were wrong once: each of these failed before it was mended."
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from abs_lab import studies
+from abs_lab.cli import train_config
+from abs_lab.controllers import Fixed
+from abs_lab.divergence import Divergence
+from abs_lab.envs import EnvConfig, VecEnvs
+from abs_lab.plan import AbsLabError, Progress
+from abs_lab.pqn import PQN, PQNConfig
+from abs_lab.runs import configure, fork, run
+from abs_lab.train import evaluate, train
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULE = """
+import gymnasium as gym, numpy as np
+class Endless(gym.Env):
+    observation_space, action_space = gym.spaces.Box(-1, 1, (2,), np.float32), gym.spaces.Discrete(2)
+    def reset(self, seed=None, options=None): return np.zeros(2, np.float32), {}
+    def step(self, action): return np.zeros(2, np.float32), 1.0, False, False, {}
+gym.register("Endless-v0", entry_point="endless_module:Endless")
+"""
+
+
+@pytest.fixture
+def endless(tmp_path, monkeypatch):
+    (tmp_path / "endless_module.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return EnvConfig("endless_module:Endless-v0", num_envs=2)
+
+
+class Still:
+    def act(self, obs): return torch.zeros(len(obs), dtype=torch.long), {"value": torch.zeros(len(obs))}
+    def greedy(self, obs): return torch.zeros(len(obs), dtype=torch.long)
+
+
+def test_an_environment_of_ones_own_is_imported_from_its_module(endless):
+    assert VecEnvs(endless).collect(Still(), 3, Progress(100)).rewards.sum() == 6
+    with pytest.raises(AbsLabError, match="module 'no_such_module' cannot be imported"): VecEnvs(EnvConfig("no_such_module:X-v0"))
+
+
+def test_an_episode_that_never_ends_is_named(endless):
+    with pytest.raises(AbsLabError, match="did not end within 50 steps"): evaluate(Still(), endless, num_envs=2, max_steps=50)
+
+
+def test_an_update_without_a_gradient_step_is_not_measured():
+    progress, settings = Progress(32 * 16 * 8), PQNConfig(network="mlp", epochs_rule="equal", epochs=1)
+    envs = VecEnvs(EnvConfig("CartPole-v1", num_envs=32))
+    agent = PQN(settings, envs.obs_space, envs.action_space, 32, progress)
+    steps = list(train(agent, envs, Divergence(interval=1), Fixed(16), progress))
+    idle = [s.plan.epochs == 0 for s in steps]
+    assert any(idle) and not all(idle) and [s.signal is None for s in steps] == idle
+
+
+def test_a_rebuild_truncates_even_where_time_limits_terminate():
+    envs = VecEnvs(EnvConfig("CartPole-v1", num_envs=4, segment_steps=16, bootstrap_truncation=False))
+    rollout = envs.collect(Still(), 4, Progress(100))
+    assert rollout.truncated[-1].all() and not rollout.terminated[-1].any()
+
+
+def test_a_flag_that_was_given_counts_even_at_its_default():
+    assert train_config("pqn --total-steps 4000000 --interval 4".split()).meter.interval == 4
+    assert train_config("pqn --total-steps 4000000".split()).meter.interval == 40
+    assert train_config("pqn --env_id CartPole-v1".split()).env.env_id == "CartPole-v1"
+
+
+def test_a_run_is_named_by_what_differs_from_the_defaults():
+    base = configure(controller="abs")
+    assert base.id == configure(preset="classic", controller="abs", env_threads=2).id
+    assert "window" not in base.identity() and configure(controller="abs", window=19).id != base.id
+    with pytest.raises(AbsLabError, match="shape must be a str"): configure(controller="ramp", shape=lambda p: 16)
+    assert configure(controller="replayed").controller.sizes == [32]
+    configure(controller="abs", num_envs=10, size_min=16, size_max=32, multiple=2)  # 17 cannot be asked for
+
+
+def test_a_fork_is_another_run_than_one_from_the_start(tmp_path):
+    config = configure(env_id="CartPole-v1", num_envs=8, total_steps=1000, eval_envs=2)
+    run(config, tmp_path / "a")
+    forked = fork(tmp_path / "a", tmp_path / "b", total_steps=2000)
+    assert forked.id != configure(env_id="CartPole-v1", num_envs=8, total_steps=2000, eval_envs=2, interval=config.meter.interval).id
+    assert run(forked, tmp_path / "b")["steps"] >= 2000
+
+
+def test_collecting_a_study_leaves_other_runs_data_alone(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/other.json").write_text("{}")
+    study = studies.STUDIES["quick"]
+    ids, missing = studies.collect(study, study.grid("smoke"), tmp_path / "none", tmp_path / "data")
+    assert ids == [] and len(missing) == 5 and (tmp_path / "data/other.json").exists()
+    with pytest.raises(AbsLabError, match="seeds must be at least 1"): study.grid(seeds=0)
+    with pytest.raises(AbsLabError, match="jobs must be at least 0"): studies.run_queue(ROOT / study.notebook, study.grid("smoke"), tmp_path, -1)
+
+
+def test_a_worker_ends_when_its_queue_is_killed(tmp_path):
+    points = [dict(arm="long", env_id="CartPole-v1", num_envs=8, total_steps=5_000_000)]
+    code = f"from abs_lab.studies import run_queue; run_queue({str(ROOT / 'nbs/experiments/pqn.ipynb')!r}, {points!r}, {str(tmp_path)!r}, 1)"
+    queue = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
+    dir = tmp_path / configure(**{k: v for k, v in points[0].items() if k != "arm"}).id
+    def size(): return (dir / "steps.jsonl").stat().st_size if (dir / "steps.jsonl").exists() else 0
+    until = time.time() + 90
+    while not size() and time.time() < until: time.sleep(0.5)
+    assert size(), "the run never began"
+    queue.send_signal(signal.SIGKILL)
+    queue.wait()
+    time.sleep(6)
+    before = size()
+    time.sleep(3)
+    assert size() == before, "the worker trains on without its queue"
