@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import median
 
 import envpool
+import gymnasium as gym
 import numpy as np
 import torch
 from torch import nn
@@ -110,7 +111,7 @@ def plain(config, device, env_threads=None, clock=None):
     It trains on autoreset rows and takes a truncation for a termination, as the published scripts do, and measures nothing."""
     a, N, T = config.agent, config.env.num_envs, config.controller.size
     env = make_env(config, env_threads)
-    shape, A = env.observation_space.shape, int(env.action_space.n)
+    shape, A = env.single_observation_space.shape, int(env.single_action_space.n)
     scale, clock = 255.0 if len(shape) == 3 else 1.0, clock or Clock()
     net = plain_network(shape, A).to(device)
     optimizer = torch.optim.RAdam(net.parameters(), lr=a.lr)
@@ -163,17 +164,28 @@ def plain(config, device, env_threads=None, clock=None):
         yield T * N, T, None
 
 
+SYNC = "SyncVectorEnv"  # in the place of EnvPool's threads: Gymnasium's own environments, in one Python loop
+
+
 def make_env(config, env_threads):
-    "EnvPool as a script makes it; its own number of threads when none is given."
+    "EnvPool as a script makes it, with its own number of threads when none is given; or Gymnasium's environments, one after the other."
+    if env_threads == SYNC: return gym.make_vec(config.env.env_id, config.env.num_envs, "sync")
     options = dict(num_threads=env_threads) if env_threads else {}
     if config.env.episodic_life: options |= dict(episodic_life=True, reward_clip=True)
     return envpool.make(config.env.env_id, env_type="gymnasium", num_envs=config.env.num_envs, seed=config.seed, **options)
 
 
+def gymnasium_has(env_id):
+    "Whether Gymnasium can make it here (LunarLander needs the package Box2D)."
+    try: gym.make(env_id).close()
+    except gym.error.Error: return False
+    return True
+
+
 def ceiling(config, env_threads):
     "The environments alone, with random actions drawn beforehand."
     env, N, T = make_env(config, env_threads), config.env.num_envs, config.controller.size
-    actions = np.random.default_rng(0).integers(0, env.action_space.n, (64, N), dtype=np.int32)
+    actions = np.random.default_rng(0).integers(0, env.single_action_space.n, (64, N), dtype=np.int32)
     env.reset()
     while True:
         for t in range(T): env.step(actions[t % 64])
@@ -186,7 +198,7 @@ def ceiling(config, env_threads):
 class Contender:
     "A loop that is timed by the slice."
     name: str
-    kind: str            # abs_lab, plain, ceiling
+    kind: str            # abs_lab, plain, plain on SyncVectorEnv, ceiling
     loop: object         # yields once per update
     threads: int         # torch threads
     default: bool = False   # in its default setting
@@ -233,7 +245,8 @@ def default(contenders, kind):
 
 
 def setting(env_threads, torch_threads):
-    return f"EnvPool threads {env_threads or 'its own choice'}, torch threads {torch_threads}"
+    where = "" if env_threads == SYNC else f"EnvPool threads {env_threads or 'its own choice'}, "
+    return f"{where}torch threads {torch_threads}"
 
 
 # ---- what is measured ----
@@ -242,15 +255,21 @@ def race(config, ours_at, plain_at, ceilings, rounds, seconds, device):
     "abs_lab against the plain script and the ceiling; settings are (EnvPool threads, torch threads), the default first."
     with_threads = lambda k: replace(config, env=replace(config.env, env_threads=k))
     field_ = [Contender(f"abs_lab, {setting(e, t)}", "abs_lab", ours(with_threads(e), device), t, i == 0) for i, (e, t) in enumerate(ours_at)]
-    field_ += [Contender(f"plain, {setting(e, t)}", "plain", plain(config, device, e), t, i == 0) for i, (e, t) in enumerate(plain_at)]
+    for i, (e, t) in enumerate(plain_at):
+        kind = f"plain on {SYNC}" if e == SYNC else "plain"
+        field_.append(Contender(f"{kind}, {setting(e, t)}", kind, plain(config, device, e), t, not any(c.kind == kind for c in field_)))
     field_ += [Contender(f"environments alone, EnvPool threads {e}", "ceiling", ceiling(config, e), 1) for e in ceilings]
     interleave(field_, rounds, seconds, device)
     top, pairs = best(field_, "ceiling"), {}
+    scripts = dict.fromkeys(c.kind for c in field_ if c.kind.startswith("plain"))
+    at = lambda c: c.name.split(", ", 1)[1]
     for which, pick in (("default", default), ("best", best)):
-        o, p = pick(field_, "abs_lab"), pick(field_, "plain")
-        pairs[f"abs_lab / plain, each in its {which} setting ({o.name.split(', ', 1)[1]} / {p.name.split(', ', 1)[1]})"] = ratio(o, p)
-    for which, pick in (("default", default), ("best", best)):
-        for kind in ("abs_lab", "plain"): pairs[f"{kind} in its {which} setting / ceiling ({top.name})"] = ratio(pick(field_, kind), top)
+        one = pick(field_, "abs_lab")
+        for script in scripts:
+            other = pick(field_, script)
+            pairs[f"abs_lab / {script}, each in its {which} setting ({at(one)} / {at(other)})"] = ratio(one, other)
+        for c in (one, *(pick(field_, script) for script in scripts)):
+            pairs[f"{c.kind} in its {which} setting / ceiling ({at(top)})"] = ratio(c, top)
     speeds = {c.name + (" (default)" if c.default else ""): spread(c.speeds) for c in field_}
     return dict(steps_per_second=speeds, ratios=pairs)
 
@@ -377,6 +396,9 @@ def markdown(r):
     return "\n".join(out)
 
 
+def measured(config): return f"measured every {config.meter.interval} updates" if config.meter.interval > 1 else "measured at every update"
+
+
 def measure(device, quick, cores):
     "Everything, as one dict."
     few = lambda small, full: small if quick else full
@@ -392,15 +414,16 @@ def measure(device, quick, cores):
 
     say("Atari: abs_lab, the plain script and the environments alone")
     first = (base.env.env_threads, cores)  # what a run takes when nothing is set
-    atari = dict(title="Breakout-v5", what=f"Breakout-v5, preset paper, {base.env.num_envs} × {base.controller.size}, measured every {base.meter.interval} updates",
+    atari = dict(title="Breakout-v5", what=f"Breakout-v5, preset paper, {base.env.num_envs} × {base.controller.size}, {measured(base)}",
                  race=race(base, list(dict.fromkeys([first, (cores, cores)])), [(None, cores)], list(dict.fromkeys([1, cores])), rounds, few(0, 4), device))
     say("Atari: the meter, the parts, changes of size")
     wide = replace(base, env=replace(base.env, env_threads=cores))
     atari |= dict(meter=meter_share(wide, cores, few(1, 4), device), breakdown=breakdown(base, cores, cores, few(1, 2), device),
                   changes=changes(small, cores, few(3, 12), 1, few(1, 3), device))
     say("LunarLander: abs_lab, the plain script and the environments alone")
-    flat = dict(title="LunarLander-v3", what=f"LunarLander-v3, preset classic, {lunar.env.num_envs} × {lunar.controller.size}, measured every {lunar.meter.interval} updates",
-                race=race(lunar, threads, [(None, cores), *threads], list(dict.fromkeys([1, spare])), few(1, 7), few(0, 1.5), device))
+    synchronous = [(SYNC, t) for t in dict.fromkeys([cores, 1])] if gymnasium_has(lunar.env.env_id) else []
+    flat = dict(title="LunarLander-v3", what=f"LunarLander-v3, preset classic, {lunar.env.num_envs} × {lunar.controller.size}, {measured(lunar)}",
+                race=race(lunar, threads, [(None, cores), *threads, *synchronous], list(dict.fromkeys([1, spare])), few(1, 7), few(0, 1.5), device))
     say("LunarLander: the meter, the parts, changes of size")
     flat |= dict(meter=meter_share(lunar, 1, few(2, 30), device), breakdown=breakdown(lunar, 1, 1, few(1, 20), device),
                  changes=changes(lunar, 1, few(3, 20), few(1, 5), few(1, 5), device))
@@ -411,16 +434,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:0, …")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="cores to use (default: all)")
+    parser.add_argument("--threads", type=int, default=None, help="cores to use (default: all; one with --quick)")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the JSON and the Markdown file")
     args = parser.parse_args()
+    args.threads = args.threads or (1 if args.quick else os.cpu_count())
     origin, began, load = provenance(), time.perf_counter(), os.getloadavg()[0]
     results = measure(args.device, args.quick, args.threads)
     machine = {"device": origin["hardware"]["gpu"] if args.device.startswith("cuda") else "CPU", "CPU": origin["hardware"]["cpu"],
                "cores": origin["hardware"]["cores"], "cores used": args.threads, "system": platform.platform(),
                **{k: v for k, v in origin["versions"].items() if v}, "commit": origin["commit"],
                "load average before (a quiet machine: near 0)": f"{load:.1f}", "minutes": f"{(time.perf_counter() - began) / 60:.1f}"}
-    note = ("abs_lab measures divergence as its preset says; the plain script measures nothing. 'Its own choice' is what EnvPool takes when no number is given.")
+    note = (f"abs_lab measures divergence as its preset says; the plain script measures nothing. 'Its own choice' is what EnvPool takes when "
+            f"no number is given. {SYNC}: the same script on Gymnasium's own environments, one after the other in Python, as CleanRL's script for "
+            f"classic control has them" + ("." if gymnasium_has("LunarLander-v3") else " (left out here: Gymnasium's Box2D is not installed)."))
     results = dict(quick=args.quick, machine=machine, note=note) | results
     name = f"pqn_speed-{'gpu' if args.device.startswith('cuda') else 'cpu'}{'-quick' if args.quick else ''}"
     args.out.mkdir(parents=True, exist_ok=True)

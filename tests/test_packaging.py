@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from abs_lab.runs import DEFAULTS
+
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ["plan", "envs", "networks", "returns", "divergence", "controllers", "train", "pqn", "runs"]
 BARE = {"torch", "numpy", "gymnasium", "envpool", "safetensors"}
@@ -196,7 +198,7 @@ def test_every_setting_is_documented_above_its_line():
     lines = (ROOT/"settings.ini").read_text().splitlines()
     parser = configparser.ConfigParser()
     parser.read(ROOT/"settings.ini")
-    assert list(parser["abs_lab"]) == ["runs_dir", "reports_dir", "device", "threads", "jobs"]
+    assert list(parser["abs_lab"]) == list(DEFAULTS)
     for key in parser["abs_lab"]:
         at = next(i for i, line in enumerate(lines) if line.startswith(f"{key} ="))
         assert lines[at - 1].startswith("# "), key
