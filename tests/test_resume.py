@@ -11,10 +11,10 @@ from support import assert_same_run, done, events, finish, result, rows, start, 
 
 MOVING = dict(controller="abs", interval=1, warmup=3, window=5, low=0.05, high=0.9)  # a size that moves, within a few updates
 CONFIGS = {
-    "LunarLander": dict(env_id="LunarLander-v3", total_steps=40_000, eval_envs=40, **MOVING),
-    "Atari": dict(preset="paper_masked", env_id="SpaceInvaders-v5", num_envs=8, total_steps=2_000, eval_envs=2, n_states=64,
+    "LunarLander": dict(env_id="LunarLander-v3", total_steps=30_000, eval_envs=30, **MOVING),
+    "Atari": dict(preset="paper_masked", env_id="SpaceInvaders-v5", num_envs=8, total_steps=1_500, eval_envs=1, n_states=64,
                   **MOVING | dict(warmup=2, rounding="exact")),
-    "Gymnasium": dict(env_id="CartPole-v1", backend="gymnasium", num_envs=16, total_steps=30_000, eval_envs=20, segment_steps=12_000,
+    "Gymnasium": dict(env_id="CartPole-v1", backend="gymnasium", num_envs=16, total_steps=20_000, eval_envs=20, segment_steps=7_000,
                       **MOVING | dict(states="heldout", n_states=128, interval=3, lag=3)),
     "MinAtar": dict(preset="minatar", num_envs=32, total_steps=16_000, eval_envs=8, **MOVING),
 }
@@ -138,7 +138,7 @@ AT_EVERY_WRITE = {
     "held-out states, old policy": dict(total_steps=1_600, states="heldout", n_states=64, interval=2, lag=2),
 }
 
-@pytest.mark.parametrize("name,every", [("segments", 5), *(pytest.param(n, 1, marks=pytest.mark.long) for n in AT_EVERY_WRITE)])
+@pytest.mark.parametrize("name,every", [("segments", 7), *(pytest.param(n, 1, marks=pytest.mark.long) for n in AT_EVERY_WRITE)])
 def test_killed_before_any_write_is_identical(name, every, tmp_path):
     params = dict(env_id="CartPole-v1", num_envs=16, eval_envs=2) | MOVING | dict(size_max=32) | AT_EVERY_WRITE[name]
     code, out, err = finish(start("-c", KILLER, json.dumps(params), tmp_path, every, cwd=tmp_path, checkpoint_seconds=0))
