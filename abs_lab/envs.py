@@ -189,7 +189,7 @@ class Games:
         for e in ended: self.ret[e.env], self.length[e.env] = 0.0, 0
         return ended
 
-# %% ../nbs/01_envs.ipynb #0632fcca
+# %% ../nbs/01_envs.ipynb #813df8dc
 class VecEnvs:
     "A vector of environments with checked actions, true episode returns, and a state that can be saved."
     def __init__(
@@ -301,7 +301,7 @@ class VecEnvs:
         self.segment = state["segment"]
         self._build()
         for a in actions: self.obs = self.env.step(check_actions(a, self.action_space, self.num_envs))[0]
-        self.obs = torch.as_tensor(np.array(self.obs)).to(self.device)
+        self.obs = torch.as_tensor(self.obs).to(self.device)
         if not torch.equal(self.obs, state["obs"].to(self.device)):
             raise AbsLabError(f"{self.config.env_id} did not replay to its saved state: was another version of the simulator installed?")
         self.resetting, self.rows = np.array(state["resetting"]), state["rows"]

@@ -218,7 +218,7 @@ def provenance() -> dict:  # commit, versions, hardware
     return dict(commit=commit(), versions=dict(python=platform.python_version()) | {p: _version(p) for p in packages},
                 hardware=dict(cpu=_cpu(), cores=os.cpu_count(), gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None))
 
-# %% ../nbs/11_runs.ipynb #0357b308
+# %% ../nbs/11_runs.ipynb #0c7c0367
 def _pack(node, tensors):
     "The tree with its tensors moved out and replaced by their places."
     if isinstance(node, (torch.Tensor, np.ndarray)):
@@ -234,12 +234,12 @@ def _unpack(node, tensors):
     if node["#"] == "dict": return {k: _unpack(v, tensors) for k, v in node["items"]}
     return tensors[node["at"]] if node["#"] == "tensor" else tensors[node["at"]].numpy()
 
-def _checksum(tensors):
-    crc = 0
+def _checksum(skeleton, tensors):
+    crc = zlib.crc32(skeleton.encode())
     for t in tensors: crc = zlib.crc32(t.reshape(-1).view(torch.uint8).numpy(), crc)
     return str(crc)
 
-# %% ../nbs/11_runs.ipynb #a7f3874c
+# %% ../nbs/11_runs.ipynb #e011e60c
 def save_tree(
     path: Path,  # file to write
     tree: dict,  # nested dicts and lists; tensors, arrays, numbers, strings and None as leaves
@@ -248,7 +248,7 @@ def save_tree(
     tensors = []
     skeleton = json.dumps(_pack(tree, tensors))
     temporary = path.with_name(path.name + ".tmp")
-    try: save_file({f"{i:05d}": t for i, t in enumerate(tensors)}, temporary, {"tree": skeleton, "checksum": _checksum(tensors)})
+    try: save_file({f"{i:05d}": t for i, t in enumerate(tensors)}, temporary, {"tree": skeleton, "checksum": _checksum(skeleton, tensors)})
     except SafetensorError as e:
         temporary.unlink(missing_ok=True)
         raise OSError(f"{path} could not be written: {e}") from e
@@ -261,7 +261,7 @@ def load_tree(
     "Read a tree of state; raises `AbsLabError` when the file is damaged."
     try:
         with safe_open(path, "pt") as f: header, tensors = f.metadata(), [f.get_tensor(k) for k in sorted(f.keys())]
-        if _checksum(tensors) != header["checksum"]: raise ValueError("its checksum does not match")
+        if _checksum(header["tree"], tensors) != header["checksum"]: raise ValueError("its checksum does not match")
         return _unpack(json.loads(header["tree"]), tensors)
     except (SafetensorError, ValueError, KeyError, TypeError, OSError) as e:
         raise AbsLabError(f"the checkpoint {path} is damaged ({e}). What was recorded is still readable; delete the file to train again "
@@ -434,7 +434,7 @@ class Run:
             if hasattr(self, "log"): self.log.close()
         self.lock.close()
 
-# %% ../nbs/11_runs.ipynb #58458414
+# %% ../nbs/11_runs.ipynb #bd9f2445
 def run(
     config: RunConfig,              # what to run
     dir: Path,                      # its folder
@@ -460,8 +460,9 @@ def read_config(
     path = Path(dir) / "config.json"
     try: found = json.loads(path.read_text())
     except (OSError, ValueError) as e: raise AbsLabError(f"{path} cannot be read as a run's parameters: {e}") from e
-    if found.get("format") != FORMAT:
-        raise AbsLabError(f"{dir} was written in format {found.get('format')}; this version reads format {FORMAT}. Choose another folder, or the version that wrote it")
+    written = found.get("format") if isinstance(found, dict) else None
+    if written != FORMAT:
+        raise AbsLabError(f"{dir} was written in format {written}; this version reads format {FORMAT}. Choose another folder, or the version that wrote it")
     return configure(**found["config"])
 
 # %% ../nbs/11_runs.ipynb #f9d9140e
@@ -505,7 +506,7 @@ def fork(
     half.rename(target)
     return config
 
-# %% ../nbs/11_runs.ipynb #68c295a0
+# %% ../nbs/11_runs.ipynb #9757bfb8
 def main(
     argv: list[str] | None = None,  # CONFIG.json DIR; the process's own arguments by default
 ) -> int:                           # exit code: 0, 2 (bad input), 130 (interrupted)
@@ -513,13 +514,17 @@ def main(
     argv = sys.argv[1:] if argv is None else argv
     try:
         if len(argv) != 2: raise AbsLabError("usage: python -m abs_lab.runs CONFIG.json DIR")
-        try: params = dict(json.loads(Path(argv[0]).read_text()))
+        try:
+            params = dict(json.loads(Path(argv[0]).read_text()))
+            params = dict(params.get("config", params))
         except (OSError, ValueError, TypeError) as e: raise AbsLabError(f"{argv[0]} cannot be read as parameters: {e}") from e
-        result = run(configure(**params.get("config", params)), Path(argv[1]))
+        result = run(configure(**params), Path(argv[1]))
     except AbsLabError as e:
         print(f"abs_lab: {e}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt: return 130
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
     print(json.dumps({k: result[k] for k in ("id", "steps", "seconds")} | dict(mean_return=result["eval"]["mean"])))
     return 0
 

@@ -157,7 +157,7 @@ def render(runs, folder, **parameters):
     "The figure notebook's cells, executed here on these runs; the text of the page."
     (folder / "reports/quick/data").mkdir(parents=True)
     for run in runs: (folder / "reports/quick/data" / f"{run['id']}.json").write_text(json.dumps(run))
-    space = dict(allow_mixed_commits=False, missing=[], data_dir=folder / "reports/quick/data", report_dir=folder / "reports/quick") | parameters
+    space = dict(allow_mixed_commits=False, ids=[], missing=[], data_dir=folder / "reports/quick/data", report_dir=folder / "reports/quick") | parameters
     for cell in json.loads(NOTEBOOK.read_text())["cells"]:
         if cell["cell_type"] == "code" and not cell["metadata"].get("tags"): exec("".join(cell["source"]), space)
     return (folder / "reports/quick/index.html").read_text()
