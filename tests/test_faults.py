@@ -218,7 +218,7 @@ def test_another_simulator(unfinished, command):
 @pytest.mark.parametrize("text,words", [
     ('{"format": 0, "config": {}}', ["format 0", "format 1"]), ('{"format": 2, "config": {}}', ["format 2"]), ("{}", ["format None"]),
     ("{torn", ["config.json", "cannot be read"]),
-    pytest.param("[]", ["config.json"])])
+    ("[]", ["format None", "format 1"])])
 def test_a_folder_of_another_version(text, words, unfinished, command):
     path, dir = unfinished
     (dir/"config.json").write_text(text)
