@@ -399,14 +399,14 @@ def markdown(r):
 def measured(config): return f"measured every {config.meter.interval} updates" if config.meter.interval > 1 else "measured at every update"
 
 
-def measure(device, quick, cores):
+def measure(device, quick, cores, rounds):
     "Everything, as one dict."
     few = lambda small, full: small if quick else full
     spare = min(2, cores)
     base = configure("pqn", "paper", "fixed", env_id="Breakout-v5", num_envs=few(16, 128), size=few(16, 32))
     lunar = configure("pqn", "classic", "fixed", env_id="LunarLander-v3", num_envs=few(8, 64), size=few(16, 32))
     for config in (base, lunar): same_work(config)
-    rounds, threads = few(1, 5), [(e, t) for e in (1, spare) for t in (1, spare)]
+    rounds, threads = few(1, rounds), [(e, t) for e in (1, spare) for t in (1, spare)]
     threads = list(dict.fromkeys(threads))
     small = replace(base, env=replace(base.env, num_envs=few(8, 128 if device.startswith("cuda") else 32), env_threads=cores))
 
@@ -423,7 +423,7 @@ def measure(device, quick, cores):
     say("LunarLander: abs_lab, the plain script and the environments alone")
     synchronous = [(SYNC, t) for t in dict.fromkeys([cores, 1])] if gymnasium_has(lunar.env.env_id) else []
     flat = dict(title="LunarLander-v3", what=f"LunarLander-v3, preset classic, {lunar.env.num_envs} × {lunar.controller.size}, {measured(lunar)}",
-                race=race(lunar, threads, [(None, cores), *threads, *synchronous], list(dict.fromkeys([1, spare])), few(1, 7), few(0, 1.5), device))
+                race=race(lunar, threads, [(None, cores), *threads, *synchronous], list(dict.fromkeys([1, spare])), rounds, few(0, 1.5), device))
     say("LunarLander: the meter, the parts, changes of size")
     flat |= dict(meter=meter_share(lunar, 1, few(2, 30), device), breakdown=breakdown(lunar, 1, 1, few(1, 20), device),
                  changes=changes(lunar, 1, few(3, 20), few(1, 5), few(1, 5), device))
@@ -435,11 +435,12 @@ def main():
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:0, …")
     parser.add_argument("--threads", type=int, default=None, help="cores to use (default: all; one with --quick)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds in which the contenders take turns")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="folder of the JSON and the Markdown file")
     args = parser.parse_args()
     args.threads = args.threads or (1 if args.quick else os.cpu_count())
     origin, began, load = provenance(), time.perf_counter(), os.getloadavg()[0]
-    results = measure(args.device, args.quick, args.threads)
+    results = measure(args.device, args.quick, args.threads, args.rounds)
     machine = {"device": origin["hardware"]["gpu"] if args.device.startswith("cuda") else "CPU", "CPU": origin["hardware"]["cpu"],
                "cores": origin["hardware"]["cores"], "cores used": args.threads, "system": platform.platform(),
                **{k: v for k, v in origin["versions"].items() if v}, "commit": origin["commit"],
