@@ -286,7 +286,7 @@ def _write_json(path, value):
         f.flush(); os.fsync(f.fileno())
     os.replace(temporary, path)
 
-# %% ../nbs/11_runs.ipynb #5c06d419
+# %% ../nbs/11_runs.ipynb #24ddd04f
 class Run:
     "A run directory, open for training."
     def __init__(
@@ -346,6 +346,7 @@ class Run:
             self.envs.load_state_dict(tree["envs"], self._read_actions(tree["envs"]))
         self.log = open(self.dir / "steps.jsonl", "ab")
         self.log.truncate(lines)
+        self.log.seek(0, os.SEEK_END)
         self.event("resume" if resumed else "start", device=str(self.device), threads=torch.get_num_threads(), **provenance())
 
     def _actions_path(self, segment): return self.dir / f"actions-{segment}"
