@@ -4,18 +4,20 @@
     python benchmarks/pqn_speed.py --device cuda   the same on a GPU (needs torch, numpy, gymnasium, envpool, safetensors)
     python benchmarks/pqn_speed.py --quick         a smoke run with tiny sizes, whose numbers mean nothing
 
-Contenders take turns, in rounds, and the order rotates; a ratio is taken within each round, and its median and range over the
-rounds are given. Exploration stays at ε ≈ 1 throughout (the first minutes of a long run), so that all contenders, and the
-random actions of the ceiling, play the same kind of game. Nothing is asserted about speed.
+Contenders take turns, in rounds, each in a process of its own, and the order rotates. A ratio is taken within each round; its median
+and its range over the rounds are given. The best setting of a contender is chosen after the fact, for all contenders alike.
+Exploration stays at ε ≈ 1 throughout (the first minutes of a long run), so that all contenders, and the random actions of the
+ceiling, play the same kind of game. Nothing is asserted about speed.
 """
 import argparse
 import json
+import multiprocessing
 import os
 import platform
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -194,37 +196,67 @@ def ceiling(config, env_threads):
 
 # ---- timing ----
 
-@dataclass
-class Contender:
-    "A loop that is timed by the slice."
-    name: str
-    kind: str            # abs_lab, plain, plain on SyncVectorEnv, ceiling
-    loop: object         # yields once per update
-    threads: int         # torch threads
-    default: bool = False   # in its default setting
-    updates: int = 1        # per slice
-    speeds: list = field(default_factory=list)  # environment steps per second, by round
+@dataclass(frozen=True)
+class Setting:
+    "In what a contender is free to choose."
+    env_threads: object     # EnvPool's; None: its own choice; SYNC: Gymnasium's environments instead
+    torch_threads: int
+    passive: bool = False   # OMP_WAIT_POLICY=PASSIVE: torch's threads sleep while they wait, and leave the cores to EnvPool's
 
-    def run(self, updates, device):
-        "Environment steps per second over some updates."
-        torch.set_num_threads(self.threads)
+    def __str__(self):
+        parts = [] if self.env_threads == SYNC else [f"EnvPool threads {self.env_threads or 'its own choice'}"]
+        return ", ".join(parts + [f"torch threads {self.torch_threads}"] * bool(self.torch_threads) + ["passive waiting"] * self.passive)
+
+
+def serve(pipe, kind, parameters, setting, device):
+    "A contender's process: advance by as many updates as the pipe says, answer with environment steps and seconds."
+    config = configure(**parameters)
+    if setting.torch_threads: torch.set_num_threads(setting.torch_threads)
+    if kind == "abs_lab": loop = ours(replace(config, env=replace(config.env, env_threads=setting.env_threads)), device)
+    else: loop = (ceiling(config, setting.env_threads) if kind == "ceiling" else plain(config, device, setting.env_threads))
+    for updates in iter(pipe.recv, None):
         synchronise(device)
         began = time.perf_counter()
-        steps = sum(next(self.loop)[0] for _ in range(updates))
+        steps = sum(next(loop)[0] for _ in range(updates))
         synchronise(device)
-        return steps / (time.perf_counter() - began)
+        pipe.send((steps, time.perf_counter() - began))
 
 
-def interleave(contenders, rounds, seconds, device):
+class Contender:
+    "A loop in a process of its own, idle until it is its turn."
+    def __init__(self, kind, config, setting, device, default):
+        self.kind, self.setting, self.default, self.updates, self.speeds = kind, setting, default, 1, []
+        self.name = f"{'environments alone' if kind == 'ceiling' else kind}, {setting}"
+        context = multiprocessing.get_context("spawn")
+        self.pipe, other = context.Pipe()
+        if setting.passive: os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # read when the new process loads torch
+        self.process = context.Process(target=serve, args=(other, kind, config.flat(), setting, device), daemon=True)
+        self.process.start()
+        if setting.passive: del os.environ["OMP_WAIT_POLICY"]
+        other.close()  # so that a death is heard
+
+    def run(self, updates):
+        "Environment steps and seconds of some updates."
+        try:
+            self.pipe.send(updates)
+            return self.pipe.recv()
+        except (EOFError, OSError): raise RuntimeError(f"{self.name} ended without an answer: see its message above") from None
+
+    def close(self):
+        self.pipe.send(None)
+        self.process.join()
+
+
+def interleave(contenders, rounds, seconds):
     "Warm up, then time every contender once per round; the order rotates."
     for c in contenders:
-        c.run(1, device)
-        began = time.perf_counter()
-        c.run(1, device)
-        c.updates = max(round(seconds / (time.perf_counter() - began)), 1)
+        c.run(1)
+        c.updates = max(round(seconds / c.run(1)[1]), 1)
     for r in range(rounds):
         k = r % len(contenders)
-        for c in contenders[k:] + contenders[:k]: c.speeds.append(c.run(c.updates, device))
+        for c in contenders[k:] + contenders[:k]:
+            steps, spent = c.run(c.updates)
+            c.speeds.append(steps / spent)
 
 
 def spread(values):
@@ -244,33 +276,23 @@ def default(contenders, kind):
     return next(c for c in contenders if c.kind == kind and c.default)
 
 
-def setting(env_threads, torch_threads):
-    where = "" if env_threads == SYNC else f"EnvPool threads {env_threads or 'its own choice'}, "
-    return f"{where}torch threads {torch_threads}"
-
-
 # ---- what is measured ----
 
-def race(config, ours_at, plain_at, ceilings, rounds, seconds, device):
-    "abs_lab against the plain script and the ceiling; settings are (EnvPool threads, torch threads), the default first."
-    with_threads = lambda k: replace(config, env=replace(config.env, env_threads=k))
-    field_ = [Contender(f"abs_lab, {setting(e, t)}", "abs_lab", ours(with_threads(e), device), t, i == 0) for i, (e, t) in enumerate(ours_at)]
-    for i, (e, t) in enumerate(plain_at):
-        kind = f"plain on {SYNC}" if e == SYNC else "plain"
-        field_.append(Contender(f"{kind}, {setting(e, t)}", kind, plain(config, device, e), t, not any(c.kind == kind for c in field_)))
-    field_ += [Contender(f"environments alone, EnvPool threads {e}", "ceiling", ceiling(config, e), 1) for e in ceilings]
-    interleave(field_, rounds, seconds, device)
-    top, pairs = best(field_, "ceiling"), {}
-    scripts = dict.fromkeys(c.kind for c in field_ if c.kind.startswith("plain"))
-    at = lambda c: c.name.split(", ", 1)[1]
+def race(config, entries, rounds, seconds, device):
+    "abs_lab against plain scripts and the ceiling; entries are (kind, setting), and the first of a kind is its default setting."
+    kinds = list(dict.fromkeys(kind for kind, _ in entries))
+    all_ = [Contender(kind, config, setting, device, (kind, setting) == next(e for e in entries if e[0] == kind))
+            for kind, setting in dict.fromkeys(entries)]
+    interleave(all_, rounds, seconds)
+    for c in all_: c.close()
+    top, pairs = best(all_, "ceiling"), {}
     for which, pick in (("default", default), ("best", best)):
-        one = pick(field_, "abs_lab")
-        for script in scripts:
-            other = pick(field_, script)
-            pairs[f"abs_lab / {script}, each in its {which} setting ({at(one)} / {at(other)})"] = ratio(one, other)
-        for c in (one, *(pick(field_, script) for script in scripts)):
-            pairs[f"{c.kind} in its {which} setting / ceiling ({at(top)})"] = ratio(c, top)
-    speeds = {c.name + (" (default)" if c.default else ""): spread(c.speeds) for c in field_}
+        one, *scripts = (pick(all_, kind) for kind in kinds if kind != "ceiling")
+        for other in scripts:
+            pairs[f"abs_lab / {other.kind}, each in its {which} setting ({one.setting} / {other.setting})"] = ratio(one, other)
+        for c in (one, *scripts):
+            pairs[f"{c.kind} in its {which} setting / environments alone ({c.setting} / {top.setting})"] = ratio(c, top)
+    speeds = {c.name + (" (default)" if c.default and c.kind != "ceiling" else ""): spread(c.speeds) for c in all_}
     return dict(steps_per_second=speeds, ratios=pairs)
 
 
@@ -290,8 +312,8 @@ def breakdown(config, threads, env_threads, updates, device):
     "Where the time goes, as shares of it: abs_lab and the plain script, both with the device in step with the clock."
     torch.set_num_threads(threads)
     out = {}
-    for name, make in (("abs_lab", lambda clock: ours(replace(config, env=replace(config.env, env_threads=env_threads)), device, clock=clock)),
-                       ("plain", lambda clock: plain(config, device, env_threads, clock))):
+    at = replace(config, env=replace(config.env, env_threads=env_threads))
+    for name, make in (("abs_lab", lambda clock: ours(at, device, clock=clock)), ("plain", lambda clock: plain(at, device, env_threads, clock))):
         clock = Clock(device, sync=True)
         published, pqn.q_lambda = pqn.q_lambda, clock.around(q_lambda, "targets")
         try:
@@ -344,7 +366,8 @@ def changes(config, threads, updates, per_size, rounds, device):
             at[s] = median(timed(fixed[s])[2] for _ in range(per_size))
         steps, spent, expected = sum(n for _, n, _ in walked), sum(t for *_, t in walked), sum(at[s] for s, *_ in walked)
         ratios.append(spent / expected)
-        rows.append(dict(sizes=[s for s, *_ in walked], microseconds_per_step=dict(walk=1e6 * spent / steps, fixed=1e6 * expected / steps)))
+        per_step = dict(walk=1e6 * spent / steps, fixed=1e6 * expected / steps)
+        rows.append(dict(sizes=[s for s, *_ in walked], microseconds_per_step=per_step))
     return dict(time_ratio=spread(ratios), rounds=rows, num_envs=config.env.num_envs)
 
 
@@ -377,7 +400,7 @@ def table(head, rows): return [f"| {' | '.join(head)} |", "|" + "---|" * len(hea
 def markdown(r):
     out = ["# Speed of PQN" + (" (smoke run: the numbers mean nothing)" if r["quick"] else ""), ""]
     out += table(["", ""], [f"{k} | {v}" for k, v in r["machine"].items()])
-    out += [f"Contenders take turns in rounds; medians over rounds, and the range. Steps are environment steps (Atari frames: × 4). {r['note']}", ""]
+    out += [f"Contenders take turns in rounds, each in a process of its own; medians over rounds, and the range. Steps are environment steps (Atari frames: × 4). {r['note']}", ""]
     for letter, task in (("a, c", "atari"), ("d, c", "lunar")):
         race_ = r[task]["race"]
         out += [f"## ({letter}) {r[task]['what']}", ""]
@@ -403,27 +426,31 @@ def measure(device, quick, cores, rounds):
     "Everything, as one dict."
     few = lambda small, full: small if quick else full
     spare = min(2, cores)
-    base = configure("pqn", "paper", "fixed", env_id="Breakout-v5", num_envs=few(16, 128), size=few(16, 32))
+    base = configure("pqn", "paper", "fixed", env_id="Breakout-v5", num_envs=few(8, 128), size=few(16, 32))
     lunar = configure("pqn", "classic", "fixed", env_id="LunarLander-v3", num_envs=few(8, 64), size=few(16, 32))
     for config in (base, lunar): same_work(config)
-    rounds, threads = few(1, rounds), [(e, t) for e in (1, spare) for t in (1, spare)]
-    threads = list(dict.fromkeys(threads))
-    small = replace(base, env=replace(base.env, num_envs=few(8, 128 if device.startswith("cuda") else 32), env_threads=cores))
+    rounds = few(1, rounds)
+    small = replace(base, env=replace(base.env, num_envs=few(4, 128 if device.startswith("cuda") else 32), env_threads=cores))
 
     def say(what): print(f"… {what}", file=sys.stderr, flush=True)
 
     say("Atari: abs_lab, the plain script and the environments alone")
-    first = (base.env.env_threads, cores)  # what a run takes when nothing is set
+    entries = [("abs_lab", Setting(base.env.env_threads, cores)), ("abs_lab", Setting(cores, cores)), ("abs_lab", Setting(cores, cores, True)),
+               ("plain", Setting(None, cores)), ("plain", Setting(None, cores, True)), ("ceiling", Setting(1, 0)), ("ceiling", Setting(cores, 0))]
     atari = dict(title="Breakout-v5", what=f"Breakout-v5, preset paper, {base.env.num_envs} × {base.controller.size}, {measured(base)}",
-                 race=race(base, list(dict.fromkeys([first, (cores, cores)])), [(None, cores)], list(dict.fromkeys([1, cores])), rounds, few(0, 4), device))
+                 race=race(base, few(entries[::3], entries), rounds, few(0, 4), device))
     say("Atari: the meter, the parts, changes of size")
     wide = replace(base, env=replace(base.env, env_threads=cores))
     atari |= dict(meter=meter_share(wide, cores, few(1, 4), device), breakdown=breakdown(base, cores, cores, few(1, 2), device),
                   changes=changes(small, cores, few(3, 12), 1, few(1, 3), device))
     say("LunarLander: abs_lab, the plain script and the environments alone")
-    synchronous = [(SYNC, t) for t in dict.fromkeys([cores, 1])] if gymnasium_has(lunar.env.env_id) else []
+    grid = [Setting(e, t) for e in (1, spare) for t in (1, spare)]
+    entries = [("abs_lab", setting) for setting in (*grid, Setting(spare, spare, True))]
+    entries += [("plain", setting) for setting in (Setting(None, cores), Setting(None, cores, True), *grid)]
+    if gymnasium_has(lunar.env.env_id): entries += [(f"plain on {SYNC}", Setting(SYNC, t)) for t in (cores, 1)]
+    entries += [("ceiling", Setting(1, 0)), ("ceiling", Setting(spare, 0))]
     flat = dict(title="LunarLander-v3", what=f"LunarLander-v3, preset classic, {lunar.env.num_envs} × {lunar.controller.size}, {measured(lunar)}",
-                race=race(lunar, threads, [(None, cores), *threads, *synchronous], list(dict.fromkeys([1, spare])), rounds, few(0, 1.5), device))
+                race=race(lunar, few([e for e in entries if e[1] in (Setting(1, 1), Setting(1, 0))], entries), rounds, few(0, 1.5), device))
     say("LunarLander: the meter, the parts, changes of size")
     flat |= dict(meter=meter_share(lunar, 1, few(2, 30), device), breakdown=breakdown(lunar, 1, 1, few(1, 20), device),
                  changes=changes(lunar, 1, few(3, 20), few(1, 5), few(1, 5), device))
@@ -445,7 +472,7 @@ def main():
                "cores": origin["hardware"]["cores"], "cores used": args.threads, "system": platform.platform(),
                **{k: v for k, v in origin["versions"].items() if v}, "commit": origin["commit"],
                "load average before (a quiet machine: near 0)": f"{load:.1f}", "minutes": f"{(time.perf_counter() - began) / 60:.1f}"}
-    note = (f"abs_lab measures divergence as its preset says; the plain script measures nothing. 'Its own choice' is what EnvPool takes when "
+    note = (f"Passive waiting: started with OMP_WAIT_POLICY=PASSIVE. abs_lab measures divergence as its preset says; the plain script measures nothing. 'Its own choice' is what EnvPool takes when "
             f"no number is given. {SYNC}: the same script on Gymnasium's own environments, one after the other in Python, as CleanRL's script for "
             f"classic control has them" + ("." if gymnasium_has("LunarLander-v3") else " (left out here: Gymnasium's Box2D is not installed)."))
     results = dict(quick=args.quick, machine=machine, note=note) | results
