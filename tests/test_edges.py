@@ -63,6 +63,20 @@ def test_a_rebuild_truncates_even_where_time_limits_terminate():
     assert rollout.truncated[-1].all() and not rollout.terminated[-1].any()
 
 
+def test_segments_count_from_the_start_of_the_run():
+    envs, progress, ends = VecEnvs(EnvConfig("CartPole-v1", num_envs=16, segment_steps=1_900)), Progress(8_000), []
+    while progress.step < 8_000:
+        before = envs.segment
+        envs.collect(Still(), 16, progress)
+        if envs.segment > before: ends.append(progress.step)
+    assert ends == [2_048, 3_840, 5_888, 7_680]  # the first updates that end at or after 1,900, 3,800, 5,700, 7,600
+
+
+def test_doubles_become_singles():
+    assert VecEnvs(EnvConfig("HalfCheetah-v4", num_envs=1)).obs.dtype == torch.float32
+    assert VecEnvs(EnvConfig("Pong-v5", num_envs=1)).obs.dtype == torch.uint8
+
+
 def test_a_flag_that_was_given_counts_even_at_its_default():
     assert train_config("pqn --total-steps 4000000 --interval 4".split()).meter.interval == 4
     assert train_config("pqn --total-steps 4000000".split()).meter.interval == 40
