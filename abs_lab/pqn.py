@@ -200,6 +200,23 @@ class PQN:
         features = self.net.features(obs[:: max(len(obs) // most, 1)][:most])
         return dict(dormant=dormant_fraction(features), rank=feature_rank(features), weight_norm=weight_norm(self.net))
 
+    def _rows(self, rollout):
+        "Observations, actions, λ-returns and weights of the flattened rollout."
+        c, next_value = self.config, self.policy(rollout.next_obs).amax(-1)
+        targets = q_lambda(rollout.rewards, rollout.terminated, rollout.truncated, rollout.extras["value"], next_value, c.gamma, c.lam)
+        return [x.flatten(0, 1) for x in (rollout.obs, rollout.actions, targets, rollout.mask.float())]
+
+    def gradient(self, rollout):
+        "A function from rows [B] to the flat gradient [P] of their loss: the targets are of now, the weights of when it is called."
+        (obs, actions, targets, weight), parameters = self._rows(rollout), list(self.net.parameters())
+        def of(rows):
+            real, total = weight[rows].sum().clamp(min=1), 0
+            for i in rows.split(self.piece or len(rows)):
+                loss = self.config.loss_scale * q_loss(self.net(obs.index_select(0, i)), actions[i], targets[i], weight[i], real)
+                total = total + torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+            return total
+        return of
+
     def state_dict(self) -> dict:  # weights, optimiser, generator
         "All that an update changes."
         return dict(net=self.net.state_dict(), optimizer=self.optimizer.state_dict(), generator=self.generator.get_state())

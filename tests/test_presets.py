@@ -187,4 +187,4 @@ def test_the_parameters_cell_is_generated_from_the_dataclasses():
     cell, = (c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", []))
     assert "".join(cell["source"]).strip() == parameters_cell("pqn").strip()
     names = {node.targets[0].id for node in ast.parse(parameters_cell("pqn")).body}
-    assert names == set(configure().flat()) - {"agent"} | {"size", "shape", "starts", "sizes", "arm", "run_dir"}
+    assert names == set(configure().flat()) - {"agent"} | {"size", "shape", "starts", "sizes", "move", "divisor", "arm", "run_dir"}
