@@ -17,10 +17,11 @@ from typing import Annotated
 import tyro
 
 # %% ../nbs/21_cli.ipynb #18a1e17c
+from .config import AGENTS, OWN, RunConfig, configure, describe, settings
 from .controllers import CONTROLLERS
 from .envs import EnvConfig
 from .plan import AbsLabError, choose
-from .runs import AGENTS, OWN, RunConfig, configure, describe, progress_bar, run, settings
+from .runs import progress_bar, run
 from .studies import STUDIES, reproduce, steps_done
 
 # %% ../nbs/21_cli.ipynb #140a3197

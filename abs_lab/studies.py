@@ -22,11 +22,12 @@ from pathlib import Path
 import numpy as np
 
 # %% ../nbs/19_studies.ipynb #00bba283
+from .config import AGENTS, RunConfig, configure, describe, project_root, settings
 from .controllers import CONTROLLERS
 from .divergence import Divergence
 from .envs import EnvConfig, backend_for
 from .plan import AbsLabError, choose
-from .runs import AGENTS, RunConfig, configure, commit, describe, project_root, read_jsonl, settings
+from .storage import commit, read_jsonl
 
 # %% ../nbs/19_studies.ipynb #d505a8f9
 def parameters(

@@ -8,12 +8,13 @@ import torch
 
 from abs_lab import studies
 from abs_lab.cli import train_config
+from abs_lab.config import configure
 from abs_lab.controllers import Fixed
 from abs_lab.divergence import Divergence
 from abs_lab.envs import EnvConfig, VecEnvs
 from abs_lab.plan import AbsLabError, Progress
 from abs_lab.pqn import PQN, PQNConfig
-from abs_lab.runs import configure, fork, run
+from abs_lab.runs import fork, run
 from abs_lab.train import evaluate, train
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from abs_lab import cli, runs, studies
+from abs_lab.config import configure
 from abs_lab.plan import AbsLabError
-from abs_lab.runs import Run, Runs, configure, fork, load_tree, run
+from abs_lab.runs import Run, Runs, fork, run
+from abs_lab.storage import load_tree
 from abs_lab.studies import STUDIES, Study, steps_done
 from support import ROOT, assert_same_run, events, finish, rows, start, wait_for
 
