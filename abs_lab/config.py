@@ -74,7 +74,7 @@ class AgentKind(NamedTuple):
 AGENTS = {"pqn": AgentKind(pqn.PQNConfig, pqn.PQN, pqn.plan_update, pqn.PRESETS, pqn.preset_for)}
 
 # %% ../nbs/11_config.ipynb #53226e29
-FORMAT = 1  # of the run directory; raised when a default changes its meaning or older folders can no longer be read
+FORMAT = 2  # of the run directory; raised when a default changes its meaning or older folders can no longer be read
 OWN = ("seed", "total_steps", "eval_envs", "eval_episodes")  # what belongs to the run itself and to none of its parties
 
 @dataclass(frozen=True)
@@ -173,7 +173,6 @@ def earliest_change(
     config: RunConfig,  # with an ABS controller
 ) -> float:             # share of the run, 0 to 1 (more than 1: never)
     "The share of a run after which ABS can first leave its smallest size, at the lowest signal it can see (on-policy agents)."
-    abs_, steps = replace(config.controller), 0
-    schedule = abs_.schedule([abs_.low] * 1000)
+    schedule = config.controller.schedule([config.controller.low] * 1000)
     measurements = next((i + 1 for i, size in enumerate(schedule) if size != schedule[0]), math.inf)
     return measurements * config.meter.interval * config.env.num_envs * schedule[0] / config.total_steps

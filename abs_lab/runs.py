@@ -23,7 +23,7 @@ import torch
 
 # %% ../nbs/13_runs.ipynb #ac7ea9d9
 from .config import AGENTS, FORMAT, RunConfig, configure, settings
-from .envs import VecEnvs
+from .envs import VecEnvs, cores, role_seeds
 from .plan import AbsLabError, Progress, Step, choose
 from .storage import load_tree, provenance, read_jsonl, save_tree, write_json
 from .train import evaluate, train
@@ -68,12 +68,11 @@ class Run:
         except (RuntimeError, AssertionError) as e: raise AbsLabError(f"device {device!r} cannot be used here: {str(e).split(chr(10))[0]}") from e
         self.envs = VecEnvs(c.env, c.seed, "train", self.device)
         images = len(self.envs.obs_space.shape) > 1
-        share = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count())  # a study divides the cores among its runs
-        torch.set_num_threads(self.options["threads"] or (share if images else 1))
+        torch.set_num_threads(self.options["threads"] or (cores() if images else 1))
         self.progress = Progress(c.total_steps)
         self.agent = AGENTS[c.names[0]].make(c.agent, self.envs.obs_space, self.envs.action_space, c.env.num_envs, self.progress, c.seed, self.device)
         self.meter, self.controller = replace(c.meter), replace(c.controller)
-        self.meter.seed(c.seed)
+        self.meter.seed(role_seeds(c.seed, 1, "meter")[0])
 
     def _restore(self):
         self.path, self.seconds, self.saved, lines = self.dir / "checkpoint.safetensors", 0.0, (0, 0), 0

@@ -218,9 +218,9 @@ def test_another_simulator(unfinished, command):
 
 
 @pytest.mark.parametrize("text,words", [
-    ('{"format": 0, "config": {}}', ["format 0", "format 1"]), ('{"format": 2, "config": {}}', ["format 2"]), ("{}", ["format None"]),
+    ('{"format": 0, "config": {}}', ["format 0", "format 2"]), ('{"format": 3, "config": {}}', ["format 3"]), ("{}", ["format None"]),
     ("{torn", ["config.json", "cannot be read"]),
-    ("[]", ["format None", "format 1"])])
+    ("[]", ["format None", "format 2"])])
 def test_a_folder_of_another_version(text, words, unfinished, command):
     path, dir = unfinished
     (dir/"config.json").write_text(text)
