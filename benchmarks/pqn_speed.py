@@ -30,10 +30,11 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
 
 from abs_lab import pqn
+from abs_lab.config import configure
 from abs_lab.envs import VecEnvs
 from abs_lab.plan import Progress
 from abs_lab.returns import q_lambda
-from abs_lab.runs import configure, provenance
+from abs_lab.storage import provenance
 from abs_lab.train import train
 
 FOREVER = 10**9  # environment steps: no schedule moves, and no loop ends, while it is timed

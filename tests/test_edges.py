@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from abs_lab import studies
+from abs_lab import engine
 from abs_lab.cli import train_config
+from abs_lab.config import configure
 from abs_lab.controllers import Fixed
 from abs_lab.divergence import Divergence
 from abs_lab.envs import EnvConfig, VecEnvs
 from abs_lab.plan import AbsLabError, Progress
 from abs_lab.pqn import PQN, PQNConfig
-from abs_lab.runs import configure, fork, run
+from abs_lab.results import collect
+from abs_lab.runs import fork, run
+from abs_lab.studies import STUDIES
 from abs_lab.train import evaluate, train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,16 +106,17 @@ def test_a_fork_is_another_run_than_one_from_the_start(tmp_path):
 def test_collecting_a_study_leaves_other_runs_data_alone(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/other.json").write_text("{}")
-    study = studies.STUDIES["quick"]
-    ids, missing = studies.collect(study, study.grid("smoke"), tmp_path / "none", tmp_path / "data")
+    study = STUDIES["quick"]
+    grid = study.grid("smoke")
+    ids, missing = collect(grid, engine.check_grid(ROOT / study.notebook, grid), tmp_path / "none", tmp_path / "data")
     assert ids == [] and len(missing) == 5 and (tmp_path / "data/other.json").exists()
     with pytest.raises(AbsLabError, match="seeds must be at least 1"): study.grid(seeds=0)
-    with pytest.raises(AbsLabError, match="jobs must be at least 0"): studies.run_queue(ROOT / study.notebook, study.grid("smoke"), tmp_path, -1)
+    with pytest.raises(AbsLabError, match="jobs must be at least 0"): engine.run_queue(ROOT / study.notebook, study.grid("smoke"), tmp_path, -1)
 
 
 def test_a_worker_ends_when_its_queue_is_killed(tmp_path):
     points = [dict(arm="long", env_id="CartPole-v1", num_envs=8, total_steps=5_000_000)]
-    code = f"from abs_lab.studies import run_queue; run_queue({str(ROOT / 'nbs/experiments/pqn.ipynb')!r}, {points!r}, {str(tmp_path)!r}, 1)"
+    code = f"from abs_lab.engine import run_queue; run_queue({str(ROOT / 'nbs/experiments/pqn.ipynb')!r}, {points!r}, {str(tmp_path)!r}, 1)"
     queue = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
     dir = tmp_path / configure(**{k: v for k, v in points[0].items() if k != "arm"}).id
     def size(): return (dir / "steps.jsonl").stat().st_size if (dir / "steps.jsonl").exists() else 0

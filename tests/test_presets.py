@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from abs_lab.config import configure, earliest_change
 from abs_lab.controllers import ABS
 from abs_lab.envs import VecEnvs, role_seeds
 from abs_lab.plan import AbsLabError, BatchPlan, Measurement, Progress
 from abs_lab.pqn import PRESETS, linear_epsilon, plan_update
-from abs_lab.runs import configure, earliest_change
 from abs_lab.studies import STUDIES, parameters_cell
 
 ROOT = Path(__file__).resolve().parent.parent
