@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 # %% ../nbs/08_pqn.ipynb #dd97cd4a
-from .envs import is_atari
+from .envs import is_atari, role_seeds
 from .networks import NETWORKS, dormant_fraction, feature_rank, q_network, weight_norm
 from .plan import AbsLabError, BatchPlan, Progress, at_least, choose
 from .returns import q_lambda
@@ -127,7 +127,7 @@ class PQN:
         action_space,           # of one environment: Discrete
         num_envs: int,          # environments stepped together
         progress: Progress,     # the run's clock
-        seed: int = 0,          # of the weights, of exploration and of the shuffling
+        seed: int = 0,          # the run's: weights, and exploration with shuffling, draw from it in roles of their own
         device: str = "cpu",    # where the network lives
     ):
         if not isinstance(action_space, gym.spaces.Discrete):
@@ -135,10 +135,10 @@ class PQN:
         self.config, self.num_envs, self.progress, self.device = config, num_envs, progress, torch.device(device)
         self.n_actions = int(action_space.n)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(role_seeds(seed, 1, "weights")[0])
             self.net = q_network(config.network, obs_space.shape, self.n_actions, config.init, config.layer_norm).to(self.device)
         self.optimizer = torch.optim.RAdam(self.net.parameters(), lr=config.lr, foreach=True)
-        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.generator = torch.Generator(self.device).manual_seed(role_seeds(seed, 1, "agent")[0])
         self.piece = 128 if self.device.type == "cpu" and len(obs_space.shape) > 1 else None  # rows per backward pass; None: all
 
     def plan(self, size): return plan_update(self.config, size, self.num_envs, self.progress)

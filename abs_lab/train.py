@@ -67,7 +67,7 @@ def evaluate(
         if epsilon: actions = np.where(rng.random(num_envs) < epsilon, rng.integers(0, envs.action_space.n, num_envs), actions)
         obs, *_, ended = envs.step(actions)
         envs.log.clear()
-        obs = torch.from_numpy(obs).to(device)
+        obs = envs.on_device(obs)
         for e in ended: games[e.env].append(e)
         if envs.games.length.max() > max_steps: raise AbsLabError(f"an episode of {config.env_id} did not end within {max_steps} steps")
     envs.close()

@@ -30,10 +30,11 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
 
 from abs_lab import pqn
+from abs_lab.config import configure
 from abs_lab.envs import VecEnvs
 from abs_lab.plan import Progress
 from abs_lab.returns import q_lambda
-from abs_lab.runs import configure, provenance
+from abs_lab.storage import provenance
 from abs_lab.train import train
 
 FOREVER = 10**9  # environment steps: no schedule moves, and no loop ends, while it is timed
@@ -435,7 +436,7 @@ def measure(device, quick, cores, rounds):
     def say(what): print(f"… {what}", file=sys.stderr, flush=True)
 
     say("Atari: abs_lab, the plain script and the environments alone")
-    entries = [("abs_lab", Setting(base.env.env_threads, cores)), ("abs_lab", Setting(cores, cores)), ("abs_lab", Setting(cores, cores, True)),
+    entries = [("abs_lab", Setting(cores, cores)), ("abs_lab", Setting(cores, cores, True)), ("abs_lab", Setting(1, cores)),
                ("plain", Setting(None, cores)), ("plain", Setting(None, cores, True)), ("ceiling", Setting(1, 0)), ("ceiling", Setting(cores, 0))]
     atari = dict(title="Breakout-v5", what=f"Breakout-v5, preset paper, {base.env.num_envs} × {base.controller.size}, {measured(base)}",
                  race=race(base, few(entries[::3], entries), rounds, few(0, 4), device))
@@ -444,7 +445,7 @@ def measure(device, quick, cores, rounds):
     atari |= dict(meter=meter_share(wide, cores, few(1, 4), device), breakdown=breakdown(base, cores, cores, few(1, 2), device),
                   changes=changes(small, cores, few(3, 12), 1, few(1, 3), device))
     say("LunarLander: abs_lab, the plain script and the environments alone")
-    grid = [Setting(e, t) for e in (1, spare) for t in (1, spare)]
+    grid = [Setting(e, t) for t in (1, spare) for e in (spare, 1)]
     entries = [("abs_lab", setting) for setting in (*grid, Setting(spare, spare, True))]
     entries += [("plain", setting) for setting in (Setting(None, cores), Setting(None, cores, True), *grid)]
     if gymnasium_has(lunar.env.env_id): entries += [(f"plain on {SYNC}", Setting(SYNC, t)) for t in (cores, 1)]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from abs_lab.runs import load_tree, read_jsonl
-from abs_lab.studies import steps_done
+from abs_lab.storage import load_tree, read_jsonl
+from abs_lab.results import steps_done
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = Path(sys.executable)

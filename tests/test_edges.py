@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from abs_lab import studies
+from abs_lab import engine
 from abs_lab.cli import train_config
+from abs_lab.config import configure
 from abs_lab.controllers import Fixed
 from abs_lab.divergence import Divergence
 from abs_lab.envs import EnvConfig, VecEnvs
 from abs_lab.plan import AbsLabError, Progress
 from abs_lab.pqn import PQN, PQNConfig
-from abs_lab.runs import configure, fork, run
+from abs_lab.results import collect
+from abs_lab.runs import fork, run
+from abs_lab.studies import STUDIES
 from abs_lab.train import evaluate, train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,6 +66,20 @@ def test_a_rebuild_truncates_even_where_time_limits_terminate():
     assert rollout.truncated[-1].all() and not rollout.terminated[-1].any()
 
 
+def test_segments_count_from_the_start_of_the_run():
+    envs, progress, ends = VecEnvs(EnvConfig("CartPole-v1", num_envs=16, segment_steps=1_900)), Progress(8_000), []
+    while progress.step < 8_000:
+        before = envs.segment
+        envs.collect(Still(), 16, progress)
+        if envs.segment > before: ends.append(progress.step)
+    assert ends == [2_048, 3_840, 5_888, 7_680]  # the first updates that end at or after 1,900, 3,800, 5,700, 7,600
+
+
+def test_doubles_become_singles():
+    assert VecEnvs(EnvConfig("HalfCheetah-v4", num_envs=1)).obs.dtype == torch.float32
+    assert VecEnvs(EnvConfig("Pong-v5", num_envs=1)).obs.dtype == torch.uint8
+
+
 def test_a_flag_that_was_given_counts_even_at_its_default():
     assert train_config("pqn --total-steps 4000000 --interval 4".split()).meter.interval == 4
     assert train_config("pqn --total-steps 4000000".split()).meter.interval == 40
@@ -89,16 +106,17 @@ def test_a_fork_is_another_run_than_one_from_the_start(tmp_path):
 def test_collecting_a_study_leaves_other_runs_data_alone(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/other.json").write_text("{}")
-    study = studies.STUDIES["quick"]
-    ids, missing = studies.collect(study, study.grid("smoke"), tmp_path / "none", tmp_path / "data")
+    study = STUDIES["quick"]
+    grid = study.grid("smoke")
+    ids, missing = collect(grid, engine.check_grid(ROOT / study.notebook, grid), tmp_path / "none", tmp_path / "data")
     assert ids == [] and len(missing) == 5 and (tmp_path / "data/other.json").exists()
     with pytest.raises(AbsLabError, match="seeds must be at least 1"): study.grid(seeds=0)
-    with pytest.raises(AbsLabError, match="jobs must be at least 0"): studies.run_queue(ROOT / study.notebook, study.grid("smoke"), tmp_path, -1)
+    with pytest.raises(AbsLabError, match="jobs must be at least 0"): engine.run_queue(ROOT / study.notebook, study.grid("smoke"), tmp_path, -1)
 
 
 def test_a_worker_ends_when_its_queue_is_killed(tmp_path):
     points = [dict(arm="long", env_id="CartPole-v1", num_envs=8, total_steps=5_000_000)]
-    code = f"from abs_lab.studies import run_queue; run_queue({str(ROOT / 'nbs/experiments/pqn.ipynb')!r}, {points!r}, {str(tmp_path)!r}, 1)"
+    code = f"from abs_lab.engine import run_queue; run_queue({str(ROOT / 'nbs/experiments/pqn.ipynb')!r}, {points!r}, {str(tmp_path)!r}, 1)"
     queue = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
     dir = tmp_path / configure(**{k: v for k, v in points[0].items() if k != "arm"}).id
     def size(): return (dir / "steps.jsonl").stat().st_size if (dir / "steps.jsonl").exists() else 0

@@ -6,10 +6,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from abs_lab import cli, runs, studies
+from abs_lab import cli, engine, runs
+from abs_lab.config import configure
 from abs_lab.plan import AbsLabError
-from abs_lab.runs import Run, Runs, configure, fork, load_tree, run
-from abs_lab.studies import STUDIES, Study, steps_done
+from abs_lab.runs import Run, Runs, fork, run
+from abs_lab.storage import load_tree
+from abs_lab.results import steps_done
+from abs_lab.studies import STUDIES, Study
 from support import ROOT, assert_same_run, events, finish, rows, start, wait_for
 
 SMALL = dict(env_id="CartPole-v1", num_envs=16, total_steps=6_000, eval_envs=4, interval=1, warmup=3)
@@ -140,7 +143,7 @@ def test_a_bad_setting(command, monkeypatch, tmp_path):
 
 
 def study(monkeypatch, arms):
-    s = Study("tiny", "?", "nbs/experiments/pqn.ipynb", "nbs/figures/quick.ipynb", arms, {k: v for k, v in SMALL.items() if k != "warmup"}, seeds=1)
+    s = Study("tiny", "?", "nbs/experiments/pqn.ipynb", "nbs/figures/quick.ipynb", arms, common={k: v for k, v in SMALL.items() if k != "warmup"}, seeds=1)
     monkeypatch.setitem(STUDIES, "tiny", s)
     monkeypatch.chdir(ROOT)
 
@@ -216,9 +219,9 @@ def test_another_simulator(unfinished, command):
 
 
 @pytest.mark.parametrize("text,words", [
-    ('{"format": 0, "config": {}}', ["format 0", "format 1"]), ('{"format": 2, "config": {}}', ["format 2"]), ("{}", ["format None"]),
+    ('{"format": 0, "config": {}}', ["format 0", "format 2"]), ('{"format": 3, "config": {}}', ["format 3"]), ("{}", ["format None"]),
     ("{torn", ["config.json", "cannot be read"]),
-    ("[]", ["format None", "format 1"])])
+    ("[]", ["format None", "format 2"])])
 def test_a_folder_of_another_version(text, words, unfinished, command):
     path, dir = unfinished
     (dir/"config.json").write_text(text)
@@ -372,9 +375,10 @@ def processes_of(mark):
 
 REPRODUCE = """
 import sys
-from abs_lab import cli, studies
-studies.STUDIES["tiny"] = studies.Study("tiny", "?", "nbs/experiments/pqn.ipynb", "nbs/figures/quick.ipynb",
-                                        {"a": {}, "b": dict(controller="fixed", size=16)}, dict(env_id="CartPole-v1", total_steps=10_000_000), seeds=1)
+from abs_lab import cli
+from abs_lab.studies import STUDIES, Study
+STUDIES["tiny"] = Study("tiny", "?", "nbs/experiments/pqn.ipynb", "nbs/figures/quick.ipynb", {"a": {}, "b": dict(controller="fixed", size=16)},
+                        common=dict(env_id="CartPole-v1", total_steps=10_000_000), seeds=1)
 sys.exit(cli.main(["reproduce", "tiny", "--jobs", "2"]))
 """
 
@@ -424,9 +428,9 @@ def test_a_worker_that_is_killed_is_started_again_and_goes_on(monkeypatch, tmp_p
     def killer():
         while not (dir/"checkpoint.safetensors").exists(): time.sleep(0.05)
         for pid, line in processes_of(f"ABS_LAB_RUNS_DIR={tmp_path/'runs'}").items():
-            if b"ipykernel" in line or b"abs_lab.studies" in line: os.kill(int(pid), signal.SIGKILL); killed.append(pid)
+            if b"ipykernel" in line or b"abs_lab.engine" in line: os.kill(int(pid), signal.SIGKILL); killed.append(pid)
     thread = threading.Thread(target=killer)
     thread.start()
-    assert studies.run_queue(ROOT/"nbs"/"experiments"/"pqn.ipynb", [point], tmp_path/"runs", jobs=1, quiet=True) == []
+    assert engine.run_queue(ROOT/"nbs"/"experiments"/"pqn.ipynb", [point], tmp_path/"runs", jobs=1, quiet=True) == []
     thread.join()
     assert len(killed) == 2 and events(dir, "resume")[0]["step"] > 0 and (dir/"result.json").exists()

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from abs_lab import stats
-from abs_lab.runs import Run, configure, run
+from abs_lab.config import configure
+from abs_lab.runs import Run, run
 from abs_lab.studies import STUDIES
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from abs_lab.runs import DEFAULTS
+from abs_lab.config import DEFAULTS
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE = ["plan", "envs", "networks", "returns", "divergence", "controllers", "train", "pqn", "runs"]
+CORE = ["plan", "envs", "networks", "returns", "divergence", "controllers", "train", "pqn", "config", "storage", "runs", "studies", "results"]
 BARE = {"torch", "numpy", "gymnasium", "envpool", "safetensors"}
 OUTSIDE = ["IPython", "ipykernel", "ipywidgets", "jupyter_client", "jupyter_core", "nbformat", "papermill", "plotly", "pandas", "scipy",
            "tyro", "tqdm", "fastcore", "nbdev", "execnb", "pytest"]
@@ -185,7 +185,8 @@ def test_the_core_imports_with_only_the_bare_packages(envpool):
 
 def test_the_core_trains_with_only_the_bare_packages(tmp_path):
     out = bare(f"""
-        from abs_lab.runs import configure, run
+        from abs_lab.config import configure
+        from abs_lab.runs import run
         config = configure("pqn", preset="classic", controller="abs", env_id="CartPole-v1", total_steps=8_192, eval_episodes=1)
         print(run(config, {str(tmp_path/"run")!r})["status"])
     """)

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from abs_lab.config import configure, earliest_change
 from abs_lab.controllers import ABS
-from abs_lab.envs import VecEnvs, env_seeds
+from abs_lab.envs import VecEnvs, role_seeds
 from abs_lab.plan import AbsLabError, BatchPlan, Measurement, Progress
 from abs_lab.pqn import PRESETS, linear_epsilon, plan_update
-from abs_lab.runs import configure, earliest_change
 from abs_lab.studies import STUDIES, parameters_cell
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -145,11 +145,11 @@ def test_ids_are_readable():
 # -- seeds -------------------------------------------------------------------------------------------------------------
 
 def test_no_two_runs_roles_or_segments_share_a_seed():
-    drawn = {key: env_seeds(key[0], 128, *key[1:]) for key in itertools.product(range(10), ("train", "eval", "heldout"), range(3))}
+    drawn = {key: role_seeds(key[0], 128, *key[1:]) for key in itertools.product(range(10), ("train", "eval", "heldout"), range(3))}
     everything = [s for seeds in drawn.values() for s in seeds]
     assert len(everything) == len(set(everything)) == 10 * 3 * 3 * 128
     assert all(0 <= s < 2**31 for s in everything)
-    assert env_seeds(3, 64, "eval") == drawn[3, "eval", 0][:64]  # an environment keeps its seed when others join
+    assert role_seeds(3, 64, "eval") == drawn[3, "eval", 0][:64]  # an environment keeps its seed when others join
     shifted = sum(b - a == 1 for a, b in zip(everything, everything[1:]))
     assert shifted == 0
 
@@ -171,7 +171,7 @@ def test_segments_begin_apart():
     config = configure(env_id="CartPole-v1", num_envs=16, segment_steps=64).env
     envs = VecEnvs(config, 0)
     before = envs.obs.clone()
-    envs._rebuild(np.zeros((3, 1, 16), bool))
+    envs._rebuild(1, np.zeros((3, 1, 16), bool))
     assert envs.segment == 1 and not (before == envs.obs).all(1).any()
 
 

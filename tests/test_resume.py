@@ -6,7 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from abs_lab.runs import Run, Runs, configure, fork, load_tree, run
+from abs_lab.config import configure
+from abs_lab.runs import Run, Runs, fork, run
+from abs_lab.storage import load_tree
 from abs_lab.train import evaluate
 from support import assert_same_run, done, events, finish, result, rows, start, state, wait_for
 
@@ -105,7 +107,9 @@ def test_killed_fifty_times_is_identical(name, tmp_path): killed_is_identical(na
 KILLER = """
 import json, os, signal, sys
 import envpool, torch, pandas
-from abs_lab.runs import configure, provenance, run
+from abs_lab.config import configure
+from abs_lab.runs import run
+from abs_lab.storage import provenance
 config, folder, every = configure(**json.loads(sys.argv[1])), sys.argv[2], int(sys.argv[3])
 provenance()  # asks git, once for all lives
 

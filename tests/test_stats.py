@@ -14,7 +14,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from abs_lab import figures, stats
+from abs_lab import figures, reports, stats
 from abs_lab.plan import AbsLabError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -412,7 +412,7 @@ def study(seeds, **kw):
 
 @pytest.fixture(autouse=True)
 def no_browser(monkeypatch):
-    "Static images start a browser for every figure; nbs/13_figures.ipynb tries one."
+    "Static images start a browser for every figure; nbs/15_figures.ipynb tries one."
     monkeypatch.setattr(figures, "static", lambda *_, **__: None)
 
 
@@ -522,7 +522,7 @@ def test_report_opens_without_a_network_and_is_reproducible(tmp_path):
 
 def test_names_are_data_not_html(tmp_path):
     runs = [invent("<script>alert(1)</script>", seed) for seed in range(2)]
-    figures.report(tmp_path / "s/index.html", "a < b", [(figures.evaluation(runs), "c"), figures.final(runs), figures.learning_curves(runs), "d < e"])
+    reports.report(tmp_path / "s/index.html", "a < b", [(reports.evaluation(runs), "c"), figures.final(runs), figures.learning_curves(runs), "d < e"])
     page = (tmp_path / "s/index.html").read_text()
     assert "<script>alert" not in page and "<title>a &lt; b</title>" in page and "d &lt; e" in page
 
