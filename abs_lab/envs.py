@@ -89,6 +89,8 @@ def backend_for(
         return "gymnasium"
     if config.env_id.startswith("MinAtar/") and "MinAtar/Breakout-v1" not in gym.registry:
         raise AbsLabError(f"{config.env_id} needs MinAtar: pip install 'abs_lab[minatar]'")
+    if not here and config.backend == "auto":
+        raise AbsLabError(f"Gymnasium does not know {config.env_id}, and EnvPool, which may, is not available here ({pool})")
     known = {"auto": [*in_pool, *gym.registry], "envpool": in_pool, "gymnasium": gym.registry}[config.backend]
     choose(f"environment of backend {config.backend}", config.env_id, known)
 

@@ -193,6 +193,27 @@ def test_the_core_trains_with_only_the_bare_packages(tmp_path):
     assert out.splitlines()[-1] == "finished"
 
 
+def test_without_envpool_gymnasium_serves_and_says_so(tmp_path):
+    out = bare(f"""
+        import warnings
+        from abs_lab.config import configure
+        from abs_lab.envs import EnvConfig, VecEnvs
+        from abs_lab.plan import AbsLabError
+        from abs_lab.runs import run
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            result = run(configure(env_id="CartPole-v1", num_envs=8, total_steps=2_048, eval_envs=2), {str(tmp_path/"run")!r})
+        print(result["status"], any("EnvPool is not available here" in str(w.message) and "CartPole-v1" in str(w.message) for w in said))
+        for wrong in (dict(env_id="Pong-v5"), dict(env_id="CartPole-v1", backend="envpool")):
+            try: VecEnvs(EnvConfig(**wrong))
+            except AbsLabError as e: print(e)
+    """, keep=BARE - {"envpool"} | {"optree"})  # torch looks for optree by its metadata, which cannot be hidden
+    first, auto, asked = out.splitlines()
+    assert first == "finished True"
+    assert "Pong-v5" in auto and "EnvPool, which may, is not available here" in auto
+    assert "backend 'envpool' is not available" in asked and "use backend 'gymnasium'" in asked
+
+
 # -- project files -----------------------------------------------------------------------------------------------------
 
 def test_every_setting_is_documented_above_its_line():

@@ -1,8 +1,10 @@
 """Statistics against values computed independently; figures and the report of `quick` on synthetic runs."""
 import itertools
 import json
+import math
 import re
 import shutil
+import statistics
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +20,36 @@ from abs_lab.plan import AbsLabError
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "nbs/figures/quick.ipynb"
 ARMS = ["fixed 16", "fixed 64 (author's epochs)", "fixed 64 (2 epochs)", "ABS 16–64", "ramp 16→64"]
-scores = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40)
 
 
 # ---- statistics
+
+values = st.floats(-1e3, 1e3)
+scores = st.lists(values, min_size=1, max_size=40)
+several = st.dictionaries(st.sampled_from("abcde"), st.lists(values, min_size=1, max_size=7), min_size=1)  # tasks of unequal size
+AGGREGATES = [stats.iqm, stats.mean, stats.median, stats.optimality_gap]
+
+
+def slow_iqm(tasks):
+    "Every run written down so often that all tasks have the same number; then a quarter dropped at either end."
+    most = math.lcm(*map(len, tasks.values()))
+    rows = sorted(x for s in tasks.values() for x in s for _ in range(most // len(s)))
+    return statistics.fmean(rows[len(rows) // 4:len(rows) - len(rows) // 4])
+
+
+def slow_mean(tasks): return statistics.fmean(statistics.fmean(s) for s in tasks.values())
+def slow_median(tasks): return statistics.median(map(statistics.fmean, tasks.values()) if len(tasks) > 1 else next(iter(tasks.values())))
+def slow_gap(tasks, target=1.0): return slow_mean({task: [max(0.0, target - x) for x in s] for task, s in tasks.items()})
+
+
+SLOW = dict(zip(AGGREGATES, [slow_iqm, slow_mean, slow_median, slow_gap]))
+
 
 @given(scores)
 def test_iqm_is_the_mean_of_the_middle_half(values):
     k = len(values) // 4
     np.testing.assert_allclose(stats.iqm(values), np.mean(sorted(values)[k:len(values) - k]), atol=1e-6)
+    np.testing.assert_allclose(stats.iqm(values), scipy.stats.trim_mean(values, 0.25), atol=1e-6)
 
 
 def test_iqm_by_hand():
@@ -35,12 +58,92 @@ def test_iqm_by_hand():
     assert stats.iqm([-1000, 1, 2, 3, 4, 5, 6, 1000]) == 3.5
     assert stats.iqm([[1, 2], [3, 4], [5, 600]]) == 3.5  # all axes pooled: 2, 3, 4, 5
     np.testing.assert_array_equal(stats.iqm([[0, 0], [1, 10], [2, 20], [9, 90]], axis=0), [1.5, 15])
+    np.testing.assert_array_equal(stats.iqm([[0, 1, 2, 9], [0, 10, 20, 90]], axis=1), [1.5, 15])
 
 
-@pytest.mark.parametrize("bad", [[], [1, float("nan")], [1, float("inf")]])
-def test_scores_that_are_not_numbers_are_refused(bad):
-    with pytest.raises(AbsLabError): stats.iqm(bad)
-    with pytest.raises(AbsLabError): stats.interval(bad)
+def test_tasks_of_unequal_size_by_hand():
+    tasks = {"a": [0.0, 1.0], "b": [10.0, 20.0, 30.0, 40.0]}  # a counts twice: 0 0 | 1 1 10 20 | 30 40
+    assert stats.iqm(tasks) == 8 and stats.mean(tasks) == 12.75 and stats.median(tasks) == 12.75
+    assert stats.optimality_gap(tasks, target=20) == (19.5 + 2.5) / 2
+    tasks = {"a": [0.0], "b": [1.0, 2.0], "c": [3.0, 4.0, 8.0]}  # of 18 places a run takes 6, 3 or 2; 4 places dropped at either end
+    assert stats.iqm(tasks) == (2 * 0 + 3 * 1 + 3 * 2 + 2 * 3) / 10
+    assert stats.median(tasks) == 1.5 and stats.mean(tasks) == (0 + 1.5 + 5) / 3
+
+
+@pytest.mark.parametrize("statistic", AGGREGATES)
+@given(several)
+def test_aggregates_against_a_slow_implementation(statistic, tasks):
+    np.testing.assert_allclose(statistic(tasks), SLOW[statistic](tasks), atol=1e-7)
+
+
+@pytest.mark.parametrize("statistic", AGGREGATES)
+@given(several, st.randoms(), st.floats(-50, 50), st.floats(0.1, 10))
+def test_aggregates_keep_to_order_shift_scale_and_range(statistic, tasks, random, shift, scale):
+    before = statistic(tasks)
+    mixed = {task: random.sample(tasks[task], len(tasks[task])) for task in random.sample(sorted(tasks), len(tasks))}
+    np.testing.assert_allclose(statistic(mixed), before, atol=1e-7)                                           # order
+    if statistic is not stats.iqm:                                                                              # seeds that repeat
+        np.testing.assert_allclose(statistic({t: s * (i + 1) for i, (t, s) in enumerate(tasks.items())}), before, atol=1e-7)
+    better = {t: [x + abs(shift) for x in s] for t, s in tasks.items()}
+    everything = np.concatenate([*tasks.values()])
+    if statistic is stats.optimality_gap: assert 0 <= statistic(better) <= before + 1e-9                       # monotone, not negative
+    else:
+        moved = {t: [scale * x + shift for x in s] for t, s in tasks.items()}
+        np.testing.assert_allclose(statistic(moved), scale * before + shift, atol=1e-6)
+        assert everything.min() - 1e-9 <= before <= everything.max() + 1e-9
+    best = max(tasks, key=lambda t: max(tasks[t]))
+    raised = tasks | {best: [x + 100 for x in tasks[best]]}
+    assert (statistic(raised) - before) * (-1 if statistic is stats.optimality_gap else 1) >= -1e-9           # one task better
+
+
+@pytest.mark.parametrize("statistic", AGGREGATES)
+def test_aggregates_along_an_axis(statistic):
+    rng = np.random.default_rng(0)
+    tasks = {"a": rng.normal(size=(3, 4, 5)), "b": rng.normal(size=(3, 7, 5))}
+    found = statistic(tasks, axis=1)
+    assert found.shape == (3, 5)
+    for i, j in np.ndindex(3, 5): np.testing.assert_allclose(found[i, j], statistic({t: s[i, :, j] for t, s in tasks.items()}))
+
+
+@pytest.mark.parametrize("bad, words", [([], "no scores were given"), ({}, "no scores were given"), ([1, float("nan")], "got nan"), ([1, float("inf")], "got inf"),
+                                        ({"Pong-v5": [1.0], "Qbert-v5": [None]}, "got nan for Qbert-v5"), ({"Pong-v5": []}, "for Pong-v5")])
+@pytest.mark.parametrize("statistic", [*AGGREGATES, stats.interval, stats.band, lambda s: stats.profile(s, [0]), lambda s: stats.improvement(s, s)])
+def test_scores_that_are_not_numbers_are_refused(statistic, bad, words):
+    with pytest.raises(AbsLabError, match=words): statistic(bad)
+
+
+def test_a_matrix_of_scores_is_refused_where_it_could_be_seeds_or_points():
+    square = np.zeros((6, 6))
+    for call in (lambda: stats.interval(square), lambda: stats.improvement(square, square), lambda: stats.profile(square, [0])):
+        with pytest.raises(AbsLabError, match=r"2 axes, expected \[seeds\]"): call()
+    with pytest.raises(AbsLabError, match=r"1 axes, expected \[seeds, points\]"): stats.band(square[0])
+    with pytest.raises(AbsLabError, match="curves of 6 and of 7 points"): stats.band({"a": square, "b": np.zeros((6, 7))})
+
+
+# Scores of 6 and of 5 runs [runs, tasks], and what rliable 1.2.0 (arch 7.2.0, pandas 2.2.3, numpy 2.4.6) made of them with 50,000 draws
+# (probability of improvement: 5,000): get_interval_estimates and create_performance_profile, method "percentile".
+RUNS_X = np.array([[0.10, 1.20, 0.50], [0.30, 0.90, 0.70], [0.20, 1.50, 0.40], [0.60, 1.10, 0.90], [0.40, 2.50, 0.80], [0.00, 1.30, 0.65]])
+RUNS_Y = np.array([[0.20, 1.00, 0.45], [0.35, 0.80, 0.75], [0.05, 1.40, 0.30], [0.50, 1.05, 0.95], [0.15, 1.90, 0.60]])
+X, Y = ({task: runs[:, i] for i, task in enumerate("abc")} for runs in (RUNS_X, RUNS_Y))
+RLIABLE = [(X, stats.iqm, 0.695, 0.595, 0.8), (X, stats.mean, 0.780555556, 0.64444444, 0.95), (X, stats.median, 0.658333333, 0.525, 0.79166667),
+           (X, stats.optimality_gap, 0.363888889, 0.29444444, 0.43333333),
+           (Y, stats.iqm, 0.633333333, 0.50555556, 0.76666667), (Y, stats.mean, 0.696666667, 0.56333333, 0.84333333), (Y, stats.median, 0.61, 0.42, 0.81),
+           (Y, stats.optimality_gap, 0.393333333, 0.30666667, 0.47666667)]
+
+
+@pytest.mark.parametrize("tasks, statistic, value, low, high", RLIABLE)
+def test_aggregates_and_intervals_are_those_of_rliable(tasks, statistic, value, low, high):
+    np.testing.assert_allclose(statistic(tasks), value, atol=1e-8)
+    np.testing.assert_allclose(stats.interval(tasks, statistic, n=50_000), (low, high), atol=0.009)  # means of X move in steps of 1/120
+
+
+def test_profiles_and_improvement_are_those_of_rliable():
+    np.testing.assert_allclose(stats.improvement(X, Y), 0.5722222222)
+    np.testing.assert_allclose(stats.improvement_interval(X, Y, n=20_000), (0.36666667, 0.77222222), atol=0.012)
+    share, (low, high) = stats.profile(X, [0.0, 0.25, 0.5, 1.0, 1.3, 2.0], n=50_000)
+    np.testing.assert_allclose(share, [0.94444444, 0.83333333, 0.61111111, 0.27777778, 0.11111111, 0.05555556], atol=1e-8)
+    np.testing.assert_allclose(low, [0.83333333, 0.72222222, 0.44444444, 0.16666667, 0, 0], atol=1e-8)
+    np.testing.assert_allclose(high, [1, 0.94444444, 0.77777778, 0.33333333, 0.22222222, 0.16666667], atol=1e-8)
 
 
 def exact_interval(values, statistic):
@@ -48,28 +151,43 @@ def exact_interval(values, statistic):
     return np.quantile(draws, [0.025, 0.975])
 
 
-@pytest.mark.parametrize("statistic, plain", [(np.mean, np.mean), (np.median, np.median), (stats.iqm, lambda d: np.mean(sorted(d)[1:-1]))])
+@pytest.mark.parametrize("statistic, plain", [(np.mean, np.mean), (stats.mean, np.mean), (stats.median, np.median), (stats.iqm, lambda d: np.mean(sorted(d)[1:-1])),
+                                              (lambda s, axis: stats.optimality_gap(s, axis, 40), lambda d: np.mean(np.maximum(0, 40 - np.array(d))))])
 def test_interval_against_every_possible_draw(statistic, plain):
     values = [12.0, 30.0, 31.5, 47.0, 90.0]
     np.testing.assert_allclose(stats.interval(values, statistic, n=20_000), exact_interval(values, plain), atol=2)
 
 
-def test_interval_against_scipy():
-    values = np.random.default_rng(3).normal(200, 40, size=10)
-    other = scipy.stats.bootstrap((values,), lambda x, axis: scipy.stats.trim_mean(x, 0.25, axis), method="percentile",
-                                  n_resamples=20_000, rng=np.random.default_rng(4)).confidence_interval
-    np.testing.assert_allclose(stats.interval(values, n=20_000), other, atol=1.5)
+def multisets(values):
+    "Every draw with replacement up to its order, and how many orders it has."
+    for draw in itertools.combinations_with_replacement(range(len(values)), len(values)):
+        yield [values[i] for i in draw], math.factorial(len(values)) // math.prod(math.factorial(draw.count(i)) for i in set(draw))
 
 
-def test_strata_are_drawn_apart():
+@pytest.mark.parametrize("statistic", [stats.iqm, stats.mean])
+def test_interval_of_two_unequal_tasks_against_every_possible_draw(statistic):
+    tasks = {"a": [12.0, 30.0, 31.5, 47.0, 90.0], "b": [1.0, 2.0, 5.0, 6.0, 7.0, 60.0]}
+    draws = [(SLOW[statistic]({"a": a, "b": b}), times * more) for a, times in multisets(tasks["a"]) for b, more in multisets(tasks["b"])]
+    assert sum(times for _, times in draws) == 5**5 * 6**6
+    found, times = np.array(draws).T
+    exact = np.quantile(found, [0.025, 0.975], weights=times, method="inverted_cdf")
+    np.testing.assert_allclose(stats.interval(tasks, statistic, n=50_000), exact, atol=0.3)
+
+
+def test_strata_are_drawn_apart_and_weigh_the_same():
     rng = np.random.default_rng(0)
-    a, b = rng.normal(0, 1, 9), rng.normal(1000, 1, 6)
-    low, high = stats.interval({"a": a, "b": b}, np.mean)
-    assert high - low < 3  # a pooled bootstrap would give hundreds
-    means = [np.concatenate([rng.choice(a, 9), rng.choice(b, 6)]).mean() for _ in range(20_000)]
-    np.testing.assert_allclose((low, high), np.quantile(means, [0.025, 0.975]), atol=0.1)
-    square = np.stack([a[:6], b], axis=1)  # [seeds, tasks]
-    assert stats.interval(square, np.mean) == stats.interval({"a": a[:6], "b": b}, np.mean)
+    tasks = {"a": rng.normal(0, 1, 9), "b": rng.normal(2, 3, 5), "c": rng.normal(1000, 1, 6)}
+    for statistic in (stats.iqm, stats.median):
+        draws = [SLOW[statistic]({t: rng.choice(s, len(s)) for t, s in tasks.items()}) for _ in range(4000)]
+        low, high = stats.interval(tasks, statistic, n=20_000)
+        assert high - low < 10  # a pooled bootstrap would give hundreds
+        np.testing.assert_allclose((low, high), np.quantile(draws, [0.025, 0.975]), atol=0.2)
+
+
+@pytest.mark.parametrize("statistic, name", [(np.mean, "stats.mean"), (np.median, "stats.median")])
+def test_functions_that_know_no_tasks_are_refused(statistic, name):
+    for call in (lambda: stats.interval(X, statistic), lambda: stats.band({t: s[:, None] for t, s in X.items()}, statistic)):
+        with pytest.raises(AbsLabError, match=name): call()
 
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=12))
@@ -80,11 +198,40 @@ def test_interval_lies_within_the_scores_or_is_not_given(values):
     else: assert min(values) - 1e-9 <= limits[0] <= limits[1] <= max(values) + 1e-9
 
 
+@pytest.mark.parametrize("level", [0, 1, 95])
+def test_a_level_in_per_cent_is_refused(level):
+    for call in (lambda: stats.interval(X, level=level), lambda: stats.improvement_interval(X, Y, level), lambda: stats.profile(X, [0], level)):
+        with pytest.raises(AbsLabError, match="not between 0 and 1"): call()
+
+
+def test_intervals_shrink_with_the_level_and_repeat_with_the_seed():
+    wide, narrow = stats.interval(X), stats.interval(X, level=0.5)
+    assert wide[0] < narrow[0] < narrow[1] < wide[1] and stats.interval(X) == wide != stats.interval(X, seed=1)
+
+
 def test_band_is_the_interval_at_each_point():
     curves = np.random.default_rng(1).normal(size=(7, 3))
     low, high = stats.band(curves, n=20_000)
-    for i in range(3): np.testing.assert_allclose((low[i], high[i]), stats.interval(curves[:, i], n=20_000), atol=0.08)
+    for i in range(3): np.testing.assert_allclose((low[i], high[i]), stats.interval(curves[:, i], n=20_000))
     assert stats.band(curves[:4]) is None
+    tasks = {"a": curves, "b": 10 * curves[:5]}
+    low, high = stats.band(tasks, n=2000)
+    for i in range(3): np.testing.assert_allclose((low[i], high[i]), stats.interval({t: s[:, i] for t, s in tasks.items()}))
+
+
+@given(several, st.lists(values, min_size=1, max_size=9))
+def test_profile_counts_runs_and_falls(tasks, thresholds):
+    share, limits = stats.profile(tasks, sorted(thresholds), n=20)
+    np.testing.assert_allclose(share, [slow_mean({t: [float(x > tau) for x in s] for t, s in tasks.items()}) for tau in sorted(thresholds)])
+    assert (np.diff(share) <= 1e-12).all()
+    assert (limits is None) == (min(map(len, tasks.values())) < stats.MIN_SEEDS)
+
+
+@given(st.dictionaries(st.sampled_from("abc"), st.lists(st.integers(0, 30), min_size=1, max_size=6), min_size=1))
+@settings(deadline=None)
+def test_area_above_a_profile_is_the_optimality_gap(tasks):
+    share, _ = stats.profile(tasks, np.arange(20))  # constant between whole scores
+    np.testing.assert_allclose(np.sum(1 - share), stats.optimality_gap(tasks, target=20), atol=1e-9)
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=8), st.lists(st.integers(0, 9), min_size=1, max_size=8))
@@ -97,12 +244,73 @@ def test_improvement_counts_pairs(x, y):
 
 def test_improvement_is_averaged_over_tasks_of_unequal_size():
     assert stats.improvement({"a": [1, 1, 1, 1], "b": [0]}, {"b": [1], "a": [0]}) == 0.5
-    with pytest.raises(AbsLabError, match="same tasks"): stats.improvement({"a": [1]}, {"b": [1]})
+    with pytest.raises(AbsLabError, match="same tasks: only the first has a, c; only the second has d"):
+        stats.improvement({"a": [1], "b": [1], "c": [1]}, {"b": [1], "d": [1]})
     x, y = np.arange(6.0), np.arange(6.0) + 1.5
     rng = np.random.default_rng(5)
     draws = [np.mean(rng.choice(x, 6)[:, None] > rng.choice(y, 6)) for _ in range(20_000)]
     np.testing.assert_allclose(stats.improvement_interval(x, y, n=20_000), np.quantile(draws, [0.025, 0.975]), atol=0.03)
+    assert stats.improvement_interval({"a": x, "b": x}, {"a": y, "b": y[:4]}) is None
 
+
+# ---- human-normalised scores
+
+@pytest.mark.parametrize("env_id, random, human", [  # as published
+    ("Breakout-v5", 1.7, 30.5), ("Pong-v5", -20.7, 14.6), ("Qbert-v5", 163.9, 13455), ("Phoenix-v5", 761.4, 7242.6), ("BattleZone-v5", 2360, 37187.5),
+    ("DoubleDunk-v5", -18.6, -16.4), ("NameThisGame-v5", 2292.3, 8049), ("Alien-v5", 227.8, 7127.7), ("Skiing-v5", -17098.1, -4336.9),
+    ("MontezumaRevenge-v5", 0, 4753.3), ("VideoPinball-v5", 16256.9, 17667.9), ("Zaxxon-v5", 32.5, 9173.3)])
+def test_human_normalised_scores(env_id, random, human):
+    np.testing.assert_allclose(stats.human_normalised([random, human, (random + human) / 2], env_id), [0, 1, 0.5], atol=1e-12)
+    assert stats.ATARI_SCORES[env_id] == (random, human)
+
+
+def test_the_table_of_games():
+    assert len(stats.ATARI57) == len(set(stats.ATARI57)) == 57 and all(human > random for random, human in stats.ATARI_SCORES.values())
+    # Sums over dqn_zoo's table (dqn_zoo/atari_data.py), equal there to openrlbenchmark's (hns.py).
+    np.testing.assert_allclose(np.sum([*stats.ATARI_SCORES.values()], axis=0), [50864.9, 606494.2])
+    assert set(stats.ATARI5) == {"BattleZone-v5", "DoubleDunk-v5", "NameThisGame-v5", "Phoenix-v5", "Qbert-v5"}
+    assert set(stats.ATARI10) - set(stats.ATARI5) == {"Amidar-v5", "Bowling-v5", "Frostbite-v5", "KungFuMaster-v5", "Riverraid-v5"}
+
+
+def test_every_game_is_an_environment():
+    assert set(stats.ATARI57) <= set(pytest.importorskip("envpool").list_all_envs())
+
+
+def test_games_without_a_human_score_are_refused_with_the_nearest():
+    with pytest.raises(AbsLabError, match="did you mean Breakout-v5"): stats.human_normalised(1.0, "Breakuot-v5")
+    assert np.isnan(stats.human_normalised([None, 1.7], "Breakout-v5")).tolist() == [True, False]
+
+
+# ---- area under a curve
+
+def test_auc_by_hand():
+    assert stats.auc([0, 10, 100], [0, 10, 10]) == 9.5
+    assert stats.auc([5, 10], [3, 3]) == 3
+    assert stats.auc([0, 1, 2, 3, 4, 5], [None, 1.0, float("nan"), None, 7.0, None]) == 4
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.one_of(st.none(), values)), min_size=2, max_size=30), st.floats(-5, 5), st.floats(-50, 50), st.floats(0.1, 9))
+def test_auc_is_the_mean_of_the_line(points, slope, start, stretch):
+    steps, ys = np.cumsum([gap for gap, _ in points]), [y for _, y in points]
+    there = [(x, y) for x, y in zip(steps.tolist(), ys) if y is not None]
+    if len(there) < 2:
+        with pytest.raises(AbsLabError, match="two points with a value"): stats.auc(steps, ys)
+        return
+    area = sum((c - a) * (b + d) / 2 for (a, b), (c, d) in zip(there, there[1:])) / (there[-1][0] - there[0][0])
+    np.testing.assert_allclose(stats.auc(steps, ys), area, atol=1e-6)
+    assert min(y for _, y in there) - 1e-9 <= stats.auc(steps, ys) <= max(y for _, y in there) + 1e-9
+    np.testing.assert_allclose(stats.auc(steps * stretch + start, ys), area, atol=1e-5)  # the unit of the steps does not matter
+    line = [None if y is None else start + slope * x for x, y in zip(steps, ys)]         # points left out of a straight line change nothing
+    np.testing.assert_allclose(stats.auc(steps, line), start + slope * (there[0][0] + there[-1][0]) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps, ys, words", [([0, 1], [1], "a step for each value"), ([0, 2, 1], [1, 1, 1], "must rise"), ([0, 1, 1], [1, 1, 1], "must rise"),
+                                              ([0, 1], [1, float("inf")], "finite"), ([0, 1], [None, None], "two points with a value, got 0"), ([0, 1], [None, 2], "got 1")])
+def test_curves_without_an_area_are_refused(steps, ys, words):
+    with pytest.raises(AbsLabError, match=words): stats.auc(steps, ys)
+
+
+# ---- tables
 
 def test_summary_shows_all_seeds_and_gives_no_interval_to_few():
     rows = [dict(arm="few", seed=s, score=v) for s, v in [(2, 30.0), (0, 10.0), (1, 20.0)]]
@@ -113,10 +321,61 @@ def test_summary_shows_all_seeds_and_gives_no_interval_to_few():
     with pytest.raises(AbsLabError, match="appears twice"): stats.summarise(rows + rows[:1])
 
 
-def test_summary_of_several_tasks_is_stratified():
+def test_summary_of_several_tasks_is_stratified_and_weighs_them_equally():
     rows = [dict(arm="a", env_id=e, seed=s, score=v) for e, v in [("x", 0.0), ("y", 1.0)] for s in range(6)]
     row = stats.summarise(rows).iloc[0]
     assert (row.n, row["mean"], row.low, row.high) == (6, 0.5, 0.5, 0.5)
+    row = stats.summarise(rows[:-1]).iloc[0]
+    assert (row.n, row["mean"], row["median"], row.iqm, row.low, row.high) == (5, 0.5, 0.5, 0.5, 0.5, 0.5)
+    assert row.scores == [0.0] * 6 + [1.0] * 5
+    with pytest.raises(AbsLabError, match="arm=a, env_id=x, seed=2 appears twice"): stats.summarise([*rows, rows[2]])
+
+
+def test_scores_by_task_keep_the_arms_in_order_and_do_not_touch_the_rows():
+    rows = pd.DataFrame([dict(arm=a, env_id=e, seed=s, score=v) for a, e, s, v in
+                         [("z", "q", 1, 4.0), ("z", "q", 0, 3.0), ("b", "p", 0, 2.0), ("z", "p", 0, 1.0)]])
+    before = rows.copy()
+    found = stats.by_task(rows)
+    assert [*found] == ["z", "b"] and [*found["z"]] == ["p", "q"] and found["z"]["q"].tolist() == [3, 4] and found["b"]["p"].tolist() == [2]
+    pd.testing.assert_frame_equal(rows, before)
+    assert stats.by_task(rows.assign(env_id=None, seed=range(4)))["z"].popitem()[1].tolist() == [4, 3, 1]  # a task without a name is one task
+
+
+def test_columns_that_are_not_there_are_named():
+    rows = [dict(arm="a", seed=0, score=1.0)]
+    for call in (lambda: stats.summarise(rows, score="scroe"), lambda: stats.missing(rows, ["a"], [0], score="scroe")):
+        with pytest.raises(AbsLabError, match="unknown column of the runs 'scroe'; did you mean score"): call()
+    with pytest.raises(AbsLabError, match="no runs"): stats.summarise([])
+
+
+def test_aggregates_in_a_table():
+    rows = [dict(arm=a, env_id=t, seed=i, auc=x) for a, tasks in (("x", X), ("y", Y)) for t, s in tasks.items() for i, x in enumerate(s)]
+    table = stats.aggregate(rows, score="auc", target=0.5).set_index(["arm", "statistic"])
+    assert [*table.index] == [(a, s) for a in "xy" for s in ("IQM", "median", "mean", "optimality gap")]
+    np.testing.assert_allclose(table.value["x"], [0.695, 0.658333333, 0.780555556, 0.0888888889])  # rliable's, gamma=0.5
+    np.testing.assert_allclose(table.value["y"], [0.633333333, 0.61, 0.696666667, 0.1])
+    statistics = {"IQM": stats.iqm, "median": stats.median, "mean": stats.mean, "optimality gap": lambda s, axis: stats.optimality_gap(s, axis, 0.5)}
+    for name, statistic in statistics.items(): assert (table.low["x", name], table.high["x", name]) == stats.interval(X, statistic)
+    assert set(table.tasks) == {3} and set(table.n) == {6, 5}
+    few = stats.aggregate([r for r in rows if r["seed"] < 4], score="auc")
+    assert few.low.isna().all() and set(few.note) == {"n=4: seeds shown, no interval"}
+
+
+def test_missing_runs_are_named():
+    rows = [dict(arm=a, env_id=e, seed=s, score=1.0) for a in ("fixed 16", "ABS") for e in ("Pong-v5", "Qbert-v5") for s in range(3)]
+    grid = dict(arms=["fixed 16", "ABS"], seeds=range(3), tasks=["Pong-v5", "Qbert-v5"])
+    assert stats.missing(rows, **grid) == []
+    rows[1]["score"], rows[6]["score"] = None, float("nan")
+    assert stats.missing(rows[:-1], **grid) == ["fixed 16, Pong-v5, seed 1", "ABS, Pong-v5, seed 0", "ABS, Qbert-v5, seed 2"]
+    assert len(stats.missing([], **grid)) == 12
+    assert stats.missing([dict(arm="a", seed=0, score=None)], ["a"], [0, 1]) == ["a, seed 0", "a, seed 1"]
+
+
+@given(st.sets(st.integers(0, 11)))
+def test_missing_is_the_grid_less_the_runs(gone):
+    runs = [*itertools.product("xy", ["p", "q"], range(3))]
+    rows = [dict(arm=a, env_id=e, seed=s, score=0.0) for i, (a, e, s) in enumerate(runs) if i not in gone]
+    assert stats.missing(rows, "xy", range(3), ["p", "q"]) == [f"{a}, {e}, seed {s}" for i, (a, e, s) in enumerate(runs) if i in gone]
 
 
 @pytest.mark.parametrize("shift, words", [(1000, "a scores higher than b in this data"), (-1000, "b scores higher than a in this data"),
@@ -124,7 +383,11 @@ def test_summary_of_several_tasks_is_stratified():
 def test_what_may_be_said(shift, words):
     x = np.array([3.0, 10.0, 11.0, 14.0, 30.0])
     assert words in stats.compare(x + shift, x, "a", "b")
-    assert "too few seeds to conclude anything" in stats.compare(x[:3] + shift, x[:3], "a", "b")
+    few = stats.compare(x[:3] + shift, x[:3], "a", "b")
+    assert "too few seeds to conclude anything" in few and few.endswith("Scores of b: 3, 10, 11.")
+    several = stats.compare({"p": x + shift, "q": x + shift}, {"p": x, "q": [*x, 12.0]}, "a", "b")
+    assert "(n=5 on each of 2 tasks" in several and "(n=5 to 6 on each of 2 tasks" in several
+    if abs(shift) == 1000: assert words in several  # for less, a second task may settle what one leaves open
 
 
 # ---- figures, on invented runs
