@@ -14,6 +14,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'abs_lab.config.RunConfig.identity': ('config.html#runconfig.identity', 'abs_lab/config.py'),
                                 'abs_lab.config._check': ('config.html#_check', 'abs_lab/config.py'),
                                 'abs_lab.config._fit': ('config.html#_fit', 'abs_lab/config.py'),
+                                'abs_lab.config._for_noise': ('config.html#_for_noise', 'abs_lab/config.py'),
                                 'abs_lab.config._take': ('config.html#_take', 'abs_lab/config.py'),
                                 'abs_lab.config.configure': ('config.html#configure', 'abs_lab/config.py'),
                                 'abs_lab.config.describe': ('config.html#describe', 'abs_lab/config.py'),

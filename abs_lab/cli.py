@@ -19,6 +19,7 @@ import tyro
 # %% ../nbs/23_cli.ipynb #18a1e17c
 from .config import AGENTS, OWN, RunConfig, configure, describe, settings
 from .controllers import CONTROLLERS
+from .divergence import METERS
 from .envs import EnvConfig
 from .plan import AbsLabError, choose
 from .runs import progress_bar, run
@@ -41,18 +42,19 @@ def train_config(
 ) -> RunConfig:        # checked
     "The config that a command line asks for; exits with tyro's help or message when asked or when a flag is unknown."
     first = argparse.ArgumentParser("abs-lab train", add_help=False, allow_abbrev=False)
-    for name, default in (("--preset", "auto"), ("--controller", "abs"), ("--env-id", EnvConfig.env_id)): first.add_argument(name, default=default)
+    for name, default in (("--preset", "auto"), ("--controller", "abs"), ("--meter", "divergence"), ("--env-id", EnvConfig.env_id)): first.add_argument(name, default=default)
     flags = [a.split("=")[0].replace("_", "-") + a[len(a.split("=")[0]):] if a.startswith("--") else a for a in argv[1:]]
     chosen, rest = first.parse_known_args(flags)
     agent = choose("agent", argv[0] if argv else "", AGENTS)
-    base = configure(agent, chosen.preset, chosen.controller, env_id=chosen.env_id)
-    about = (f"Train {agent}. Beside the flags below: --env-id, --preset {{{','.join(AGENTS[agent].presets)}}} and --controller {{{','.join(CONTROLLERS)}}}, "
+    base = configure(agent, chosen.preset, chosen.controller, chosen.meter, env_id=chosen.env_id)
+    about = (f"Train {agent}. Beside the flags below: --env-id, --preset {{{','.join(AGENTS[agent].presets)}}}, "
+             f"--controller {{{','.join(CONTROLLERS)}}} and --meter {{{','.join(METERS)}}}, "
              "which decide what the flags and their defaults are.")
     given = tyro.cli(_flags(base), args=rest, prog=f"abs-lab train {agent}", description=about, config=(tyro.conf.OmitArgPrefixes,))
     values = {n: getattr(given, n) for n in OWN} | {k: v for n in PARTS for k, v in asdict(getattr(given, n)).items()}
     named = {re.sub("^no_", "", f.split("=")[0].lstrip("-").replace("-", "_")) for f in rest if f.startswith("--")}
     changed = {k: v for k, v in values.items() if k in named}
-    return configure(agent, chosen.preset, chosen.controller, env_id=chosen.env_id, **changed)
+    return configure(agent, chosen.preset, chosen.controller, chosen.meter, env_id=chosen.env_id, **changed)
 
 # %% ../nbs/23_cli.ipynb #959e3900
 def _train(argv):

@@ -26,7 +26,7 @@ import numpy as np
 # %% ../nbs/11_config.ipynb #c01f0006
 from . import pqn
 from .controllers import CONTROLLERS
-from .divergence import Divergence
+from .divergence import METERS
 from .envs import EnvConfig
 from .plan import AbsLabError, Progress, at_least, choose
 
@@ -82,9 +82,9 @@ class RunConfig:
     "All parameters of a run."
     env: EnvConfig         # the environments
     agent: Any             # the agent's settings: PQNConfig, …
-    meter: Divergence      # how divergence is measured
-    controller: Any        # Fixed, Ramp, Replayed or ABS
-    names: tuple           # the names of agent, preset and controller
+    meter: Any             # Divergence or GradientNoise
+    controller: Any        # Fixed, Ramp, Replayed, RandomWalk, GNS or ABS
+    names: tuple           # the names of agent, preset, controller and meter
     seed: int = 0                # of weights, exploration, environments and measuring; 0 or more
     total_steps: int = 400_000   # environment steps of the run
     eval_envs: int = 50          # environments of the final evaluation
@@ -93,14 +93,15 @@ class RunConfig:
 
     def flat(self) -> dict:  # parameter name -> value
         "Every parameter under its own name; `configure(**flat)` makes the same config again."
-        agent, preset, controller = self.names
+        agent, preset, controller, meter = self.names
         own = {name: getattr(self, name) for name in OWN} | ({"origin": self.origin} if self.origin else {})
         parts = [{f.name: getattr(p, f.name) for f in fields(p) if f.init} for p in (self.env, self.agent, self.meter, self.controller)]
-        return dict(agent=agent, preset=preset, controller=controller) | own | {k: v for part in parts for k, v in part.items()}
+        return dict(agent=agent, preset=preset, controller=controller, meter=meter) | own | {k: v for part in parts for k, v in part.items()}
 
     def identity(self) -> dict:  # what differs from the dataclasses' defaults
         "What makes this run another run: its parameters, however they were arrived at."
-        defaults = {f.name: f.default for p in (self.env, self.agent, self.meter, self.controller) for f in fields(p)}
+        parts = (self.env, self.agent, self.meter, self.controller)
+        defaults = {f.name: f.default for p in parts for f in fields(p)} | dict(meter="divergence")
         params = {k: v for k, v in self.flat().items() if k not in ("preset", "env_threads") and v != defaults.get(k, "")}
         return params | dict(format=FORMAT)
 
@@ -139,28 +140,42 @@ PAPER_MEASUREMENTS = 195  # 20M steps / (128 environments × L 16) / 50
 def configure(
     agent: str = "pqn",         # kind of agent
     preset: str = "auto",       # named settings to start from; auto: what fits env_id
-    controller: str = "abs",    # fixed, ramp, replayed, abs
+    controller: str = "abs",    # fixed, ramp, replayed, walk, gns, abs
+    meter: str = "divergence",  # divergence, gns (gradient noise)
     **flat,                     # parameters by name, over the preset's
 ) -> RunConfig:                 # checked
     "A run's parameters from a preset and changes to it; raises `AbsLabError` before any work is done."
     kind = AGENTS[choose("agent", agent, AGENTS)]
     if preset == "auto": preset = kind.preset_for(flat.get("env_id", EnvConfig.env_id))
     base = kind.presets[choose(f"preset of {agent}", preset, kind.presets)]
-    parts = (EnvConfig, kind.config, Divergence, CONTROLLERS[choose("controller", controller, CONTROLLERS)])
+    rule, gauge = CONTROLLERS[choose("controller", controller, CONTROLLERS)], METERS[choose("meter", meter, METERS)]
+    parts = (EnvConfig, kind.config, gauge, rule)
     own = [f for f in fields(RunConfig) if f.name in OWN]
     known = [f.name for cls in parts for f in fields(cls) if f.init] + [f.name for f in own]
     origin = flat.pop("origin", "")
     for name in flat: choose(f"parameter of {agent} with controller {controller}", name, known)
-    values = base | flat
-    env, settings_, meter, control = (cls(**_take(cls, values)) for cls in parts)
+    values = _for_noise(meter, controller, rule, base | flat)
+    env, settings_, measure, control = (cls(**_take(cls, values)) for cls in parts)
     chosen = {f.name: _fit(f.name, values[f.name], f.default) for f in own if f.name in values}
-    config = RunConfig(env, settings_, meter, control, (agent, preset, controller), origin=origin, **chosen)
+    config = RunConfig(env, settings_, measure, control, (agent, preset, controller, meter), origin=origin, **chosen)
     if "interval" not in values:
         rollout = kind.plan(settings_, control.smallest, env.num_envs, Progress(config.total_steps)).rollout
         updates = config.total_steps / (env.num_envs * rollout)
-        config = replace(config, meter=replace(meter, interval=max(round(updates / PAPER_MEASUREMENTS), 1)))
+        config = replace(config, meter=replace(measure, interval=max(round(updates / PAPER_MEASUREMENTS), 1)))
     _check(config, kind)
     return config
+
+def _for_noise(meter, controller, rule, values):
+    "The parameters, with what meter and controller of gradient noise imply of one another where it is not given."
+    num_envs, reads = values.get("num_envs", EnvConfig.num_envs), {"gns": "author", "abs": "fair"}.get(controller)
+    if controller == "gns": values = dict(divisor=num_envs) | values
+    if meter == "gns": values = dict(estimator=reads or "fair") | values
+    if (controller, meter) == ("abs", "gns"):  # the batch should be as large as the noise scale
+        low, high = (1 / (num_envs * values.get(name, getattr(rule, name))) for name in ("size_max", "size_min"))
+        values = dict(low=low, high=high) | values
+    if reads and (meter == "gns" or controller == "gns") and (meter != "gns" or values["estimator"] != reads):
+        raise AbsLabError(f"controller {controller} reads gradient noise of estimator={reads!r}: give meter='gns' and no other estimator")
+    return values
 
 def _check(config, kind):
     at_least(config, seed=0, total_steps=1, eval_envs=1, eval_episodes=1)

@@ -42,12 +42,12 @@ class EnvConfig:
         if not 0 < abs(self.reward_scale) < float("inf"): raise AbsLabError(f"reward_scale must be finite and not 0, not {self.reward_scale}")
 
 # %% ../nbs/01_envs.ipynb #05dcb91d
-ROLES = {"train": 0, "eval": 1, "heldout": 2, "weights": 3, "agent": 4, "meter": 5}
+ROLES = {"train": 0, "eval": 1, "heldout": 2, "weights": 3, "agent": 4, "meter": 5, "controller": 6}
 
 def role_seeds(
     seed: int,             # the run's seed, 0 or more
     count: int,            # how many seeds to draw: one an environment
-    role: str = "train",   # train, eval, heldout (environments); weights, agent, meter
+    role: str = "train",   # train, eval, heldout (environments); weights, agent, meter, controller
     segment: int = 0,      # how often the environments have been rebuilt
 ) -> list[int]:            # `count` seeds of 31 bits
     "Independent seeds for a role of a run and a segment of it."

@@ -60,6 +60,7 @@ _AS_PUBLISHED = dict(mask_resets=False, bootstrap_truncation=False)
 
 PRESETS = {
     "paper": _ATARI | _AS_PUBLISHED | dict(interval=50),
+    "paper_gns": _ATARI | _AS_PUBLISHED | dict(interval=50, anneal_lr=True, epochs_rule="constant"),
     "paper_masked": _ATARI,
     "purejaxql": _ATARI | _AS_PUBLISHED | dict(num_minibatches=32, epochs_rule="constant", init="he_normal", layer_norm="channel",
                                                loss_scale=0.5, total_steps=50_000_000),
@@ -165,9 +166,7 @@ class PQN:
     def update(self, rollout, plan):
         "Targets once, then `plan.epochs` passes of gradient steps in shuffled minibatches."
         c, p = self.config, self.progress
-        next_value = self.policy(rollout.next_obs).amax(-1)
-        targets = q_lambda(rollout.rewards, rollout.terminated, rollout.truncated, rollout.extras["value"], next_value, c.gamma, c.lam)
-        rows = [x.flatten(0, 1) for x in (rollout.obs, rollout.actions, targets, rollout.mask.float())]
+        rows = self._rows(rollout)
         lr = c.lr * (1 - (p.step - rollout.steps) / p.total) if c.anneal_lr else c.lr
         for group in self.optimizer.param_groups: group["lr"] = lr
         sums = torch.zeros(3, device=self.device)

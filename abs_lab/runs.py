@@ -73,6 +73,7 @@ class Run:
         self.agent = AGENTS[c.names[0]].make(c.agent, self.envs.obs_space, self.envs.action_space, c.env.num_envs, self.progress, c.seed, self.device)
         self.meter, self.controller = replace(c.meter), replace(c.controller)
         self.meter.seed(role_seeds(c.seed, 1, "meter")[0])
+        if hasattr(self.controller, "seed"): self.controller.seed(role_seeds(c.seed, 1, "controller")[0])
 
     def _restore(self):
         self.path, self.seconds, self.saved, lines = self.dir / "checkpoint.safetensors", 0.0, (0, 0), 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 # %% ../nbs/19_studies.ipynb #00bba283
 from .config import AGENTS, RunConfig, configure, describe
 from .controllers import CONTROLLERS
-from .divergence import Divergence
+from .divergence import METERS
 from .envs import EnvConfig
 from .plan import AbsLabError, choose
 
@@ -22,16 +22,16 @@ def parameters(
     agent: str,        # kind of agent: pqn, …
 ) -> dict:             # parameter name -> its comment
     "Every parameter that a run of this agent can be given, with its comment."
-    parts = (EnvConfig, AGENTS[choose("agent", agent, AGENTS)].config, Divergence, *CONTROLLERS.values())
-    out = dict(preset=f"named settings to start from: auto (what fits env_id), {', '.join(AGENTS[agent].presets)}", controller=", ".join(CONTROLLERS))
+    parts = (EnvConfig, AGENTS[choose("agent", agent, AGENTS)].config, *METERS.values(), *CONTROLLERS.values())
+    out = dict(preset=f"named settings to start from: auto (what fits env_id), {', '.join(AGENTS[agent].presets)}", controller=", ".join(CONTROLLERS), meter=", ".join(METERS))
     for cls in (RunConfig, *reversed(parts)): out |= {name: comment for name, comment in describe(cls).items() if name not in out}
-    return {k: v for k, v in out.items() if k not in ("env", "agent", "meter", "names", "origin")}
+    return {k: v for k, v in out.items() if k not in ("env", "agent", "names", "origin")}
 
 def parameters_cell(
     agent: str,        # kind of agent: pqn, …
 ) -> str:              # Python source
     "The source of the parameters cell of an agent's experiment notebook."
-    given = dict(preset='"auto"', controller='"abs"', seed="0")
+    given = dict(preset='"auto"', controller='"abs"', meter='"divergence"', seed="0")
     lines = [f"{name} = {given.get(name, 'None')}  # {comment}" for name, comment in parameters(agent).items()]
     return "\n".join(lines + ['arm = None  # the label of this run in figures', 'run_dir = None  # folder to write; below the runs folder when None'])
 

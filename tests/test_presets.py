@@ -40,6 +40,15 @@ def test_paper_masked_differs_in_what_is_wrong_there_alone():
     assert differ == dict(preset=("paper", "paper_masked"), mask_resets=(False, True), bootstrap_truncation=(False, True))
 
 
+def test_paper_gns_is_the_published_baseline():
+    paper, config = configure(preset="paper", controller="fixed").flat(), configure(preset="paper_gns", controller="gns", meter="gns")
+    assert {k: (paper[k], v) for k, v in config.flat().items() if k in paper and paper[k] != v and k != "size"} == dict(
+        preset=("paper", "paper_gns"), controller=("fixed", "gns"), meter=("divergence", "gns"), anneal_lr=(False, True), epochs_rule=("author", "constant"))
+    has(config, interval=50, epochs=2, anneal_lr=True, divisor=128, size_min=16, size_max=64, estimator="author", micro_batches=8)
+    controller = replace(config.controller)
+    assert [controller.size] + [controller(Measurement(signal)) for signal in (0.0, 128 * 20 + 127.0, 1e9, None)] == [32, 16, 20, 64, 64]
+
+
 def test_paper_takes_about_195_measurements():
     config = configure(preset="paper")
     assert round(config.total_steps / (config.env.num_envs * 16) / config.meter.interval) == 195
@@ -92,7 +101,7 @@ def test_minatar():
     assert plan_update(config.agent, 32, 128, Progress(1)) == BatchPlan(32, 128, 2)
 
 
-OTHERS = [p for p in PRESETS if p != "paper"]
+OTHERS = [p for p in PRESETS if p not in ("paper", "paper_gns")]
 
 @pytest.mark.parametrize("preset", OTHERS)
 def test_abs_can_act_by_15_percent_of_a_run(preset):
@@ -187,4 +196,4 @@ def test_the_parameters_cell_is_generated_from_the_dataclasses():
     cell, = (c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", []))
     assert "".join(cell["source"]).strip() == parameters_cell("pqn").strip()
     names = {node.targets[0].id for node in ast.parse(parameters_cell("pqn")).body}
-    assert names == set(configure().flat()) - {"agent"} | {"size", "shape", "starts", "sizes", "move", "divisor", "arm", "run_dir"}
+    assert names == set(configure().flat()) - {"agent"} | {"size", "shape", "starts", "sizes", "move", "divisor", "micro_batches", "estimator", "arm", "run_dir"}
