@@ -1,5 +1,5 @@
 "The packaging: generated files are in step, notebook cleaning keeps papermill's tag, the walls between the rooms stand."
-import ast, configparser, json, os, re, shutil, subprocess, sys, textwrap, tomllib
+import ast, configparser, importlib.util, json, os, re, shutil, subprocess, sys, textwrap, tomllib
 from pathlib import Path
 
 import pytest
@@ -232,3 +232,13 @@ def test_every_dependency_has_a_range():
     for requirement in project["dependencies"] + extras:
         if requirement.startswith("abs_lab[") or requirement == "gymnasium[box2d]": continue  # ranges stand elsewhere
         assert re.match(r"[\w\[\]-]+>=[\d.]+,<[\d.]+(;|$)", requirement), requirement
+
+
+@pytest.mark.skipif(not shutil.which("ldd") or not importlib.util.find_spec("envpool"), reason="needs Linux and EnvPool")
+def test_envpool_brings_its_own_graphics_libraries():
+    "A bare machine has none: an EnvPool that asks the system for libEGL does not import there, and trainings fall back to Gymnasium."
+    package = Path(importlib.util.find_spec("envpool").origin).parent
+    found = [line.split(" => ") for f in package.rglob("*_envpool.so")
+             for line in subprocess.run(["ldd", f], capture_output=True, text=True, check=True).stdout.splitlines() if " => " in line]
+    graphics = [(name.strip(), path) for name, path in found if re.match(r"\s*lib(EGL|OpenGL)", name)]
+    assert graphics and all(path.startswith(str(package.parent)) for name, path in graphics), graphics
