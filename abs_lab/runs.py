@@ -89,7 +89,7 @@ class Run:
         self.log = open(self.dir / "steps.jsonl", "ab")
         self.log.truncate(lines)
         self.log.seek(0, os.SEEK_END)
-        self.event("resume" if resumed else "start", device=str(self.device), threads=torch.get_num_threads(), **provenance())
+        self.event("resume" if resumed else "start", backend=self.envs.backend, device=str(self.device), threads=torch.get_num_threads(), **provenance())
 
     def _actions_path(self, segment): return self.dir / f"actions-{segment}"
 
@@ -165,7 +165,8 @@ class Run:
                       frames=self.progress.step * skip if skip else None, seconds=round(self.seconds, 2), eval=score,
                       measurements=sum(row["signal"] is not None for row in rows), final_size=self.controller.size,
                       mean_size=float(np.mean([row["size"] for row in rows])), episodes=len(returns),
-                      train_return=float(np.mean(returns[-100:])) if returns else None, device=str(self.device), **provenance())
+                      train_return=float(np.mean(returns[-100:])) if returns else None, backend=self.envs.backend,
+                      device=str(self.device), **provenance())
         write_json(self.dir / "result.json", result)
         self.event("finish")
         return result

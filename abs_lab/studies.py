@@ -84,7 +84,7 @@ STUDIES = {s.name: s for s in (
           scales={"cpu": {}, "smoke": dict(total_steps=20_000, eval_envs=10, seeds=1)}),
     Study("sanity", "Does the agent learn tasks whose answer is known, and do the paper's networks train?",
           "nbs/experiments/pqn.ipynb", "nbs/figures/sanity.ipynb",
-          {"CartPole-v1": dict(env_id="CartPole-v1", controller="fixed", total_steps=500_000),
+          {"CartPole-v1": dict(env_id="CartPole-v1", controller="fixed", total_steps=500_000, lam=0.95),
            "Catch-v0": dict(env_id="Catch-v0", controller="fixed", total_steps=200_000, reward_scale=1.0),
            "LunarLander-v3": dict(env_id="LunarLander-v3", controller="fixed", total_steps=1_000_000, lam=0.9),
            "MinAtar Breakout": dict(preset="minatar", controller="fixed", total_steps=1_000_000, seeds=3),
