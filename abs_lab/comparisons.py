@@ -77,7 +77,7 @@ def aggregates(
         if not row.note: fig.add_scatter(x=[row.low, row.high], y=[y] * 2, mode="lines", line=dict(color=style[row.arm][0], width=3), hoverinfo="skip", **where)
         fig.add_scatter(x=[row.value], y=[y], mode="markers", marker=dict(color=style[row.arm][0], size=11, symbol="diamond", line=dict(color="white", width=1)),
                         hovertemplate="%{x:.3g}<extra>" + html.escape(row.arm) + "</extra>", **where)
-    fig.update_layout(template="abs_lab", showlegend=False, height=160 + 2 * max(44 * len(arms), 80), margin=dict(l=90))
+    fig.update_layout(template="abs_lab", showlegend=False, height=160 + 2 * max(60 * len(arms), 80), margin=dict(l=90))
     fig.update_yaxes(tickvals=[*range(len(arms))], ticktext=[_wrapped(arm) for arm in arms], range=[len(arms) - 0.5, -0.5], showgrid=False, ticks="", automargin=False)
     return fig
 

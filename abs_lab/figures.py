@@ -94,6 +94,7 @@ LABELS = {
     "step": "environment steps",
     "gradient_steps": "gradient steps",
     "seconds": "training time (s)",
+    "share": "share of the run",
     "return": "training return",
     "size": "rollout length L (steps per env)",
     "signal": "divergence D",
@@ -184,9 +185,9 @@ def curves(
                 named.add(arm)
     fig.update_layout(template="abs_lab", height=440 if n == 1 else 120 + 230 * n)
     fig.update_annotations(x=0, xanchor="left", font=dict(size=13))
-    fig.update_xaxes(rangemode="tozero", tickformat="" if x == "seconds" else "~s")
+    fig.update_xaxes(rangemode="tozero", tickformat="~s" if x in ("step", "gradient_steps") else "")
     fig.update_xaxes(title_text=LABELS.get(x, x), row=n)
-    fig.update_yaxes(title_text=LABELS.get(y, y))
+    fig.update_yaxes(title_text=LABELS.get(y, y), matches="y")
     return fig
 
 def _strata(group, values):

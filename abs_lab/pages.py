@@ -214,8 +214,10 @@ def _together(runs, units, scale, pairs, groups) -> list:
     "All tasks on their common scale."
     blocks = ["## All tasks", f"Returns are given as the {scale}" + ("." if scale.startswith("human") else ", which means nothing outside this report.")]
     if pairs: blocks += [(comparisons.improvements(units, pairs), CAPTIONS["pairs"] + " Dots: single tasks."), (reports.contrasts(units, pairs), "The pairs of the study on all tasks.")]
-    return [*blocks, (comparisons.aggregates(units), CAPTIONS["aggregates"]), (comparisons.profiles(units, scale, groups), CAPTIONS["profiles"]),
-            (figures.learning_curves(units, groups=groups), f"Training return as the {scale}, IQM over tasks and seeds, against environment steps.")]
+    if scale.startswith("human"): blocks.append((comparisons.aggregates(units), CAPTIONS["aggregates"]))
+    x = "step" if len({run["params"]["total_steps"] for run in runs}) == 1 else "share"
+    curves = figures.learning_curves(units, x, groups).update_yaxes(title_text="")
+    return [*blocks, (comparisons.profiles(units, scale, groups), CAPTIONS["profiles"]), (curves, f"Training return as the {scale}, IQM over tasks and seeds, against the {figures.LABELS[x]}.")]
 
 # %% ../nbs/25_pages.ipynb #25b00006
 def study(

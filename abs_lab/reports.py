@@ -175,7 +175,8 @@ def normalised(
         low, high = limits[run["params"].get("env_id", "")]
         unit = lambda v, low=low, high=high: None if v is None else (v - low) / (high - low)
         result = run["result"] | dict(eval=run["result"]["eval"] | dict(mean=unit(score(run))))
-        out.append(run | dict(result=result, curve=run["curve"] | dict([("return", [*map(unit, run["curve"].get("return", []))])])))
+        curve = run["curve"] | {"return": [*map(unit, run["curve"].get("return", []))], "share": [s / run["curve"]["step"][-1] for s in run["curve"]["step"]]}
+        out.append(run | dict(result=result, curve=curve))
     return out, "human-normalised score" if human else "share of the range of all runs on the task"
 
 def scores(
@@ -201,7 +202,7 @@ def contrasts(
     for about, arm, other in pairs:
         if not (pair := _pair(runs, arm, other)): continue
         ends = stats.improvement_interval(*pair)
-        rows.append({"About": about, "Arm": arm, "Against": other, **{f"IQM of the {name}": form.format(stats.iqm(s)) for name, s in zip(("arm", "other"), pair)},
+        rows.append({"About": about.rstrip(":"), "Arm": arm, "Against": other, **{f"IQM of the {name}": form.format(stats.iqm(s)) for name, s in zip(("arm", "other"), pair)},
                      "Arm higher, share of pairs": percent(stats.improvement(*pair)), "95 % interval": f"{percent(ends[0])} to {percent(ends[1])}" if ends else "too few seeds"})
     return pd.DataFrame(rows)
 
@@ -209,8 +210,9 @@ def compared(
     runs: list,            # finished runs, of several tasks on one scale
     pairs: list,           # (what it is about, arm, other arm)
 ) -> list:                 # sentences
-    "What each pair of arms allows to be said."
-    return [f"**{about}** {compare(*pair, arm, other)}" for about, arm, other in pairs if (pair := _pair(runs, arm, other))]
+    "What each pair of arms allows to be said, without the numbers that `contrasts` gives."
+    said = [(about, arm, stats.improvement(*pair), compare(*pair, arm, other)) for about, arm, other in pairs if (pair := _pair(runs, arm, other))]
+    return [f"**{about}** {text.split('. ')[0].rstrip('.')} ({arm} is higher in {percent(chance)} of the pairs of seeds)." for about, arm, chance, text in said]
 
 # %% ../nbs/16_reports.ipynb #16d00008
 def _same(arms, arm, other) -> bool:
