@@ -191,6 +191,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'abs_lab.figures._panels': ('figures.html#_panels', 'abs_lab/figures.py'),
                                  'abs_lab.figures._run': ('figures.html#_run', 'abs_lab/figures.py'),
                                  'abs_lab.figures._seeds': ('figures.html#_seeds', 'abs_lab/figures.py'),
+                                 'abs_lab.figures._shade': ('figures.html#_shade', 'abs_lab/figures.py'),
                                  'abs_lab.figures._strata': ('figures.html#_strata', 'abs_lab/figures.py'),
                                  'abs_lab.figures._wrapped': ('figures.html#_wrapped', 'abs_lab/figures.py'),
                                  'abs_lab.figures.batch_size': ('figures.html#batch_size', 'abs_lab/figures.py'),

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from . import stats
-from .figures import _faint, _grouped, _wrapped, by_arm, by_task, score, styles
+from .figures import DASHES, _faint, _grouped, _wrapped, by_arm, by_task, score, styles
 from .reports import _pair, results, scores
 
 # %% ../nbs/24_comparisons.ipynb #24a00008
@@ -97,8 +97,8 @@ def against(
     for names in _grouped(lines, arms).values() if lines else ():
         fig.add_scatter(x=[at[arm] for arm in names], y=[middle[arm] for arm in names], mode="lines", showlegend=False, hoverinfo="skip",
                         line=dict(color=style[names[0]][0], width=1.5))
-    for n, (arm, mine) in enumerate(found.items()):
-        colour, symbol = style[arm][0], SYMBOLS[sum(style[a][0] == style[arm][0] for a in [*found][:n]) % len(SYMBOLS)]
+    for arm, mine in found.items():
+        colour, symbol = style[arm][0], SYMBOLS[DASHES.index(style[arm][1])]
         limits = stats.interval(mine)
         reach = dict(array=[limits[1] - middle[arm]], arrayminus=[middle[arm] - limits[0]], color=colour, thickness=1.5, width=0) if limits else None
         fig.add_scatter(x=[at[arm]], y=[middle[arm]], error_y=reach, mode="markers", name=html.escape(arm, quote=False),

@@ -227,6 +227,7 @@ def study(
     pairs: list,           # (what it is about, arm, other arm), the most important first
     groups: dict | None = None,  # panels of the curves: title -> arms
     more: dict | None = None,    # sections of its own in each task: title -> function of the task's runs, which returns blocks
+    said: list = (),       # sentences of its own about the results, derived from them
     notes: str = "",       # what this study in particular has to be read with; no results
     missing: list = (),    # names of the runs that did not finish
     allow_mixed_commits: bool = False,   # report runs of different commits together
@@ -235,7 +236,7 @@ def study(
     origin, tasks, several = reports.provenance(runs, allow_mixed_commits), figures.by_task(runs), len(figures.by_task(runs)) > 1
     units, scale = reports.normalised(runs) if several else (runs, "return")
     absent = [f"{len(missing)} runs are missing and are in no figure or number: {'; '.join(missing)}."] if missing else []
-    said = absent + reports.compared(units, pairs)
+    said = [*absent, *said, *reports.compared(units, pairs)]
     differing, shared = (table.map(lambda text: text if len(text) <= 80 else f"{text[:77]}…") for table in reports.parameters(runs))
     turned = differing.set_index("Parameter").T.reset_index(names="Arm") if len(differing) else differing
     table = reports.task_table(runs)
