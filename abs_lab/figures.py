@@ -78,6 +78,8 @@ def styles(
 ) -> dict:         # arm -> (colour, dash)
     "Line style of every arm: its controller's colour; the first arm of a colour is pure and solid."
     colours = {arm: _colour(group[0]["params"]) for arm, group in arms.items()}
+    if len(arms) > 1 and set(colours.values()) < {*FIXED.values(), "#009E73"} and len(set(colours.values())) == 1:
+        colours = {arm: [*FIXED.values(), "#009E73", *COLOURS.values()][i % 8] for i, arm in enumerate(arms)}
     places = {arm: [a for a in colours if colours[a] == colours[arm]].index(arm) for arm in colours}
     look = {arm: n and (n - 1) % (len(DASHES) - 1) + 1 for arm, n in places.items()}
     return {arm: (_shade(colours[arm], SHADES[look[arm]]), DASHES[look[arm]]) for arm in colours}
