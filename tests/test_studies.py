@@ -32,7 +32,8 @@ def invented(point, config, level):
     curve = dict(step=steps, gradient_steps=gradient, size=size, epochs=[2] * n, episodes=[3] * n, seconds=[s / 1e4 for s in steps],
                  signal=np.clip(0.5 - 0.3 * share + rng.normal(0, 0.05, n), 0.01, 1).tolist(), thresholds=None)
     curve["return"] = [None, *(level + 100 * share + rng.normal(0, 9, n))[1:].tolist()]
-    for name in ("dormant", "rank", "weight_norm"): curve[name] = [None, *rng.uniform(0, 1, n - 1).tolist()]
+    for name in ("dormant", "rank", "weight_norm") if config.controller.smallest < 64 else ():  # too few updates to measure them
+        curve[name] = [None, *rng.uniform(0, 1, n - 1).tolist()]
     if hasattr(config.controller, "low"): curve["thresholds"] = [config.controller.low, config.controller.high]
     atari = config.env.env_id in stats.ATARI_SCORES
     result = dict(status="finished", steps=config.total_steps, updates=n, gradient_steps=gradient[-1], measurements=n, seconds=7.0, train_return=1.0, episodes=3 * n,
