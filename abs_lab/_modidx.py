@@ -23,6 +23,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'abs_lab.campaign.Task': ('campaign.html#task', 'abs_lab/campaign.py'),
                                   'abs_lab.campaign._name': ('campaign.html#_name', 'abs_lab/campaign.py'),
                                   'abs_lab.campaign._on_gpu': ('campaign.html#_on_gpu', 'abs_lab/campaign.py'),
+                                  'abs_lab.campaign._saved': ('campaign.html#_saved', 'abs_lab/campaign.py'),
                                   'abs_lab.campaign._speed': ('campaign.html#_speed', 'abs_lab/campaign.py'),
                                   'abs_lab.campaign._stands': ('campaign.html#_stands', 'abs_lab/campaign.py'),
                                   'abs_lab.campaign.estimate': ('campaign.html#estimate', 'abs_lab/campaign.py'),

@@ -148,7 +148,7 @@ def room(
     return jobs < cores() and free > (total - free) / jobs
 
 # %% ../nbs/22_campaign.ipynb #22ca0012
-MARGIN = 20.0  # seconds before the end at which jobs are asked to stop; a tenth of a budget that is shorter than 200 s
+MARGIN = 20.0  # seconds before the end at which jobs are asked to stop; a fifth of a budget that is shorter than 100 s
 
 class Campaign:
     "As much of a study as fits into a budget."
@@ -161,7 +161,7 @@ class Campaign:
         jobs: int = 0,      # at once; 0: begin with a guess and let the speed tell
     ):
         self.out, self.folder, self.began = out, folder, time.monotonic()
-        self.margin = min(MARGIN, budget / 10)
+        self.margin = min(MARGIN, budget / 5)
         self.half, self.end = self.began + budget / 2, self.began + budget - self.margin
         self.waiting = sorted((t for t in tasks if not t.finished), key=lambda t: t.steps == 0)
         self.running, self.finished, self.stopped, self.failed = [], [], [], []
@@ -169,7 +169,7 @@ class Campaign:
         self.settled, self.total = bool(jobs), 0.0
         out.mkdir(parents=True, exist_ok=True)
         self.earlier = [s for s in (Speed(**row) for row in read_jsonl(out / "speeds.jsonl")) if s.machine == machine()]
-        self.now = []
+        self.now, self.asked = [], float("inf")  # speeds of this call; when the jobs were asked to stop
 
     def left(self): return self.end - time.monotonic()
 
@@ -219,7 +219,7 @@ class Campaign:
             self.running.remove(job)
             try:
                 if (job.dir / "result.json").exists(): self._keep(job)
-                elif job.process.returncode in (130, -signal.SIGTERM): self.stopped.append(job)
+                elif job.process.returncode in (130, -signal.SIGTERM) or _saved(job.dir) >= self.asked: self.stopped.append(job)
                 else: self._fail(job, f"exit code {job.process.returncode}; {job.dir / 'worker.log'} ends with\n{last_words(job.dir)}")
             except OSError as e: self._fail(job, f"its result could not be written: {e}")
             self._recount()
@@ -240,6 +240,7 @@ class Campaign:
 
     def _stop(self):
         "Ask the jobs to save themselves; kill what has not done so when the margin is over."
+        self.asked = time.time()
         for job in self.running: job.process.terminate()
         until = time.monotonic() + self.margin
         while self.running and time.monotonic() < until:
@@ -274,6 +275,8 @@ class Campaign:
             with open(self.out / "speeds.jsonl", "a") as f: f.writelines(json.dumps(s._asdict()) + "\n" for s in measured)
             self._report()
         return 1 if self.failed else 0
+
+def _saved(dir): return (dir / "checkpoint.safetensors").stat().st_mtime if (dir / "checkpoint.safetensors").exists() else 0
 
 def _name(task): return f"{task.config.id} ({task.arm})"
 
