@@ -133,6 +133,18 @@ def test_one_more_at_once_only_while_the_total_speed_rises(study, tmp_path, monk
     assert fixed.settled and fixed.jobs == 2
 
 
+def test_a_gpu_begins_with_a_job_for_four_cores_and_takes_one_more_while_an_average_one_fits(monkeypatch):
+    monkeypatch.setattr(campaign, "cores", lambda: 16)
+    assert campaign.first_guess() == 16 and campaign.room(15) and not campaign.room(16)  # the CPU: a job a core
+    monkeypatch.setattr(campaign.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("ABS_LAB_DEVICE", "auto")
+    assert campaign.first_guess() == 4
+    free = {}
+    monkeypatch.setattr(campaign.torch.cuda, "mem_get_info", lambda: (free["GB"], 80))
+    for free["GB"], more in ((60, True), (17, True), (15, False)): assert campaign.room(4) is more
+    assert not campaign.room(16)
+
+
 def test_the_slowest_of_the_most_alike_is_the_estimate(study, tmp_path):
     study()
     task = survey("tiny", "cpu", tmp_path)[0]
