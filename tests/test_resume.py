@@ -157,6 +157,31 @@ def test_killed_before_any_write_is_identical(name, every, tmp_path):
     if name == "segments": assert load_tree(tmp_path/"whole"/"checkpoint.safetensors")["envs"]["segment"] >= 2
 
 
+# -- asked to stop -----------------------------------------------------------------------------------------------------
+
+def test_sigterm_saves_the_update_in_hand_and_the_run_goes_on_from_it(tmp_path):
+    params = CONFIGS["LunarLander"]
+    config, dir = write(tmp_path/"config.json", params), tmp_path/"stopped"
+    process = start("-m", "abs_lab.runs", tmp_path/"config.json", dir, cwd=tmp_path, checkpoint_seconds=1000)
+    assert wait_for(lambda: len(rows(dir)) >= 3, process)
+    assert not (dir/"checkpoint.safetensors").exists()
+    process.terminate()
+    code, _, err = finish(process)
+    assert code == 130 and "goes on from the last checkpoint" in err
+    saved = load_tree(dir/"checkpoint.safetensors")["progress"]
+    assert saved["update"] == len(rows(dir)) >= 3 and saved["step"] < config.total_steps
+    run(config, dir)
+    run(config, tmp_path/"whole")
+    assert_same_run(dir, tmp_path/"whole")
+
+
+def test_a_run_stops_with_the_campaign_that_started_it(tmp_path):
+    write(tmp_path/"config.json", CONFIGS["LunarLander"])
+    process = start("-m", "abs_lab.runs", tmp_path/"config.json", tmp_path/"run", cwd=tmp_path, checkpoint_seconds=1000, campaign=1)
+    assert finish(process)[0] == 130  # process 1 is not its parent: the one that started it is gone
+    assert load_tree(tmp_path/"run"/"checkpoint.safetensors")["progress"]["update"] == 1
+
+
 # -- the same without processes: a folder as it lies when its writer vanishes ------------------------------------------
 
 SMALL = dict(env_id="CartPole-v1", num_envs=16, total_steps=8_000, eval_envs=5) | MOVING
