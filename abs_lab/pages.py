@@ -127,6 +127,11 @@ PAGE = """<!doctype html>
 """
 
 # %% ../nbs/25_pages.ipynb #46373ec1
+def _version(script):
+    "The version that Plotly's script states in its first lines, after `basic` if it is that bundle."
+    found = re.search(r"plotly\.js (?:\((\w+) - minified\) )?v([\d.]+)", script[:300].decode(errors="replace"))
+    return " ".join(filter(None, found.groups())) if found else ""
+
 def report(
     path: str | Path,   # file to write, reports/<study>/index.html; Plotly's script goes to reports/plotly.min.js
     title: str,         # title of the page
@@ -134,9 +139,10 @@ def report(
 ) -> Path:              # the file written
     "Write a report that opens without a network."
     path = Path(path)
-    source = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-    script, shared = source.read_bytes(), path.resolve().parent.parent / "plotly.min.js"
-    if not shared.exists() or shared.read_bytes() != script: _replace(shared, script)
+    script, shared = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js").read_bytes(), path.resolve().parent.parent / "plotly.min.js"
+    figs = [b for b in (block[0] if isinstance(block, tuple) else block for block in blocks) if isinstance(b, go.Figure)]
+    enough = [_version(script)] + [f"basic {_version(script)}"] * all(t.type in ("scatter", "bar") for fig in figs for t in fig.data)
+    if not shared.exists() or _version(shared.read_bytes()) not in enough: _replace(shared, script)
     body = "\n".join(_block(block, number) for number, block in enumerate(blocks, 1))
     _replace(path, PAGE.format(title=html.escape(title), css=CSS, body=body).encode())
     return path

@@ -520,6 +520,17 @@ def test_report_opens_without_a_network_and_is_reproducible(tmp_path):
     assert len(page) < 1.5e6 and page == render(runs, tmp_path / "b")
 
 
+def test_a_basic_script_of_the_same_version_is_left_alone(tmp_path):
+    basic = (ROOT/"reports"/"plotly.min.js").read_bytes()
+    assert basic.startswith(b"/**\n* plotly.js (basic - minified) v") and len(basic) < 1.5e6
+    for name, before, kept in (("a", basic, True), ("b", re.sub(rb" v\d+", b" v1", basic, count=1), False), ("c", b"", False)):
+        shared = tmp_path/name/"reports"/"plotly.min.js"
+        shared.parent.mkdir(parents=True)
+        shared.write_bytes(before)
+        render(study(1), tmp_path/name)
+        assert (shared.read_bytes() == before) == kept and len(shared.read_bytes()) > 1e6
+
+
 def test_names_are_data_not_html(tmp_path):
     runs = [invent("<script>alert(1)</script>", seed) for seed in range(2)]
     reports.report(tmp_path / "s/index.html", "a < b", [(reports.evaluation(runs), "c"), figures.final(runs), figures.learning_curves(runs), "d < e"])
