@@ -35,10 +35,11 @@ class EnvConfig:
     mask_resets: bool = True           # leave autoreset rows out of learning and measuring
     bootstrap_truncation: bool = True  # False: a truncation counts as a termination
     segment_steps: int = 0             # rebuild the environments at each multiple of this many steps of the run (0: never)
+    change_at: int = 0                 # from this step of the run on, every discrete action means the next one (0: never)
 
     def __post_init__(self):
         choose("backend", self.backend, ["auto", "envpool", "gymnasium"])
-        at_least(self, num_envs=1, env_threads=0, segment_steps=0)
+        at_least(self, num_envs=1, env_threads=0, segment_steps=0, change_at=0)
         if not 0 < abs(self.reward_scale) < float("inf"): raise AbsLabError(f"reward_scale must be finite and not 0, not {self.reward_scale}")
 
 # %% ../nbs/01_envs.ipynb #05dcb91d
@@ -216,6 +217,7 @@ class VecEnvs:
         seeds = role_seeds(self.seed, self.num_envs, self.role, self.segment)
         self.env, self.obs_space, self.action_space, obs = make(self.config, seeds)
         _check_spaces(self.config.env_id, self.obs_space, self.action_space)
+        if self.config.change_at and not hasattr(self.action_space, "n"): raise AbsLabError(f"change_at needs discrete actions, which {self.config.env_id} has not")
         self.obs = self.on_device(obs)                              # [N, *] what the agent sees next
         self.resetting = np.zeros(self.num_envs, bool)              # [N] the next row will be an autoreset row
         self.games, self.log, self.rows = Games(self.num_envs), [], 0  # rows: steps since the build
@@ -246,10 +248,12 @@ class VecEnvs:
         "Advance every environment by one step."
         if self.env is None: raise AbsLabError(f"{self.config.env_id} is closed: make a new VecEnvs")
         actions = check_actions(actions, self.action_space, self.num_envs)
+        if self.config.change_at and (at > self.config.change_at or self.role == "eval"):  # evaluation comes after the change
+            actions = ((actions + 1) % self.action_space.n).astype(actions.dtype)
         obs, reward, terminated, truncated, info = self.env.step(actions)
         if not np.isfinite(reward).all():
             raise AbsLabError(f"{self.config.env_id} gave reward {reward[~np.isfinite(reward)][0]} at step {at}")
-        self.log.append(actions)
+        self.log.append(actions)  # as the simulator had them
         self.rows += 1
         real = ~self.resetting
         over = (np.asarray(info["terminated"], bool) if "terminated" in info else terminated) | truncated

@@ -75,6 +75,7 @@ class Study:
         "Give a point its schedule, if it has one; False where that is not known yet."
         if "replays" in point: point |= schedules.get((point.get("env_id"), point["replays"]), {})
         elif "starts" in point: point["starts"] = [round(share * point["total_steps"]) for share in point["starts"]]
+        if "change_at" in point: point["change_at"] = round(point["change_at"] * point["total_steps"])
         return "replays" not in point or "starts" in point
 
     def rank(
@@ -142,8 +143,8 @@ ATARI57 = ATARI10 + _games("""
 _ON_ATARI = (
     Study("atari-pqn", "Does ABS beat fixed batches on Atari?", _PQN, "nbs/figures/atari-pqn.ipynb",
           _FIXED | {"ABS 16–64": _ABS}, _atari(ATARI57), _COMMON,
-          scales={"cpu": dict(tasks=["Breakout-v5"], total_steps=100_000, num_envs=32, eval_envs=4, seeds=2),
-                  "smoke": dict(tasks=["Breakout-v5", "Pong-v5"], total_steps=512, num_envs=8, eval_envs=1, seeds=1),
+          scales={"cpu": dict(tasks=["Phoenix-v5"], total_steps=100_000, num_envs=32, eval_envs=4, seeds=2),
+                  "smoke": dict(tasks=["Phoenix-v5", "Pong-v5"], total_steps=512, num_envs=8, eval_envs=1, seeds=1),
                   "gpu": dict(tasks=ATARI5, total_steps=5_000_000), "gpu-10": dict(tasks=ATARI10, total_steps=5_000_000),
                   "paper-5": dict(tasks=ATARI5, total_steps=20_000_000, seeds=5),
                   "paper-10": dict(tasks=ATARI10, total_steps=20_000_000, seeds=5),
@@ -153,8 +154,8 @@ _ON_ATARI = (
            for arm, params in {"fixed 32": _fixed(32), "fixed 128 (2 epochs)": _fixed(128, **_epochs(2)), "fixed 128 (author's epochs)": _fixed(128),
                                "ABS 16–128": dict(controller="abs", size_min=16, size_max=128)}.items()},
           _atari((*_GPU, "Phoenix-v5")), _COMMON,
-          scales={"cpu": dict(tasks=["Breakout-v5"], total_steps=40_000, num_envs=32, eval_envs=4, seeds=2),
-                  "smoke": dict(tasks=["Breakout-v5"], total_steps=1_024, num_envs=8, eval_envs=1, seeds=1),
+          scales={"cpu": dict(tasks=["Phoenix-v5"], total_steps=40_000, num_envs=32, eval_envs=4, seeds=2),
+                  "smoke": dict(tasks=["Phoenix-v5"], total_steps=1_024, num_envs=8, eval_envs=1, seeds=1),
                   "gpu": dict(total_steps=5_000_000), "paper": dict(total_steps=20_000_000, seeds=5)},
           first=(dict(env_id=["Breakout-v5"], seed=[0, 1], arm=[f"{net}, {arm}" for net in ("PQN", "PQN-L", "PQN-XL") for arm in ("fixed 32", "ABS 16–128")]),)),
 )
@@ -212,8 +213,8 @@ _MEASURES = (
           {task: own | _rates({_LANDER: 1e-3, _MINATAR: 5e-4}.get(task, 2.5e-4)) for task, own in _TASKS.items()},
           _COMMON | dict(interval=5), seeds=5, scales=_SCALES, first=(dict(env_id=[_LANDER]),)),
     Study("plasticity", "Do small early batches keep a network plastic?", _PQN, "nbs/figures/plasticity.ipynb",
-          _FIXED | {"ABS 16–64": _ABS, "16, then 64 (2 epochs)": _halves(16, 64) | _epochs(2), "64, then 16 (2 epochs)": _halves(64, 16) | _epochs(2)},
-          _TASKS, _COMMON | dict(diagnose_every=10), seeds=5, scales=_SCALES, first=(dict(env_id=[_LANDER]),)),
+          _FIXED | {"ABS 16–64": _ABS, "16, then 32": _halves(16, 32), "64, then 32 (2 epochs)": _halves(64, 32) | _epochs(2)},
+          _TASKS | {_LANDER: _TASKS[_LANDER] | dict(total_steps=800_000)}, _COMMON | dict(diagnose_every=10, change_at=0.5), seeds=5, scales=_SCALES, first=(dict(env_id=[_LANDER]),)),
 )
 
 # %% ../nbs/19_studies.ipynb #19c00001
