@@ -9,7 +9,10 @@ import pytest
 from abs_lab import stats, studies
 from abs_lab.config import configure, earliest_change
 from abs_lab.engine import _notebook_parameters, check_grid, execute, reproduce
+from abs_lab.plan import AbsLabError
 from abs_lab.results import mean_schedule, schedules
+from abs_lab.runs import run
+from abs_lab.storage import read_jsonl
 from abs_lab.studies import STUDIES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -168,3 +171,20 @@ def test_every_study_runs_at_smoke_scale(name, tmp_path, monkeypatch):
         for r in [r for r in runs if r["params"]["arm"] == f"replayed {arm}"]:
             source = [s for s in runs if s["params"]["arm"] == arm and s["params"]["env_id"] == r["params"]["env_id"]]
             assert dict(starts=r["params"]["starts"], sizes=r["params"]["sizes"]) == mean_schedule(source)
+
+
+# -- a task that changes on the way --------------------------------------------------------------------------------------
+
+def test_a_change_leaves_what_came_before_it_alone(tmp_path):
+    small = dict(env_id="CartPole-v1", controller="fixed", size=16, num_envs=16, total_steps=4_096, eval_envs=4)
+    rows = {}
+    for at in (0, 2_048):
+        run(configure(**small, change_at=at), tmp_path/str(at))
+        rows[at] = [{k: v for k, v in r.items() if k != "seconds"} for r in read_jsonl(tmp_path/str(at)/"steps.jsonl")]
+    assert rows[0][:8] == rows[2_048][:8] and rows[0][8] != rows[2_048][8]    # 8 updates of 16 × 16 steps end at 2,048
+    assert configure(**small, change_at=2_048).id != configure(**small).id == configure(**small, change_at=0).id
+
+
+@pytest.mark.parametrize("wrong, said", [(dict(change_at=4_096), "change_at must come before total_steps"), (dict(change_at=-1), "change_at")])
+def test_a_change_that_cannot_be_is_refused(wrong, said):
+    with pytest.raises(AbsLabError, match=said): configure(env_id="CartPole-v1", total_steps=4_096, **wrong)
