@@ -14,7 +14,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from abs_lab import figures, reports, stats
+from abs_lab import figures, pages, reports, stats
 from abs_lab.plan import AbsLabError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -402,8 +402,8 @@ def invent(arm, seed, points=60, **result):
     final = dict(status="finished", steps=400_000, updates=400, gradient_steps=gradient[-1], seconds=40.0, measurements=200, mean_size=float(np.mean(sizes)),
                  final_size=sizes[-1], train_return=90.0, eval={"mean": float(rng.normal(100, 30)), "returns": [1.0]}, commit="abc", frames=None,
                  versions={"torch": "2.13.0"}, hardware={"cpu": "invented", "cores": 2, "gpu": None})
-    name = re.sub(r"\W+", "-", arm)
-    return {"id": f"{name}-s{seed}", "params": dict(arm=arm, seed=seed, env_id="LunarLander-v3", num_envs=64), "result": final | result, "curve": curve}
+    name, controller = re.sub(r"\W+", "-", arm), {"ABS": "abs", "ramp": "ramp"}.get(arm.split()[0], "fixed")
+    return {"id": f"{name}-s{seed}", "params": dict(arm=arm, seed=seed, env_id="LunarLander-v3", num_envs=64, controller=controller, size=size), "result": final | result, "curve": curve}
 
 
 def study(seeds, **kw):
@@ -412,8 +412,8 @@ def study(seeds, **kw):
 
 @pytest.fixture(autouse=True)
 def no_browser(monkeypatch):
-    "Static images start a browser for every figure; nbs/15_figures.ipynb tries one."
-    monkeypatch.setattr(figures, "static", lambda *_, **__: None)
+    "Static images start a browser for every figure; nbs/27_pages.ipynb tries one."
+    monkeypatch.setattr(pages, "static", lambda *_, **__: None)
 
 
 def render(runs, folder, **parameters):
@@ -453,7 +453,7 @@ def test_every_seed_is_drawn_and_an_arm_keeps_its_colour(make):
     for seeds in (1, 3, 6):
         fig = make(study(seeds))
         colours = {c for t in fig.data if t.mode == "lines" and t.line.width > 2 for c in [t.line.color]} | {t.marker.color for t in fig.data if t.marker.symbol == "diamond"}
-        assert colours == {figures.STYLES[arm][0] for arm in ARMS}
+        assert len(colours) == 5 and colours > {"#0072B2", "#009E73", "#D55E00", "#CC79A7"}
         drawn = sum(len(t.x) for t in fig.data if t.text) if make in (figures.final, figures.wall_clock) else sum("seed" in (t.name or "") for t in fig.data)
         assert drawn == 5 * seeds
         assert max(len(t.x) for t in fig.data) <= 400  # a band goes there and back
@@ -533,7 +533,7 @@ def test_a_basic_script_of_the_same_version_is_left_alone(tmp_path):
 
 def test_names_are_data_not_html(tmp_path):
     runs = [invent("<script>alert(1)</script>", seed) for seed in range(2)]
-    reports.report(tmp_path / "s/index.html", "a < b", [(reports.evaluation(runs), "c"), figures.final(runs), figures.learning_curves(runs), "d < e"])
+    pages.report(tmp_path / "s/index.html", "a < b", [(reports.evaluation(runs), "c"), figures.final(runs), figures.learning_curves(runs), "d < e"])
     page = (tmp_path / "s/index.html").read_text()
     assert "<script>alert" not in page and "<title>a &lt; b</title>" in page and "d &lt; e" in page
 
