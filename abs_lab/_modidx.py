@@ -221,6 +221,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'abs_lab.figures._colour': ('figures.html#_colour', 'abs_lab/figures.py'),
                                  'abs_lab.figures._faint': ('figures.html#_faint', 'abs_lab/figures.py'),
                                  'abs_lab.figures._grouped': ('figures.html#_grouped', 'abs_lab/figures.py'),
+                                 'abs_lab.figures._nothing': ('figures.html#_nothing', 'abs_lab/figures.py'),
                                  'abs_lab.figures._numbers': ('figures.html#_numbers', 'abs_lab/figures.py'),
                                  'abs_lab.figures._panels': ('figures.html#_panels', 'abs_lab/figures.py'),
                                  'abs_lab.figures._run': ('figures.html#_run', 'abs_lab/figures.py'),

@@ -171,6 +171,10 @@ def _grouped(groups, arms) -> dict:
     found = {title: [arm for arm in names if arm in arms] for title, names in (groups or {"": arms}).items()}
     return {title: names for title, names in found.items() if names}
 
+def _nothing(text) -> go.Figure:
+    "A figure that says why it is empty."
+    return go.Figure(layout=dict(template="abs_lab", height=120, title=text))
+
 def curves(
     runs: list,        # runs of a study; of several tasks only where y has one scale
     y: str,            # column of the curve
@@ -179,6 +183,7 @@ def curves(
 ) -> go.Figure:        # seeds thin, IQM of each arm thick, 95 % band with five seeds or more
     "A column of the curves, by arm."
     arms = by_arm(runs)
+    if not any(len(series(run, y, x)[0]) for run in runs): return _nothing(f"No run has a {LABELS.get(y, y)}.")
     style, panels = styles(arms), _grouped(groups, arms)
     n, named = len(panels), set()
     fig = make_subplots(rows=n, shared_xaxes=True, vertical_spacing=0.2 / n, subplot_titles=[*panels])
@@ -261,7 +266,7 @@ def divergence(
 ) -> go.Figure:        # one panel an arm: measurements faint, smoothed mean, thresholds dashed
     "Behavioural divergence over time with its thresholds."
     arms = {arm: group for arm, group in by_arm(runs).items() if any(len(series(r, "signal")[0]) for r in group)}
-    if not arms: return go.Figure(layout=dict(template="abs_lab", height=120, title="No run measured its divergence."))
+    if not arms: return _nothing("No run measured its divergence.")
     fig = make_subplots(rows=len(arms), shared_xaxes=True, vertical_spacing=0.045, subplot_titles=list(arms))
     style = styles(by_arm(runs))
     for row, (arm, group) in enumerate(arms.items(), 1):
