@@ -37,6 +37,10 @@ DEFAULTS = dict(
     device="auto",            # auto (a GPU if there is one), cpu, cuda, cuda:1, …
     threads=0,                # torch threads of a training process; 0: one for vector observations, all cores for images
     jobs=0,                   # training processes at once in a study; 0: one per core
+    engine="local",           # where a study's runs are trained: local (processes of this machine), ray (a cluster)
+    cluster="auto",           # address of the Ray cluster; auto: the one that this machine belongs to
+    cpus_per_run=1.0,         # CPUs that a run takes of the cluster; may be a fraction
+    gpus_per_run=0.0,         # GPUs that a run takes of the cluster; 0.25: four runs share one
     checkpoint_seconds=60.0,  # at most this much work is lost when a run is killed
 )
 
@@ -59,7 +63,7 @@ def settings() -> dict:  # every key of DEFAULTS, in its type; folders as absolu
     for key, value in given.items():
         try: out[key] = type(DEFAULTS[key])(value)
         except ValueError as e: raise AbsLabError(f"setting {key} must be a {type(DEFAULTS[key]).__name__}, not {value!r}") from e
-    at_least(SimpleNamespace(**out), threads=0, jobs=0, checkpoint_seconds=0)
+    at_least(SimpleNamespace(**out), threads=0, jobs=0, cpus_per_run=0, gpus_per_run=0, checkpoint_seconds=0)
     return out | {k: str((root / out[k]).resolve()) for k in ("runs_dir", "reports_dir")}
 
 # %% ../nbs/11_config.ipynb #89021293

@@ -49,6 +49,7 @@ class Study:
     common: dict = field(default_factory=dict)   # parameters of all arms
     seeds: int = 3                # seeds of an arm: 0 … seeds − 1
     scales: dict = field(default_factory=lambda: {"cpu": {}})  # name -> parameters that override; `seeds`; `tasks`, a list
+    trains_here: bool = False     # runs that its report records are trained again on the reader's machine
     first: tuple = ()             # what is trained first: conditions {parameter: values}, in order
 
     def grid(
@@ -100,7 +101,7 @@ _QUICK_SANITY = (
            "fixed 64 (2 epochs)": dict(controller="fixed", size=64, epochs_rule="constant"),
            "ABS 16–64": dict(controller="abs", size_min=16, size_max=64),
            "ramp 16→64": dict(controller="ramp", size_min=16, size_max=64)},
-          common=dict(preset="classic", env_id="LunarLander-v3", total_steps=400_000),
+          common=dict(preset="classic", env_id="LunarLander-v3", total_steps=400_000), trains_here=True,
           scales={"cpu": {}, "smoke": dict(total_steps=20_000, eval_envs=10, seeds=1)}),
     Study("sanity", "Does the agent learn tasks whose answer is known, and do the paper's networks train?",
           "nbs/experiments/pqn.ipynb", "nbs/figures/sanity.ipynb",

@@ -90,3 +90,13 @@ def done(dir, config):
     "Whether the run has trained to its end and saved that."
     log, checkpoint = Path(dir)/"steps.jsonl", Path(dir)/"checkpoint.safetensors"
     return steps_done(Path(dir)) >= config.total_steps and checkpoint.exists() and checkpoint.stat().st_mtime_ns >= log.stat().st_mtime_ns
+
+
+def processes_of(mark):
+    "Processes whose environment holds `mark`, by their command lines."
+    found = {}
+    for p in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (p/"environ").read_bytes() and p.name != str(os.getpid()): found[p.name] = (p/"cmdline").read_bytes().replace(b"\0", b" ")
+        except OSError: pass
+    return found

@@ -8,12 +8,13 @@ import pytest
 
 from abs_lab import stats, studies
 from abs_lab.config import configure, earliest_change
-from abs_lab.engine import _notebook_parameters, check_grid, execute, reproduce
+from abs_lab.engine import _notebook_parameters, check_grid, reproduce
 from abs_lab.plan import AbsLabError
 from abs_lab.results import mean_schedule, schedules
 from abs_lab.runs import run
 from abs_lab.storage import read_jsonl
 from abs_lab.studies import STUDIES
+from abs_lab.workers import execute
 
 ROOT = Path(__file__).resolve().parent.parent
 SCALES = [(name, scale) for name, study in STUDIES.items() for scale in study.scales]
@@ -144,7 +145,7 @@ def smoke(name, tmp_path, monkeypatch, **more):
     monkeypatch.setenv("ABS_LAB_RUNS_DIR", str(tmp_path/"runs"))
     monkeypatch.setenv("ABS_LAB_REPORTS_DIR", str(tmp_path/"reports"))
     monkeypatch.setenv("ABS_LAB_DEVICE", "cpu")
-    page, failures = reproduce(name, "smoke", jobs=2, **more)
+    page, failures, _ = reproduce(name, "smoke", jobs=2, **more)
     assert not failures and page.exists(), failures
     return page, [json.loads(f.read_text()) for f in (page.parent/"data").glob("*.json")]
 
