@@ -412,7 +412,7 @@ def study(seeds, **kw):
 
 @pytest.fixture(autouse=True)
 def no_browser(monkeypatch):
-    "Static images start a browser for every figure; nbs/27_pages.ipynb tries one."
+    "Static images start a browser for every figure; nbs/25_pages.ipynb tries one."
     monkeypatch.setattr(pages, "static", lambda *_, **__: None)
 
 
