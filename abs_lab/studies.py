@@ -156,7 +156,7 @@ _ON_ATARI = (
                                "ABS 16–128": dict(controller="abs", size_min=16, size_max=128)}.items()},
           _atari((*_GPU, "Phoenix-v5")), _COMMON,
           scales={"cpu": dict(tasks=["Phoenix-v5"], total_steps=40_000, num_envs=32, eval_envs=4, seeds=2),
-                  "smoke": dict(tasks=["Phoenix-v5"], total_steps=1_024, num_envs=8, eval_envs=1, seeds=1),
+                  "smoke": dict(tasks=["Phoenix-v5"], total_steps=512, num_envs=4, eval_envs=1, seeds=1),
                   "gpu": dict(total_steps=5_000_000), "paper": dict(total_steps=20_000_000, seeds=5)},
           first=(dict(env_id=["Breakout-v5"], seed=[0, 1], arm=[f"{net}, {arm}" for net in ("PQN", "PQN-L", "PQN-XL") for arm in ("fixed 32", "ABS 16–128")]),)),
 )
