@@ -106,10 +106,12 @@ class Ray:
         try: import ray
         except ImportError as e: raise AbsLabError("the engine ray needs Ray: pip install 'abs_lab[ray]'") from e
         try: ray.init(settings["cluster"], log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
-        except (ConnectionError, ValueError) as e: raise AbsLabError(f"no Ray cluster at cluster={settings['cluster']!r} ({str(e).splitlines()[0]}); `ray start --head` starts one") from e
+        except (ConnectionError, ValueError) as e:
+            raise AbsLabError(f"no Ray cluster at cluster={settings['cluster']!r} ({str(e).splitlines()[0]}); `ray start --head` starts one") from e
         room, need = ray.cluster_resources(), dict(CPU=settings["cpus_per_run"], GPU=settings["gpus_per_run"])
         fit = min((int(room.get(k, 0) / v + 1e-9) for k, v in need.items() if v), default=os.cpu_count())
-        if not fit: raise AbsLabError(f"the cluster has {room.get('CPU', 0):g} CPUs and {room.get('GPU', 0):g} GPUs; a run asks for cpus_per_run={need['CPU']:g}, gpus_per_run={need['GPU']:g}")
+        if not fit: raise AbsLabError(f"the cluster has {room.get('CPU', 0):g} CPUs and {room.get('GPU', 0):g} GPUs; a run asks for "
+                                      f"cpus_per_run={need['CPU']:g}, gpus_per_run={need['GPU']:g}")
         self.ray, self.root, self.slots, self.threads = ray, str(root), jobs or settings["jobs"] or fit, max(int(need["CPU"]), 1)
         self.task = ray.remote(_on_node).options(num_cpus=need["CPU"], num_gpus=need["GPU"], max_retries=0)
 

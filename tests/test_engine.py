@@ -87,7 +87,7 @@ def with_faults(monkeypatch, tmp_path, faults, each, healthy):
     dirs = {arm: [folder(tmp_path/"runs"/"tiny", p) for p in s.grid() if p["arm"] == arm] for arm in arms}
     for dir in dirs.get("corrupt folder", []) + dirs.get("full disk", []): dir.mkdir(parents=True)
     for dir in dirs.get("corrupt folder", []): (dir/"checkpoint.safetensors").write_bytes(os.urandom(1000))
-    for dir in dirs.get("full disk", []): (dir/"steps.jsonl").symlink_to("/dev/full")
+    for dir in dirs.get("full disk", []): (dir/"result.json.tmp").symlink_to("/dev/full")  # full when the result is to be written
     return dirs
 
 
