@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from .config import RunConfig, project_root, settings
 from .plan import AbsLabError, choose
 from .progress import Cost, Failure, Live, clock, costs, forecast, held, nearest, rate, starts, survey
-from .results import collect, configs_of, folder_of, schedules, steps_done
+from .results import collect, configs_of, folder_of, label, schedules, steps_done
 from .runs import result_of
 from .storage import Busy, Lease, commit, provenance, write_json
 from .studies import STUDIES, Study
@@ -216,7 +216,7 @@ def prepare(
         grid = study.grid(scale, seeds, schedules(study.replayed, grid, configs, report_dir / "data"))
         configs = check_grid(root / study.notebook, grid)
     there = {(p.get("env_id"), p["arm"]) for p in grid}
-    later = [f"{p['arm']}, seed {p['seed']}" for p in later if (p.get("env_id"), p["arm"]) not in there]
+    later = [label(p) for p in later if (p.get("env_id"), p["arm"]) not in there]
     return Work(study, grid, configs, matching(grid, configs, only), runs_dir, report_dir, later)
 
 # %% ../nbs/26_engine.ipynb #21a00006
@@ -239,7 +239,7 @@ def _gather(work, failures):
     for point, config in zip(work.grid, work.configs):
         try: found, absent = collect([point], [config], work.runs_dir, work.report_dir / "data")
         except (OSError, ValueError, KeyError, IndexError) as e:
-            found, absent = [], [f"{point['arm']}, seed {config.seed} (its folder cannot be read)"]
+            found, absent = [], [f"{label(point)} (its folder cannot be read)"]
             if config.id not in [f.id for f in failures]:
                 failures.append(Failure(point["arm"], config.id, f"{type(e).__name__}: {e}", str(work.runs_dir / config.id / "executed.ipynb")))
         ids += found or [config.id] * (config.id in recorded)

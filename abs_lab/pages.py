@@ -241,8 +241,7 @@ def study(
     "Write the page of a study."
     origin, tasks, several = reports.provenance(runs, allow_mixed_commits), figures.by_task(runs), len(figures.by_task(runs)) > 1
     units, scale = reports.normalised(runs) if several else (runs, "return")
-    absent = [f"{len(missing)} runs are missing and are in no figure or number: {'; '.join(missing)}."] if missing else []
-    said = [*absent, *said, *reports.compared(units, pairs)]
+    said = [*reports.lacking(missing), *said, *reports.compared(units, pairs)]
     differing, shared = (table.map(lambda text: text if len(text) <= 80 else f"{text[:77]}…") for table in reports.parameters(runs))
     turned = differing.set_index("Parameter").T.reset_index(names="Arm") if len(differing) else differing
     table = reports.task_table(runs)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RESULTS', 'SAME', 'results', 'evaluation', 'gradient_rate', 'cost', 'divergence_table', 'parameters', 'provenance',
-           'findings', 'normalised', 'scores', 'contrasts', 'compared', 'cautions', 'task_table', 'markdown']
+           'lacking', 'findings', 'normalised', 'scores', 'contrasts', 'compared', 'cautions', 'task_table', 'markdown']
 
 # %% ../nbs/16_reports.ipynb #e9375c1a
 import numpy as np
@@ -150,6 +150,14 @@ def _confound(arms) -> str:
             "rather than from batch size or adaptivity.")
 
 # %% ../nbs/16_reports.ipynb #d4c9353e
+def lacking(
+    missing: list,   # names of the runs that are missing
+    most: int = 8,   # of them that are named
+) -> list:           # one sentence, or none
+    "What a report does not hold."
+    more = f"; and {len(missing) - most} more" if len(missing) > most else ""
+    return [f"{len(missing)} runs are missing and are in no figure or number: {'; '.join(missing[:most])}{more}."] if missing else []
+
 def findings(
     runs: list,            # finished runs of one task
     arm: str,              # the arm of interest, compared with every other
@@ -158,7 +166,7 @@ def findings(
     "What the data does and does not show, derived from the numbers."
     arms = by_arm(runs)
     scores = {name: [score(run) for run in group] for name, group in arms.items()}
-    out = [f"{len(absent)} runs are missing and are not in any figure or number: {'; '.join(absent)}."] if absent else []
+    out = lacking(absent)
     if arm not in arms: return [*out, f"There is no finished run of {arm}, so nothing can be said about it."]
     out += [compare(scores[arm], scores[other], arm, other) for other in arms if other != arm]
     return [*out, _confound(arms), _acted(arms[arm], arm)]

@@ -283,13 +283,13 @@ def test_a_run_whose_small_file_is_there_counts_as_done(small_file, command, mon
     lines = command("reproduce", "tiny", "--dry-run")[1].split("\n")
     assert [line.split()[0] for line in lines[:2]] == ["done", "to"] and id in lines[0] and "1 of 2 runs to train" in lines[2]
     work = engine.prepare("tiny")
-    assert engine._gather(work, []) == ([id], ["a, seed 1"])
+    assert engine._gather(work, []) == ([id], ["a, CartPole-v1, seed 1"])
     started = []
     monkeypatch.setattr(engine, "run_queue", lambda *args, recorded, **more: started.append(set(recorded)) or [])
     monkeypatch.setattr(engine.subprocess, "run", lambda *args, **more: type("Done", (), dict(returncode=0)))
-    assert engine.reproduce("tiny").missing == ["a, seed 1"] and started == [{id}]
+    assert engine.reproduce("tiny").missing == ["a, CartPole-v1, seed 1"] and started == [{id}]
     study(monkeypatch, {"a": dict(seeds=2)}, trains_here=True)
-    assert engine.prepare("tiny").recorded() == {} and engine._gather(engine.prepare("tiny"), []) == ([], ["a, seed 0", "a, seed 1"])
+    assert engine.prepare("tiny").recorded() == {} and engine._gather(engine.prepare("tiny"), []) == ([], ["a, CartPole-v1, seed 0", "a, CartPole-v1, seed 1"])
 
 
 def test_recorded_runs_of_another_commit_are_not_mixed_in(small_file, command, tmp_path):
@@ -302,7 +302,7 @@ def test_recorded_runs_of_another_commit_are_not_mixed_in(small_file, command, t
 def test_runs_that_replay_others_are_named_until_those_are_finished(command, monkeypatch, tmp_path):
     s = study(monkeypatch, {"a": dict(seeds=2, total_steps=2_000), "b": dict(controller="replayed", replays="a", seeds=2)})
     work = engine.prepare("tiny")
-    assert work.later == ["b, seed 0", "b, seed 1"] and engine._gather(work, [])[1] == ["a, seed 0", "a, seed 1", "b, seed 0", "b, seed 1"]
+    assert work.later == ["b, CartPole-v1, seed 0", "b, CartPole-v1, seed 1"] and engine._gather(work, [])[1] == ["a, CartPole-v1, seed 0", "a, CartPole-v1, seed 1", "b, CartPole-v1, seed 0", "b, CartPole-v1, seed 1"]
     assert "and 2 more that replay others" in command("reproduce", "tiny", "--dry-run")[1]
     for point in s.grid(): run(config_of(point), folder(tmp_path/"runs"/"tiny", point))
     engine._gather(work, [])
@@ -315,7 +315,7 @@ def test_a_finished_run_whose_log_is_lost_is_named_and_the_rest_is_reported(monk
     work, failures = engine.prepare("tiny"), []
     (tmp_path/"runs"/"tiny"/work.configs[0].id/"steps.jsonl").unlink()
     ids, missing = engine._gather(work, failures)
-    assert ids == [work.configs[1].id] and missing == ["a, seed 0 (its folder cannot be read)"] and [f.id for f in failures] == [work.configs[0].id]
+    assert ids == [work.configs[1].id] and missing == ["a, CartPole-v1, seed 0 (its folder cannot be read)"] and [f.id for f in failures] == [work.configs[0].id]
 
 
 def test_a_torn_result_is_written_again(tmp_path):
