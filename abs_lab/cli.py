@@ -25,9 +25,10 @@ from .controllers import CONTROLLERS
 from .divergence import METERS
 from .envs import EnvConfig
 from .plan import AbsLabError, choose
-from .progress import clock, costs, forecast, survey, table
+from .progress import clock, costs, forecast, nearest, survey, table
 from .results import folder_of, merge, steps_done
 from .runs import progress_bar, result_of, run
+from .storage import provenance
 from .engine import prepare, reproduce
 from .workers import ENGINES
 from .studies import STUDIES
@@ -102,17 +103,18 @@ def duration(
 
 # %% ../nbs/27_cli.ipynb #25e00004
 def _dry_run(work, jobs):
-    known, recorded, times, sizes = costs(), work.recorded(), [], []
+    known, recorded, times, sizes, foreign = costs(), work.recorded(), [], [], False
     for point, config in work.asked():
         dir = work.runs_dir / config.id
         if config.id in recorded or result_of(dir): print(f"  done      {config.id}  {point['arm']}"); continue
         step = steps_done(dir)
         seconds, size = forecast(config, known, step)
+        foreign |= any(c.hardware != provenance()["hardware"] for c in nearest(config, known))
         times.append(seconds), sizes.append(size)
         print(f"  {f'{step / config.total_steps:4.0%} done' if step else 'to train '} {config.id}  {point['arm']}  ({_cost_of([seconds], [size])})")
     print(f"{work.study.name}: {len(times)} of {len(work.grid)} runs to train into {work.runs_dir}")
     if work.later: print(f"and {len(work.later)} more that replay others, when those are finished")
-    if times: print(f"expected: {_cost_of(times, sizes, jobs)}" + f" with {jobs} at once" * (jobs > 1))
+    if times: print(f"expected: {_cost_of(times, sizes, jobs)}" + f" with {jobs} at once" * (jobs > 1) + " (some as recorded on other hardware)" * foreign)
 
 def _cost_of(times, sizes, jobs=1):
     "What runs will cost together, for people; `None` is a run of which nothing is known."

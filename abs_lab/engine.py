@@ -147,7 +147,7 @@ def run_queue(
     kind = ENGINES[choose("engine", engine or settings()["engine"], ENGINES)]
     waiting = [Job(p, c, Path(dir) / c.id) for p, c in zip(grid, configs) if c.id not in recorded and not result_of(Path(dir) / c.id)]
     if not waiting: return []
-    engine, running, failures, known = kind(settings(), project_root(), jobs), [], [], costs() if until < math.inf else []
+    engine, running, failures, known = kind(settings(), project_root(), jobs), [], [], costs(here=True) if until < math.inf else []
     live = Live(lambda: survey(dir, [(c.id, p.get("arm"), c.total_steps) for p, c in zip(grid, configs)], recorded), quiet)
 
     def settle(job, how):
@@ -155,7 +155,7 @@ def run_queue(
         job.tries += how not in ("done", "busy")
         if how == "busy" or how != "done" and job.tries < 2: waiting.append(job)
         elif how != "done": failures.append(job.fail(how))
-        elif until < math.inf: known[:] = costs()
+        elif until < math.inf: known[:] = costs(here=True)
 
     try:
         while (waiting or running) and time.monotonic() < until:

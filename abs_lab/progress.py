@@ -135,12 +135,14 @@ def _cost(path):
     size = sum(f.stat().st_size for f in path.parent.iterdir())
     return Cost(json.loads(path.with_name("config.json").read_text())["config"], seconds / found["steps"], size / found["steps"], found["hardware"])
 
-def costs() -> list[Cost]:
+def costs(
+    here: bool = False,  # those of this machine's hardware alone
+) -> list[Cost]:
     "What the finished runs took that are in the runs folder or, small, in the reports."
     out = []
     for path in (*Path(settings()["runs_dir"]).glob("*/*/result.json"), *Path(settings()["reports_dir"]).glob("*/data/*.json")):
         with suppress(OSError, ValueError, KeyError, TypeError): out.append(_cost(path))
-    return out
+    return [c for c in out if not here or c.hardware == provenance()["hardware"]]
 
 # %% ../nbs/21_progress.ipynb #21e0000d
 def nearest(

@@ -248,12 +248,12 @@ def test_patience(played, tmp_path, monkeypatch):
 
 def test_a_budget_starts_only_what_will_finish_and_stops_the_rest(played, tmp_path, monkeypatch):
     cost = progress.Cost(config_of(points(1)[0]).flat(), 80 / 2_000, None, {})   # 80 s, and 10 to start
-    monkeypatch.setattr(engine, "costs", lambda: [cost])
+    monkeypatch.setattr(engine, "costs", lambda here: [cost])
     assert played({0: [], 1: [], 2: []}, tmp_path/"short", until=60) == [] and Played.started == []
     busy = [None] * 170 + ["done"]                                               # 85 s
     assert played({0: busy, 1: busy, 2: []}, tmp_path/"one", until=160) == []
     assert Played.started == [0, 1] and not Played.stopped and 85 <= Clock.now < 90  # 70 s are left, too few for the third: the queue ends at once
-    monkeypatch.setattr(engine, "costs", lambda: [])                             # nothing is known: tried, and stopped at the deadline
+    monkeypatch.setattr(engine, "costs", lambda here: [])                             # nothing is known: tried, and stopped at the deadline
     assert played({0: [], 1: [], 2: []}, tmp_path/"unknown", until=60) == []
     assert sorted(Played.started) == sorted(Played.stopped) == [0, 1] and Clock.now == 60
     assert not list((tmp_path/"unknown").glob("*/failure.json"))
@@ -335,7 +335,11 @@ def test_a_dry_run_estimates_time_and_disk_or_says_that_it_cannot(command, monke
     assert out.count("unknown") == 0 and out.count(" MB)") == 2 and "2 of 3 runs to train" in out and out.count("  done ") == 1
     bytes = sum(f.stat().st_size for f in folder(tmp_path/"runs"/"tiny", s.grid()[0]).iterdir())
     steps = result_of(folder(tmp_path/"runs"/"tiny", s.grid()[0]))["steps"]
-    assert f"{2 * bytes / steps * 2_000 / 1e6:.1f} MB" in out.split("\n")[-2]
+    assert len(progress.costs(here=True)) == 1
+    result = folder(tmp_path/"runs"/"tiny", s.grid()[0])/"result.json"
+    result.write_text(result.read_text().replace('"cpu": "', '"cpu": "another '))
+    assert progress.costs(here=True) == [] and "as recorded on other hardware" in command("reproduce", "tiny", "--dry-run")[1]
+    assert "hardware" not in out and f"{2 * bytes / steps * 2_000 / 1e6:.1f} MB" in out.split("\n")[-2]
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------
