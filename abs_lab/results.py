@@ -106,6 +106,7 @@ def collect(
     configs: list,        # their `RunConfig`s, in the same order
     runs_dir: Path,       # folder of the study's run directories
     data_dir: Path,       # receives one small file a finished run; what else is there stays
+    points: int = 100,    # of each curve, at most
 ) -> tuple:               # ids of the finished runs, and labels of those that are missing
     "Write what the figures need of every finished run of a grid."
     data_dir.mkdir(parents=True, exist_ok=True)
@@ -113,7 +114,7 @@ def collect(
     for point, config in zip(grid, configs):
         dir = runs_dir / config.id
         if not (dir / "result.json").exists(): missing.append(label(point)); continue
-        save_result(compact(dir, point["arm"]), data_dir)
+        save_result(compact(dir, point["arm"], points), data_dir)
         ids.append(config.id)
     return ids, missing
 
