@@ -223,7 +223,7 @@ class Campaign:
                 if (job.dir / "result.json").exists(): self._keep(job)
                 elif job.process.returncode in (130, -signal.SIGTERM) or _saved(job.dir) >= self.asked: self.stopped.append(job)
                 else: self._fail(job, f"exit code {job.process.returncode}; {job.dir / 'worker.log'} ends with\n{last_words(job.dir)}")
-            except OSError as e: self._fail(job, f"its result could not be written: {e}")
+            except (OSError, ValueError, KeyError, IndexError) as e: self._fail(job, f"no small file could be made of it: {type(e).__name__}: {e}")
             self._recount()
 
     def _fail(self, job, why):

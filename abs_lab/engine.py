@@ -159,7 +159,8 @@ def run_queue(
 
     try:
         while (waiting or running) and time.monotonic() < until:
-            ready = [job for job in waiting if _in_time(job, until, known, running)]
+            free = len(running) < engine.slots
+            ready = [job for job in waiting if _in_time(job, until, known, running)] if free else []
             if not ready and not running: break  # what is left would not finish in time
             for job in ready:
                 if len(running) >= engine.slots: break

@@ -75,7 +75,7 @@ def compact(
     dir: Path,            # a finished run
     arm: str,             # its label in the figures
     points: int = 100,    # of each curve, at most
-) -> dict:                # {id, params, result, curve}
+) -> dict:                # {id, params, result, curve, schedule}
     "What the figures need of a run."
     rows, config = read_jsonl(dir / "steps.jsonl"), json.loads((dir / "config.json").read_text())
     chunks = [rows[a[0]:a[-1] + 1] for a in np.array_split(np.arange(len(rows)), min(points, len(rows)))]
@@ -86,7 +86,10 @@ def compact(
     curve |= {k: [_mean(row.get(k) for row in c) for c in chunks] for k in AVERAGED if any(k in row for row in rows)}
     low, high = config["config"].get("low"), config["config"].get("high")
     curve["thresholds"] = [low, high] if low is not None else None
-    return dict(id=config["id"], params=config["config"] | dict(arm=arm), result=json.loads((dir / "result.json").read_text()), curve=curve)
+    schedule = dict(ends=[row["step"] for row in rows], sizes=[row["size"] for row in rows])
+    last = [i for i, size in enumerate(schedule["sizes"]) if [size] != schedule["sizes"][i + 1:i + 2]]  # of each stretch of one size
+    return dict(id=config["id"], params=config["config"] | dict(arm=arm), result=json.loads((dir / "result.json").read_text()), curve=curve,
+                schedule={k: [v[i] for i in last] for k, v in schedule.items()})
 
 # %% ../nbs/20_results.ipynb #d7e81325
 def save_result(
@@ -124,7 +127,7 @@ def mean_schedule(
     runs: list[dict],     # small files of one arm on one task
 ) -> dict:                # starts and sizes, parameters of the controller `replayed`
     "The mean size of several runs, as a schedule to replay."
-    schedule = Replayed.mean_of([(run["curve"]["step"], run["curve"]["size"]) for run in runs], runs[0]["params"].get("multiple", 1))
+    schedule = Replayed.mean_of([(run["schedule"]["ends"], run["schedule"]["sizes"]) for run in runs], runs[0]["params"].get("multiple", 1))
     return dict(starts=schedule.starts, sizes=schedule.sizes)
 
 # %% ../nbs/20_results.ipynb #20c00005

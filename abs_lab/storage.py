@@ -191,10 +191,10 @@ class Lease:
 # %% ../nbs/12_storage.ipynb #ce4eec45
 @cache
 def commit() -> str:  # the hash, with '-dirty' when the library differs from it; ABS_LAB_COMMIT or 'unknown' without git
-    "The commit of the library that is running."
+    "The last commit that changed the library that is running: one that touches only reports or prose leaves it as it is."
     here = Path(__file__).parent if "__file__" in globals() else Path.cwd()
     def git(*args): return subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, check=True).stdout.strip()
-    try: return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if git("status", "--porcelain", "--", str(here)) else "")
+    try: return git("log", "-1", "--format=%h", "--abbrev=12", "--", str(here)) + ("-dirty" if git("status", "--porcelain", "--", str(here)) else "")
     except (OSError, subprocess.CalledProcessError): return os.environ.get("ABS_LAB_COMMIT", "unknown")
 
 # %% ../nbs/12_storage.ipynb #71c5917d

@@ -214,6 +214,20 @@ def test_without_envpool_gymnasium_serves_and_says_so(tmp_path):
     assert "backend 'envpool' is not available" in asked and "use backend 'gymnasium'" in asked
 
 
+def test_a_commit_that_leaves_the_library_alone_leaves_its_name(copy):
+    git = lambda *args: subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *args], cwd=copy, check=True, capture_output=True, text=True).stdout
+    name = lambda: python("-c", "from abs_lab.storage import commit; print(commit())", cwd=copy).stdout.strip()
+    shutil.copy(ROOT/".gitignore", copy)
+    git("init", "-q"); git("add", "-A"); git("commit", "-qm", "all")
+    first = name()
+    (copy/"prose.md").write_text("x"); git("add", "-A"); git("commit", "-qm", "prose")
+    assert name() == first == git("rev-parse", "--short=12", "HEAD~1").strip()
+    (copy/"abs_lab"/"plan.py").write_text((copy/"abs_lab"/"plan.py").read_text() + "\n")
+    assert name() == f"{first}-dirty"
+    git("commit", "-qam", "library")
+    assert name() == git("rev-parse", "--short=12", "HEAD").strip() != first
+
+
 # -- project files -----------------------------------------------------------------------------------------------------
 
 def test_every_setting_is_documented_above_its_line():

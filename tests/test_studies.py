@@ -8,9 +8,10 @@ import pytest
 
 from abs_lab import stats, studies
 from abs_lab.config import configure, earliest_change
+from abs_lab.controllers import Replayed
 from abs_lab.engine import _notebook_parameters, check_grid, reproduce
 from abs_lab.plan import AbsLabError
-from abs_lab.results import mean_schedule, schedules
+from abs_lab.results import compact, mean_schedule, schedules
 from abs_lab.runs import run
 from abs_lab.storage import read_jsonl
 from abs_lab.studies import STUDIES
@@ -43,7 +44,7 @@ def invented(point, config, level):
     result = dict(status="finished", steps=config.total_steps, updates=n, gradient_steps=gradient[-1], measurements=n, seconds=7.0, train_return=1.0, episodes=3 * n,
                   mean_size=float(np.mean(size)), final_size=size[-1], frames=4 * config.total_steps if atari else None, eval=dict(mean=float(level + rng.normal(0, 30))),
                   commit="0" * 12, versions=dict(python="3"), hardware=dict(cpu="an invented one"), device="cpu")
-    return dict(id=config.id, params=config.flat() | dict(arm=point["arm"]), result=result, curve=curve)
+    return dict(id=config.id, params=config.flat() | dict(arm=point["arm"]), result=result, curve=curve, schedule=dict(ends=steps, sizes=size))
 
 
 def fabricate(study, scale, folder, **more):
@@ -116,8 +117,18 @@ def test_a_schedule_waits_for_every_run_and_is_reproducible(tmp_path):
 
 
 def test_a_mean_schedule_is_a_size_that_was_possible(tmp_path):
-    runs = [dict(params=dict(multiple=32), curve=dict(step=[100, 200], size=sizes)) for sizes in ([32, 64], [32, 96], [32, 96])]
+    runs = [dict(params=dict(multiple=32), schedule=dict(ends=[100, 200], sizes=sizes)) for sizes in ([32, 64], [32, 96], [32, 96])]
     assert mean_schedule(runs) == dict(starts=[0, 100], sizes=[32, 96])
+
+
+def test_a_schedule_is_as_fine_as_the_run_however_few_points_are_kept(tmp_path):
+    config = configure(env_id="CartPole-v1", controller="ramp", size_min=4, size_max=24, num_envs=8, total_steps=16_000, eval_envs=2)
+    run(config, tmp_path)
+    rows = read_jsonl(tmp_path/"steps.jsonl")
+    schedule = mean_schedule([compact(tmp_path, "ramp", points=5)])
+    assert len(rows) > 100 and len(schedule["sizes"]) > 15 and mean_schedule([compact(tmp_path, "ramp")]) == schedule
+    replayed = Replayed(**schedule)
+    assert [replayed.at(row["step"] - row["size"] * 8) for row in rows] == [row["size"] for row in rows]
 
 
 # -- figures -------------------------------------------------------------------------------------------------------------
