@@ -173,9 +173,16 @@ class Campaign:
         self.earlier = [s for s in (Speed(**row) for row in read_jsonl(out / "speeds.jsonl")) if s.machine == machine()]
         self.now, self.asked = [], float("inf")  # speeds of this call; when the jobs were asked to stop
 
-    def left(self): return self.end - time.monotonic()
+    def left(self) -> float:  # seconds
+        "What remains of the budget, without its margin."
+        return self.end - time.monotonic()
 
-    def say(self, text): print(f"[{time.monotonic() - self.began:4.0f} s] {text}", flush=True)
+    def say(
+        self,
+        text: str,   # one line, or a failure's lines
+    ):
+        "Print a line with the seconds since the beginning."
+        print(f"[{time.monotonic() - self.began:4.0f} s] {text}", flush=True)
 
     def speeds(self) -> list[Speed]:  # of this machine
         "What is known by now: from earlier calls, of runs that ended, of those that are running."

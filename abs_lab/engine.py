@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from .config import RunConfig, project_root, settings
 from .plan import AbsLabError, choose
 from .progress import Cost, Failure, Live, clock, costs, forecast, held, nearest, rate, starts, survey
-from .results import collect, configs_of, folder_of, label, schedules, steps_done
+from .results import collect, configs_of, folder_of, label, last_words, schedules, steps_done
 from .runs import result_of
 from .storage import Busy, Lease, commit, provenance, write_json
 from .studies import STUDIES, Study
@@ -112,9 +112,8 @@ class Job:
         return between or idle > PATIENCE * timeout
 
     def _last_words(self, code):
-        log = self.dir / "worker.log"
         if code < 0: return f"the process was killed by signal {-code}"
-        return "\n".join(log.read_text().strip().split("\n")[-5:] if log.exists() else []) or f"the process ended without a word, with exit code {code}"
+        return last_words(self.dir, f"the process ended without a word, with exit code {code}")
 
     def fail(self, message):
         "Write down that the run failed for good."

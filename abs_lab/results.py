@@ -58,10 +58,11 @@ def steps_done(
 
 def last_words(
     dir: Path,   # a run directory
+    silent: str = "the process ended without a word (killed?)",  # what to say of a process that said nothing
 ) -> str:        # five lines at most
     "What the process that trained a run said last, into worker.log."
     text = (dir / "worker.log").read_text().strip() if (dir / "worker.log").exists() else ""
-    return "\n".join(text.split("\n")[-5:]) or "the process ended without a word (killed?)"
+    return "\n".join(text.split("\n")[-5:]) or silent
 
 
 # %% ../nbs/20_results.ipynb #6223218a
