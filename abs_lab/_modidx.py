@@ -261,6 +261,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'abs_lab.figures.wall_clock': ('figures.html#wall_clock', 'abs_lab/figures.py')},
             'abs_lab.networks': { 'abs_lab.networks.ChannelNorm': ('networks.html#channelnorm', 'abs_lab/networks.py'),
                                   'abs_lab.networks.ChannelNorm.forward': ('networks.html#channelnorm.forward', 'abs_lab/networks.py'),
+                                  'abs_lab.networks.ImageNorm': ('networks.html#imagenorm', 'abs_lab/networks.py'),
+                                  'abs_lab.networks.ImageNorm.forward': ('networks.html#imagenorm.forward', 'abs_lab/networks.py'),
                                   'abs_lab.networks.MultiSkip': ('networks.html#multiskip', 'abs_lab/networks.py'),
                                   'abs_lab.networks.MultiSkip.__init__': ('networks.html#multiskip.__init__', 'abs_lab/networks.py'),
                                   'abs_lab.networks.MultiSkip.forward': ('networks.html#multiskip.forward', 'abs_lab/networks.py'),
