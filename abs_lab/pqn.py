@@ -169,28 +169,26 @@ class PQN:
         rows = self._rows(rollout)
         lr = c.lr * (1 - (p.step - rollout.steps) / p.total) if c.anneal_lr else c.lr
         for group in self.optimizer.param_groups: group["lr"] = lr
-        sums = torch.zeros(3, device=self.device)
+        seen = []
         for _ in range(plan.epochs):
             order = torch.randperm(rollout.steps, generator=self.generator, device=self.device)
-            for chosen in order.split(plan.minibatch): sums += self._gradient_step(chosen, *rows)
-        steps = plan.epochs * c.num_minibatches
-        p.gradient_steps += steps
-        loss, q_value, grad_norm = sums / max(steps, 1)
+            seen += [self._gradient_step(chosen, *rows) for chosen in order.split(plan.minibatch)]
+        p.gradient_steps += len(seen)
+        loss, q_value, grad_norm = torch.stack(seen).mean(0) if seen else torch.zeros(3, device=self.device)
         masked = 1 - rollout.mask.float().mean()
         return dict(loss=loss, q_value=q_value, grad_norm=grad_norm, lr=lr, epsilon=self.epsilon, masked=masked, **self._plasticity(rollout))
 
     def _gradient_step(self, chosen, obs, actions, targets, weight):
-        real = weight[chosen].sum().clamp(min=1)
-        sums = torch.zeros(3, device=self.device)
+        real, parts = weight[chosen].sum().clamp(min=1), []
         self.optimizer.zero_grad(set_to_none=True)
         for i in chosen.split(self.piece or len(chosen)):
             q = self.net(obs.index_select(0, i))
             loss = self.config.loss_scale * q_loss(q, actions[i], targets[i], weight[i], real)
             loss.backward()
-            sums[:2] += torch.stack([loss.detach(), q.detach().mean() * (len(i) / len(chosen))])
-        sums[2] = nn.utils.clip_grad_norm_(self.net.parameters(), self.config.max_grad_norm)
+            parts.append(torch.stack([loss.detach(), q.detach().mean() * (len(i) / len(chosen))]))
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
-        return sums
+        return torch.cat([torch.stack(parts).sum(0), norm[None]])
 
     @torch.no_grad()
     def _plasticity(self, rollout, most=2048):
