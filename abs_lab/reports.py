@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from . import stats
-from .figures import by_arm, by_task, score, series, thresholds
+from .figures import by_arm, by_task, by_unit, score, series, thresholds, unit
 from .plan import AbsLabError
 from .stats import compare, percent, summarise
 
@@ -72,19 +72,19 @@ def cost(
 # %% ../nbs/16_reports.ipynb #82a42995
 def divergence_table(
     runs: list,          # runs of a study
-) -> pd.DataFrame:       # text: measurements per run, mean D early and late, share of points outside the thresholds
+) -> pd.DataFrame:       # text: measurements per run, mean signal early and late, share of points outside the thresholds
     "What was measured, one row an arm."
-    rows = []
+    rows, units = [], by_unit(runs)
     for arm, group in by_arm(runs).items():
         limits, points = thresholds(group), [(*series(run, "signal"), run["curve"]["step"][-1]) for run in group]
-        low, high = limits or thresholds(runs) or (np.nan, np.nan)
+        low, high = limits or thresholds(units[unit(group[0])]) or (np.nan, np.nan)
         when, ys = np.concatenate([xs / end for xs, _, end in points]), np.concatenate([ys for _, ys, _ in points])
-        part = lambda mask, ys=ys: f"{ys[mask].mean():.2f}" if mask.any() else "–"
+        part = lambda mask, ys=ys: f"{ys[mask].mean():.3g}" if mask.any() else "–"
         share = lambda mask: percent(mask.mean()) if len(mask) and not np.isnan(low) else "–"
-        rows.append({"Arm": arm, "Measurements per run": _span([run["result"]["measurements"] for run in group]),
-                     "Mean D, first tenth": part(when <= 0.1), "Mean D, last tenth": part(when > 0.9),
+        rows.append({"Arm": arm, "Signal": unit(group[0]), "Measurements per run": _span([run["result"]["measurements"] for run in group]),
+                     "Mean, first tenth": part(when <= 0.1), "Mean, last tenth": part(when > 0.9),
                      "Points below low": share(ys < low), "Points above high": share(ys > high),
-                     "Acts on": f"{low:g}, {high:g}" if limits else "nothing"})
+                     "Acts on": f"{low:.3g}, {high:.3g}" if limits else "nothing"})
     return pd.DataFrame(rows)
 
 # %% ../nbs/16_reports.ipynb #55edf9d1

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from abs_lab import stats, studies
+from abs_lab import figures, reports, stats, studies
 from abs_lab.config import configure, earliest_change
 from abs_lab.controllers import Replayed
 from abs_lab.engine import _notebook_parameters, check_grid, reproduce
@@ -27,6 +27,9 @@ def whole(study, scale, **more):
     return study.grid(scale, schedules=found, **more)
 
 
+SCALES_OF_SIGNALS = {"divergence D": 1, "softmax KL": 1e-3, "tr(Σ)/|G|²": 1e4, "|G|²/tr(Σ)": 1e-2}  # a signal in its meter's own unit
+
+
 def invented(point, config, level):
     "The small file of a run that nobody trained."
     rng, n = np.random.default_rng([config.seed, level, *config.id.encode()]), 12
@@ -35,7 +38,7 @@ def invented(point, config, level):
     steps = [int(s * config.total_steps) for s in share]
     gradient = [int(s * config.total_steps * 4 * 2 / (32 * config.env.num_envs)) + 1 for s in share]
     curve = dict(step=steps, gradient_steps=gradient, size=size, epochs=[2] * n, episodes=[3] * n, seconds=[s / 1e4 for s in steps],
-                 signal=np.clip(0.5 - 0.3 * share + rng.normal(0, 0.05, n), 0.01, 1).tolist(), thresholds=None)
+                 signal=(SCALES_OF_SIGNALS[figures.unit(dict(params=config.flat()))] * np.clip(0.5 - 0.3 * share + rng.normal(0, 0.05, n), 0.01, 1)).tolist(), thresholds=None)
     curve["return"] = [None, *(level + 100 * share + rng.normal(0, 9, n))[1:].tolist()]
     for name in ("dormant", "rank", "weight_norm") if config.controller.smallest < 64 else ():  # too few updates to measure them
         curve[name] = [None, *rng.uniform(0, 1, n - 1).tolist()]
@@ -147,6 +150,44 @@ def test_every_figure_notebook_renders(name, tmp_path, monkeypatch):
     arms = {p["arm"] for p in grid}
     assert all(arm in page for arm in arms)
     if name != "quick": assert (report/"compare.md").read_text().count("\n| ") >= len(arms)
+
+
+def panels(fig):
+    "Title of each panel over one another -> its y axis and the heights of its lines."
+    titles = [note.text for note in fig.layout.annotations]
+    axes = [fig.layout["yaxis" + (str(i) if i > 1 else "")] for i in range(1, len(titles) + 1)]
+    return {title: (axis, [s.y0 for s in fig.layout.shapes if s.yref.split()[0] == "y" + (str(i) if i > 1 else "")]) for i, (title, axis) in enumerate(zip(titles, axes), 1)}
+
+
+def test_signals_of_different_units_share_neither_axis_nor_thresholds(tmp_path):
+    fabricate(STUDIES["controllers"], "smoke", tmp_path, seeds=2)
+    runs = figures.by_task(figures.load(tmp_path, STUDIES["controllers"].arms))["LunarLander-v3"]
+    found, table = panels(figures.divergence(runs)), reports.divergence_table(runs).set_index("Arm")
+    assert set(found) == set(STUDIES["controllers"].arms)
+    (share, lines), (noise, none), (reciprocal, own) = (found[arm] for arm in ("ABS 16–64", "GNS 16–64", "ABS 16–64 on gradient noise"))
+    assert (share.title.text, noise.title.text, reciprocal.title.text) == ("divergence D", "tr(Σ)/|G|²", "|G|²/tr(Σ)")
+    assert (lines, none, own) == ([0.05, 0.95], [], [1 / (64 * 32), 1 / (16 * 32)])        # 32 environments
+    assert found["fixed 16"][0].range == share.range and share.range[1] < 1.2 and found["fixed 16"][1] == []
+    assert noise.type == reciprocal.type == "log" and noise.range[0] > 1 > reciprocal.range[1] and noise.range == found["GNS 16–64, decayed rate"][0].range
+    assert reciprocal.range[0] < np.log10(1 / (64 * 32))                                      # its thresholds are seen
+    assert table.loc["GNS 16–64", ["Signal", "Points above high", "Acts on"]].tolist() == ["tr(Σ)/|G|²", "–", "nothing"]
+    assert table.loc["ABS 16–64 on gradient noise", "Acts on"] == "0.000488, 0.00195" and table.loc["fixed 16", "Points below low"] == "0 %"
+    assert float(table.loc["ABS 16–64 on gradient noise", "Mean, last tenth"]) > 0
+
+
+def test_softmax_kl_has_a_panel_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("BROWSER_PATH", "/nonexistent")
+    fabricate(STUDIES["divergence"], "smoke", tmp_path/"data", seeds=2)
+    space, made = dict(data_dir=str(tmp_path/"data"), report_dir=str(tmp_path/"reports"/"divergence"), allow_mixed_commits=False, ids=[], missing=[]), []
+    monkeypatch.setattr(figures, "curves", lambda *args, real=figures.curves, **more: made.append(real(*args, **more)) or made[-1])
+    for cell in json.loads((ROOT/STUDIES["divergence"].figures).read_text())["cells"]:
+        if cell["cell_type"] == "code" and not cell["metadata"].get("tags"): exec("".join(cell["source"]), space)
+    fig = next(fig for fig in made if any("softmax" in (note.text or "") for note in fig.layout.annotations))
+    of = {title: axis for title, (axis, _) in panels(fig).items()}
+    assert of["Which distance: divergence D"].title.text == "divergence D" and of["Which distance: softmax KL"].title.text == "softmax KL"
+    assert all(axis.matches is None for axis in of.values())
+    kl, d = ([t for t in fig.data if t.name == arm and t.showlegend] for arm in ("fixed 32, softmax KL", "fixed 32"))
+    assert kl[0].yaxis != d[0].yaxis and max(kl[0].y) < 0.01 < max(d[0].y)
 
 
 # -- from end to end -----------------------------------------------------------------------------------------------------
