@@ -138,30 +138,31 @@ def _reproduce(argv):
     return 1 if done.failures else 0
 
 # %% ../nbs/27_cli.ipynb #53f64662
-def _runs_of(folder):
-    "Id, arm and steps of the runs of a folder: those of its study, and what else is there."
-    found = {}
-    for s, scale in ((s, scale) for s in STUDIES.values() for scale in s.scales):
-        if folder.name == folder_of(s.name, scale):
-            work = prepare(s.name, scale)
-            found = {c.id: (c.id, p["arm"], c.total_steps) for p, c in zip(work.grid, work.configs)}
+def _survey_of(folder):
+    "How far the runs of a folder are, those of its study and what else is there; and why its study cannot be prepared, if so."
+    found, recorded, why = {}, (), None
+    try:
+        for work in [prepare(s.name, scale) for s in STUDIES.values() for scale in s.scales if folder.name == folder_of(s.name, scale)]:
+            found, recorded = {c.id: (c.id, p["arm"], c.total_steps) for p, c in zip(work.grid, work.configs)}, work.recorded()
+    except (OSError, ValueError, KeyError) as e: why = str(e)
     for path in sorted(folder.glob("*/config.json")):
         try: found.setdefault(path.parent.name, (path.parent.name, "", json.loads(path.read_text())["config"]["total_steps"]))
         except (ValueError, KeyError, TypeError): found.setdefault(path.parent.name, (path.parent.name, "its config.json cannot be read", 0))
-    return list(found.values())
+    return survey(folder, list(found.values()), recorded) | dict(problem=why)
 
 def _status(argv):
     parser = argparse.ArgumentParser("abs-lab status", description="How far the runs are, of one study or of all, whoever trains them.")
-    parser.add_argument("study", nargs="?", help="a folder below the runs folder (default: all of them)")
+    parser.add_argument("study", nargs="?", help="a folder below the runs folder or the reports (default: all of them)")
     parser.add_argument("--json", action="store_true", help="everything that is known, as JSON")
-    args, root = parser.parse_args(argv), Path(settings()["runs_dir"])
-    folders = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-    if args.study: folders = [root / choose("study in " + str(root), args.study, [p.name for p in folders])]
-    found = [survey(folder, _runs_of(folder)) for folder in folders]
-    if args.json: print(json.dumps(found[0] if args.study else found, indent=1)); return 0
-    for f in found: print(*table(f, ("done", "running", "waiting", "failed") if args.study else ()), sep="\n")
-    if not folders: print(f"no runs in {root}")
-    return 0
+    args, root, reports = parser.parse_args(argv), *(Path(settings()[key]) for key in ("runs_dir", "reports_dir"))
+    names = sorted({p.name for p in root.glob("*/")} | {p.parent.name for p in reports.glob("*/data")})
+    if args.study: names = [choose(f"study in {root} or {reports}", args.study, names)]
+    found = [_survey_of(root / name) for name in names]
+    if args.json: print(json.dumps(found[0] if args.study else found, indent=1))
+    else: print(*(line for f in found for line in table(f, ("done", "running", "waiting", "failed") if args.study else ())) if found else [f"no runs in {root}"], sep="\n")
+    for f in found:
+        if f["problem"]: print(f"{f['study']} cannot be prepared: {f['problem']}", file=sys.stderr)
+    return int(any(f["problem"] for f in found))
 
 def _merge(argv):
     parser = argparse.ArgumentParser("abs-lab merge", description="Take the result files of a campaign into the data of their study.")

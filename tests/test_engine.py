@@ -377,6 +377,28 @@ def test_status_shows_the_pace_of_what_runs(command, monkeypatch, tmp_path):
     assert json.loads(command("status", "tiny", "--json")[1])["running"] == 0
 
 
+def test_status_counts_what_the_report_records(small_file, command, monkeypatch, tmp_path):
+    "Also where no runs folder is, as in a fresh clone."
+    code, out, err = command("status")
+    assert (code, out, err) == (0, "tiny: 1 of 2 runs finished, 1 waiting\n", "") and not (tmp_path/"runs").exists()
+    found = json.loads(command("status", "tiny", "--json")[1])
+    assert [(r["id"] == small_file[1], r["state"]) for r in found["runs"]] == [(True, "done"), (False, "waiting")]
+    study(monkeypatch, {"a": dict(seeds=2)}, trains_here=True)             # what is recorded is trained again there
+    assert json.loads(command("status", "tiny", "--json")[1])["done"] == 0
+
+
+def test_status_goes_on_past_a_study_that_cannot_be_prepared(small_file, command, monkeypatch, tmp_path):
+    s, id = small_file
+    monkeypatch.setitem(STUDIES, "broken", Study(**vars(s) | dict(name="broken", notebook="nbs/experiments/gone.ipynb")))
+    (tmp_path/"runs"/"broken"/"x").mkdir(parents=True)
+    write_json(tmp_path/"runs"/"broken"/"x"/"config.json", dict(config=dict(total_steps=100)))
+    code, out, err = command("status")
+    assert code == 1 and out == "broken: 0 of 1 runs finished, 1 waiting\ntiny: 1 of 2 runs finished, 1 waiting\n"
+    assert err.startswith("broken cannot be prepared: ") and "gone.ipynb" in err and err.count("\n") == 1
+    broken, tiny = json.loads(command("status", "--json")[1])
+    assert "gone.ipynb" in broken["problem"] and tiny["problem"] is None
+
+
 # -- leases ------------------------------------------------------------------------------------------------------------
 
 @pytest.fixture
