@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from .config import RunConfig, project_root, settings
 from .plan import AbsLabError, choose
 from .progress import Cost, Failure, Live, clock, costs, forecast, held, nearest, rate, starts, survey
-from .results import collect, configs_of, folder_of, label, last_words, schedules, steps_done
+from .results import collect, configs_of, folder_of, label, last_words, scheduled, steps_done
 from .runs import result_of
 from .storage import Busy, Lease, commit, provenance, write_json
 from .studies import STUDIES, Study
@@ -209,14 +209,8 @@ def prepare(
     study, s, root = STUDIES[choose("study", name, STUDIES)], settings(), project_root()
     _notebook_parameters(root / study.figures)
     runs_dir, report_dir = (Path(s[key]) / folder_of(name, scale) for key in ("runs_dir", "reports_dir"))
-    grid = study.grid(scale, seeds)
+    grid, later = scheduled(study, scale, seeds, [report_dir / "data"])
     configs = check_grid(root / study.notebook, grid)
-    later = study.grid(scale, seeds, {(p.get("env_id"), arm): dict(starts=[0], sizes=[1]) for p in grid for arm in study.replayed})
-    if study.replayed:
-        grid = study.grid(scale, seeds, schedules(study.replayed, grid, configs, report_dir / "data"))
-        configs = check_grid(root / study.notebook, grid)
-    there = {(p.get("env_id"), p["arm"]) for p in grid}
-    later = [label(p) for p in later if (p.get("env_id"), p["arm"]) not in there]
     return Work(study, grid, configs, matching(grid, configs, only), runs_dir, report_dir, later)
 
 # %% ../nbs/26_engine.ipynb #21a00006

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['AVERAGED', 'label', 'configs_of', 'steps_done', 'last_words', 'compact', 'save_result', 'collect', 'mean_schedule',
-           'schedules', 'read_result', 'folder_of', 'merge']
+           'schedules', 'scheduled', 'read_result', 'folder_of', 'merge']
 
 # %% ../nbs/20_results.ipynb #20a00003
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -22,7 +23,7 @@ from .controllers import Replayed
 from .envs import backend_for
 from .plan import AbsLabError, choose
 from .storage import read_jsonl
-from .studies import STUDIES
+from .studies import STUDIES, Study
 
 
 # %% ../nbs/20_results.ipynb #3b0c0002
@@ -136,14 +137,34 @@ def schedules(
     arms,                 # labels of the arms that others replay
     grid: list[dict],     # parameters of every run, with its arm
     configs: list,        # their `RunConfig`s, in the same order
-    data_dir: Path,       # folder of the small files
+    folders: list[Path],  # folders of small files; the first that holds a run counts
 ) -> dict:                # (env_id, arm) -> starts and sizes, for the arms whose runs are all finished
     "The mean schedules of a grid's finished arms."
-    files = {}
+    found = {}
     for point, config in zip(grid, configs):
-        if point["arm"] in arms: files.setdefault((point.get("env_id"), point["arm"]), []).append(data_dir / f"{config.id}.json")
-    whole = {key: paths for key, paths in files.items() if all(p.exists() for p in paths)}
-    return {key: mean_schedule([json.loads(p.read_text()) for p in paths]) for key, paths in whole.items()}
+        if point["arm"] in arms: found.setdefault((point.get("env_id"), point["arm"]), []).append(_sizes_of(config.id, folders))
+    return {key: mean_schedule(runs) for key, runs in found.items() if all(runs)}
+
+def _sizes_of(id, folders):
+    "What `mean_schedule` needs of a run; None where no folder holds it."
+    for folder in folders:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            small = json.loads((folder / f"{id}.json").read_text())
+            return dict(params=small["params"], schedule={k: small["schedule"][k] for k in ("ends", "sizes")})
+
+def scheduled(
+    study: Study,         # which may have arms that replay others
+    scale: str,           # one of its scales
+    seeds: int | None,    # seeds of an arm; None: the study's own number
+    folders: list[Path],  # folders of small files
+) -> tuple:               # parameters of every run, and names of the runs that wait until those that they replay are finished
+    "The grid of a study as far as it is known by now."
+    grid = study.grid(scale, seeds)
+    if not study.replayed: return grid, []
+    every = study.grid(scale, seeds, {(p.get("env_id"), arm): dict(starts=[0], sizes=[1]) for p in grid for arm in study.replayed})
+    grid = study.grid(scale, seeds, schedules(study.replayed, grid, configs_of(grid), folders))
+    there = {(p.get("env_id"), p["arm"]) for p in grid}
+    return grid, [label(p) for p in every if (p.get("env_id"), p["arm"]) not in there]
 
 # %% ../nbs/20_results.ipynb #3b0c0004
 def read_result(

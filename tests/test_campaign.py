@@ -4,10 +4,10 @@ import json, os, shutil, signal, time
 import pytest
 
 from abs_lab import campaign, cli
-from abs_lab.campaign import Campaign, Speed, estimate, machine, survey
+from abs_lab.campaign import Campaign, Speed, estimate, machine, tasks_of
 from abs_lab.results import collect, compact, configs_of, read_result, save_result
 from abs_lab.runs import run
-from abs_lab.storage import load_tree
+from abs_lab.storage import Lease, load_tree
 from abs_lab.studies import STUDIES, Study
 from support import assert_same_run, environment, finish, rows, start, wait_for
 
@@ -47,6 +47,8 @@ def call(capsys, *argv):
     return code, *capsys.readouterr()
 
 
+def survey(*of): return tasks_of(*of)[0]
+
 def ids(): return [t.config.id for t in survey("tiny", "cpu", campaign.Path("out"))]
 
 
@@ -74,7 +76,7 @@ def test_runs_are_trained_in_the_studys_order_and_finished_ones_are_skipped(stud
         assert (s["study"], s["params"]["arm"], s["result"]["status"]) == ("tiny", "a", "finished") and 1 <= s["jobs"] <= 2
         assert {"commit", "versions", "hardware"} <= s["result"].keys() and len(s["curve"]["step"]) <= 200
     assert not list((tmp_path/"out"/"runs").iterdir())
-    assert sorted(p.name for p in (tmp_path/"out").iterdir()) == sorted([*(f"{id}.json" for id in all_ids), "runs", "speeds.jsonl"])
+    assert sorted(p.name for p in (tmp_path/"out").iterdir()) == sorted([*(f"{id}.json" for id in all_ids), "campaign", "runs", "speeds.jsonl"])
     started.clear()
     (tmp_path/"reports"/"tiny"/"data").mkdir(parents=True)
     (tmp_path/"out"/f"{all_ids[0]}.json").rename(tmp_path/"reports"/"tiny"/"data"/f"{all_ids[0]}.json")  # in the report instead
@@ -143,6 +145,19 @@ def test_an_arm_that_replays_another_enters_once_all_runs_of_that_are_finished(s
     last = survey("tiny", "cpu", tmp_path/"out")
     assert arms == [["a", "a"]] * 2 and [(t.arm, t.finished) for t in last] == [("a", True), ("again", False)] * 2
     assert set(last[1].config.controller.sizes) == {24}
+
+
+def test_a_source_may_lie_half_in_the_report_and_half_in_the_campaigns_folder(study, capsys, tmp_path):
+    study(arms={"a": dict(size=24), "again": dict(controller="replayed", replays="a")}, tasks={}, seeds=2, total_steps=2_000)
+    for task, folder in zip(survey("tiny", "cpu", tmp_path/"out"), (tmp_path/"out", tmp_path/"reports"/"tiny"/"data")):
+        assert "2 runs, " in (said := call(capsys, "--dry-run")[1]) and "and 2 more that wait until those that they replay are finished" in said
+        run(task.config, tmp_path/"runs"/task.config.id)
+        save_result(compact(tmp_path/"runs"/task.config.id, "a"), folder)
+    assert [(t.arm, t.finished) for t in survey("tiny", "cpu", tmp_path/"out")] == [("a", True), ("again", False)] * 2
+    assert call(capsys, "--dry-run")[1].startswith("tiny: 4 runs, 2 finished; ")
+    whole = tmp_path/"out"/f"{survey('tiny', 'cpu', tmp_path/'out')[0].config.id}.json"
+    whole.write_text(whole.read_text()[:-9])                                # damaged: trained again, and waited for
+    assert [(t.arm, t.finished) for t in survey("tiny", "cpu", tmp_path/"out")] == [("a", False), ("a", True)]
 
 
 def test_a_gpu_begins_with_a_job_for_four_cores_and_takes_one_more_while_an_average_one_fits(monkeypatch):
@@ -252,6 +267,35 @@ def test_a_killed_run_is_named_and_goes_on_the_next_time(study, capsys, tmp_path
     monkeypatch.setattr(campaign.Job, "look", real)
     assert Campaign(tasks, tmp_path/"out", "tiny", budget=1000, jobs=1).run() == 0
     assert read_result(tmp_path/"out"/f"{tasks[0].config.id}.json")["result"]["status"] == "finished"
+
+
+def test_a_second_campaign_on_the_same_folder_is_refused(study, started, capsys, tmp_path):
+    study()
+    (tmp_path/"out").mkdir()
+    first = Lease(tmp_path/"out"/"campaign")
+    code, out, err = call(capsys)
+    assert code == 2 and err.startswith("abs_lab: another campaign has --out out: ") and not started
+    assert call(capsys, "--dry-run")[0] == 0                                # looking is allowed
+    first.close()
+    tasks = survey("tiny", "cpu", tmp_path/"out")
+    assert Campaign(tasks, tmp_path/"out", "tiny", budget=1000, jobs=2).run() == 0 and len(started) == 2
+    assert Campaign(tasks, tmp_path/"out", "tiny", budget=1000, jobs=2).run() == 0 and len(started) == 2  # finished since it was looked at
+    assert not Lease.held(tmp_path/"out"/"campaign")
+
+
+def test_a_folder_stays_until_its_small_file_can_be_read(study, capsys, tmp_path, monkeypatch):
+    study(tasks={})
+    task, real = survey("tiny", "cpu", tmp_path/"out")[0], campaign.save_result
+    def torn(small, folder):
+        real(small, folder)
+        path = folder/f"{small['id']}.json"
+        path.write_text(path.read_text()[:-9])
+    monkeypatch.setattr(campaign, "save_result", torn)
+    code, out, _ = call(capsys, "--budget", "10m")
+    assert code == 1 and "no small file could be made of it" in out and (tmp_path/"out"/"runs"/task.config.id/"result.json").exists()
+    monkeypatch.setattr(campaign, "save_result", real)
+    assert call(capsys, "--budget", "10m")[0] == 0 and survey("tiny", "cpu", tmp_path/"out")[0].finished
+    assert not list((tmp_path/"out"/"runs").iterdir())
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------

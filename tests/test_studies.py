@@ -108,15 +108,15 @@ def test_a_schedule_waits_for_every_run_and_is_reproducible(tmp_path):
     study = STUDIES["why"]
     grid = fabricate(study, "cpu", tmp_path, seeds=3)
     configs = check_grid(ROOT/study.notebook, grid)
-    found = schedules(study.replayed, grid, configs, tmp_path)
+    found = schedules(study.replayed, grid, configs, [tmp_path])
     assert set(found) == {(task, arm) for task in ("LunarLander-v3", "MinAtar/Breakout-v1") for arm in study.replayed}
-    assert found == schedules(study.replayed, grid[::-1], configs[::-1], tmp_path)
+    assert found == schedules(study.replayed, grid[::-1], configs[::-1], [tmp_path])
     second = study.grid("cpu", 3, found)
     assert len(second) == len(study.grid("cpu", 3)) + 2 * 2 * 3
     assert [p["sizes"] for p in second if p["arm"] == "replayed ABS 16–64"][0] == found["LunarLander-v3", "ABS 16–64"]["sizes"]
     one = next(c for p, c in zip(grid, configs) if p["arm"] == "ABS 16–64" and p["env_id"] == "LunarLander-v3")
     (tmp_path/f"{one.id}.json").unlink()
-    assert set(schedules(study.replayed, grid, configs, tmp_path)) == set(found) - {("LunarLander-v3", "ABS 16–64")}
+    assert set(schedules(study.replayed, grid, configs, [tmp_path])) == set(found) - {("LunarLander-v3", "ABS 16–64")}
 
 
 def test_a_mean_schedule_is_a_size_that_was_possible(tmp_path):
