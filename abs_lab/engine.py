@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 # %% ../nbs/26_engine.ipynb #21a00004
 from .config import RunConfig, project_root, settings
 from .plan import AbsLabError, choose
-from .progress import Cost, Failure, Live, clock, costs, forecast, held, nearest, rate, starts, survey
+from .progress import Cost, Failure, Live, clock, costs, forecast, held, rate, starts, survey
 from .results import collect, configs_of, folder_of, label, last_words, scheduled, steps_done
 from .runs import result_of
 from .storage import Busy, Lease, commit, provenance, write_json
@@ -126,7 +126,7 @@ def _in_time(job, until, known, running):
     "Whether a run is expected to finish before the deadline."
     if until == math.inf: return True
     live = [Cost(j.config.flat(), 1 / pace, None, provenance()["hardware"]) for j in running if (pace := rate(j.dir))]
-    seconds = forecast(job.config, known if nearest(job.config, known) else live, steps_done(job.dir))[0]
+    seconds = forecast(job.config, known + live, steps_done(job.dir))[0]
     return seconds is None or seconds <= until - time.monotonic()
 
 def run_queue(

@@ -265,15 +265,13 @@ def test_human_normalised_scores(env_id, random, human):
 
 
 def test_the_table_of_games():
-    assert len(stats.ATARI57) == len(set(stats.ATARI57)) == 57 and all(human > random for random, human in stats.ATARI_SCORES.values())
+    assert len(stats.ATARI_SCORES) == 57 and all(human > random for random, human in stats.ATARI_SCORES.values())
     # Sums over dqn_zoo's table (dqn_zoo/atari_data.py), equal there to openrlbenchmark's (hns.py).
     np.testing.assert_allclose(np.sum([*stats.ATARI_SCORES.values()], axis=0), [50864.9, 606494.2])
-    assert set(stats.ATARI5) == {"BattleZone-v5", "DoubleDunk-v5", "NameThisGame-v5", "Phoenix-v5", "Qbert-v5"}
-    assert set(stats.ATARI10) - set(stats.ATARI5) == {"Amidar-v5", "Bowling-v5", "Frostbite-v5", "KungFuMaster-v5", "Riverraid-v5"}
 
 
 def test_every_game_is_an_environment():
-    assert set(stats.ATARI57) <= set(pytest.importorskip("envpool").list_all_envs())
+    assert set(stats.ATARI_SCORES) <= set(pytest.importorskip("envpool").list_all_envs())
 
 
 def test_games_without_a_human_score_are_refused_with_the_nearest():

@@ -89,7 +89,9 @@ def test_all_that_is_asked_for_is_there():
 
 
 def test_games_are_those_of_the_scores():
-    assert set(studies.ATARI5) == set(stats.ATARI5) and set(studies.ATARI10) == set(stats.ATARI10) and set(studies.ATARI57) == set(stats.ATARI57)
+    assert set(studies.ATARI57) == set(stats.ATARI_SCORES) and len(studies.ATARI57) == 57
+    assert set(studies.ATARI5) == {"BattleZone-v5", "DoubleDunk-v5", "NameThisGame-v5", "Phoenix-v5", "Qbert-v5"}
+    assert set(studies.ATARI10) - set(studies.ATARI5) == {"Amidar-v5", "Bowling-v5", "Frostbite-v5", "KungFuMaster-v5", "Riverraid-v5"}
 
 
 def test_whole_comparisons_come_first():
