@@ -398,6 +398,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'abs_lab.reports.task_table': ('reports.html#task_table', 'abs_lab/reports.py')},
             'abs_lab.results': { 'abs_lab.results._mean': ('results.html#_mean', 'abs_lab/results.py'),
                                  'abs_lab.results._sizes_of': ('results.html#_sizes_of', 'abs_lab/results.py'),
+                                 'abs_lab.results._stands': ('results.html#_stands', 'abs_lab/results.py'),
                                  'abs_lab.results.collect': ('results.html#collect', 'abs_lab/results.py'),
                                  'abs_lab.results.compact': ('results.html#compact', 'abs_lab/results.py'),
                                  'abs_lab.results.configs_of': ('results.html#configs_of', 'abs_lab/results.py'),

@@ -230,9 +230,8 @@ def _check_commits(work):
 def _gather(work, failures):
     "Bring the small files up to date; what cannot be read is a failure. Returns the ids that there are, and the names of the rest."
     ids, missing, recorded = [], [], work.recorded()
-    points = 100 if len(work.grid) <= 100 else 50  # of a curve: the report of a large study stays small enough to commit
     for point, config in zip(work.grid, work.configs):
-        try: found, absent = collect([point], [config], work.runs_dir, work.report_dir / "data", points)
+        try: found, absent = collect([point], [config], work.runs_dir, work.report_dir / "data")
         except (OSError, ValueError, KeyError, IndexError) as e:
             found, absent = [], [f"{label(point)} (its folder cannot be read)"]
             if config.id not in [f.id for f in failures]:

@@ -318,6 +318,25 @@ def test_a_finished_run_whose_log_is_lost_is_named_and_the_rest_is_reported(monk
     assert ids == [work.configs[1].id] and missing == ["a, CartPole-v1, seed 0 (its folder cannot be read)"] and [f.id for f in failures] == [work.configs[0].id]
 
 
+def test_a_small_file_is_written_once_however_large_the_grid_becomes(monkeypatch, tmp_path):
+    s = study(monkeypatch, {"a": dict(seeds=1, total_steps=8_000, controller="fixed")})
+    point, data = s.grid()[0], tmp_path/"reports"/"tiny"/"data"
+    dir = folder(tmp_path/"runs"/"tiny", point)
+    run(config_of(point), dir)
+    assert engine._gather(engine.prepare("tiny"), [])[0] == [dir.name]
+    before = (data/f"{dir.name}.json").read_bytes(), (data/f"{dir.name}.json").stat().st_mtime_ns
+    study(monkeypatch, {"a": dict(seeds=101, total_steps=8_000, controller="fixed")})
+    assert engine._gather(engine.prepare("tiny"), [])[0] == [dir.name]
+    assert before == ((data/f"{dir.name}.json").read_bytes(), (data/f"{dir.name}.json").stat().st_mtime_ns) and len(json.loads(before[0])["curve"]["step"]) == 50
+    study(monkeypatch, {"b": dict(seeds=1, total_steps=8_000, controller="fixed")})              # another label: written anew
+    engine._gather(engine.prepare("tiny"), [])
+    assert json.loads((data/f"{dir.name}.json").read_text())["params"]["arm"] == "b"
+    result = json.loads((dir/"result.json").read_text()) | dict(seconds=1.0)  # another result, too
+    write_json(dir/"result.json", result)
+    engine._gather(engine.prepare("tiny"), [])
+    assert json.loads((data/f"{dir.name}.json").read_text())["result"] == result
+
+
 def test_a_torn_result_is_written_again(tmp_path):
     config = config_of(points(1)[0])
     before = run(config, tmp_path/"x")
