@@ -319,16 +319,16 @@ def test_a_finished_run_whose_log_is_lost_is_named_and_the_rest_is_reported(monk
 
 
 def test_a_small_file_is_written_once_however_large_the_grid_becomes(monkeypatch, tmp_path):
-    s = study(monkeypatch, {"a": dict(seeds=1, total_steps=8_000, controller="fixed")})
+    s = study(monkeypatch, {"a": dict(seeds=1, total_steps=16_000, controller="fixed")})
     point, data = s.grid()[0], tmp_path/"reports"/"tiny"/"data"
     dir = folder(tmp_path/"runs"/"tiny", point)
     run(config_of(point), dir)
     assert engine._gather(engine.prepare("tiny"), [])[0] == [dir.name]
     before = (data/f"{dir.name}.json").read_bytes(), (data/f"{dir.name}.json").stat().st_mtime_ns
-    study(monkeypatch, {"a": dict(seeds=101, total_steps=8_000, controller="fixed")})
+    study(monkeypatch, {"a": dict(seeds=101, total_steps=16_000, controller="fixed")})
     assert engine._gather(engine.prepare("tiny"), [])[0] == [dir.name]
     assert before == ((data/f"{dir.name}.json").read_bytes(), (data/f"{dir.name}.json").stat().st_mtime_ns) and len(json.loads(before[0])["curve"]["step"]) == 50
-    study(monkeypatch, {"b": dict(seeds=1, total_steps=8_000, controller="fixed")})              # another label: written anew
+    study(monkeypatch, {"b": dict(seeds=1, total_steps=16_000, controller="fixed")})              # another label: written anew
     engine._gather(engine.prepare("tiny"), [])
     assert json.loads((data/f"{dir.name}.json").read_text())["params"]["arm"] == "b"
     result = json.loads((dir/"result.json").read_text()) | dict(seconds=1.0)  # another result, too
@@ -457,6 +457,34 @@ def test_a_sign_of_life_is_renewed(machines, tmp_path, monkeypatch):
     while time.time() - (tmp_path/"lock.alive").stat().st_mtime > 900 and time.monotonic() < until: time.sleep(0.05)
     assert time.time() - (tmp_path/"lock.alive").stat().st_mtime < 60
     lease.close()
+
+
+def test_who_may_only_look_is_told_all_the_same(machines, tmp_path, monkeypatch):
+    machines("one")
+    lease = Lease(tmp_path/"lock")
+    machines("two")
+    def refuse(*args): raise PermissionError("not the owner")
+    with monkeypatch.context() as m:
+        m.setattr(storage.os, "utime", refuse)
+        assert Lease.held(tmp_path/"lock")
+    age(tmp_path/"lock.alive", 61)
+    with monkeypatch.context() as m:
+        m.setattr(storage.os, "utime", refuse)
+        assert not Lease.held(tmp_path/"lock")
+    lease.close()
+
+
+def test_signing_leaves_nothing_behind(machines, tmp_path, monkeypatch):
+    old, fresh = tmp_path/"lock.alive.0123abcd", tmp_path/"lock.alive.4567abcd"    # of a process that was killed, and of one that is signing
+    for f in (old, fresh): f.write_text("")
+    age(old, 100)
+    Lease(tmp_path/"lock").close()
+    assert {f.name for f in tmp_path.iterdir()} == {"lock", fresh.name}
+    fresh.unlink()
+    with monkeypatch.context() as m:                                               # another machine signs between the look and the signature
+        m.setattr(storage, "_signature", lambda path: (path.with_name("lock.alive").write_text("two/boot"), (None, 0.0))[1])
+        with pytest.raises(Busy): Lease(tmp_path/"lock")
+    assert {f.name for f in tmp_path.iterdir()} == {"lock", "lock.alive"}
 
 
 def contend(name, path, barrier, got):
