@@ -1,5 +1,5 @@
 "The studies: every scale of each gives a grid that can be run, every figure notebook renders, and they run from end to end."
-import json, re
+import json, re, shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,6 +135,34 @@ def test_a_schedule_is_as_fine_as_the_run_however_few_points_are_kept(tmp_path, 
     assert len(few["curve"]["step"]) == 5 and len(rows) > 100 and len(schedule["sizes"]) > 15 and mean_schedule([few]) == schedule
     replayed = Replayed(**schedule)
     assert [replayed.at(row["step"] - row["size"] * 8) for row in rows] == [row["size"] for row in rows]
+
+
+# -- what is committed ---------------------------------------------------------------------------------------------------
+
+def strays(study, scale, data):
+    "Small files that are no run of a study at a scale, whatever the number of seeds, or bear another arm's label."
+    files = {f.stem: results.read_result(f) for f in data.glob("*.json")}
+    grids = [results.scheduled(study, scale, seeds, [data])[0] for seeds in (None, 1 + max(f["params"]["seed"] for f in files.values()))]
+    arms = {c.id: p["arm"] for grid in grids for p, c in zip(grid, results.configs_of(grid))}
+    return {id: f["params"]["arm"] for id, f in files.items() if arms.get(id) != f["params"]["arm"] or f.get("study") not in (None, data.parent.name)}
+
+
+FOLDERS = {results.folder_of(name, scale): (name, scale) for name, scale in SCALES}
+
+@pytest.mark.parametrize("folder", sorted(d.parent.name for d in (ROOT/"reports").glob("*/data")))
+def test_every_committed_run_belongs_to_its_study(folder):
+    name, scale = FOLDERS[folder]
+    assert strays(STUDIES[name], scale, ROOT/"reports"/folder/"data") == {}
+
+
+def test_a_run_of_another_study_or_arm_is_found(tmp_path):
+    for f in sorted((ROOT/"reports"/"quick"/"data").glob("*-s0-*.json")): shutil.copy(f, tmp_path)
+    own, other = sorted(tmp_path.iterdir())[0], sorted((ROOT/"reports"/"why"/"data").glob("*.json"))[0]
+    small = json.loads(own.read_text())
+    assert strays(STUDIES["quick"], "cpu", tmp_path) == {}
+    shutil.copy(other, tmp_path)
+    own.write_text(json.dumps(small | dict(params=small["params"] | dict(arm="another"))))
+    assert set(strays(STUDIES["quick"], "cpu", tmp_path)) == {own.stem, other.stem}
 
 
 # -- figures -------------------------------------------------------------------------------------------------------------
