@@ -176,14 +176,16 @@ def normalised(
     runs: list,    # finished runs of a study
 ) -> tuple:        # the runs with returns on that scale, and its name
     "Evaluations and training returns on a scale that tasks share."
-    human, found = all(task in stats.ATARI_SCORES for task in by_task(runs)), {t: [score(run) for run in group] for t, group in by_task(runs).items()}
-    limits = {t: stats.ATARI_SCORES[t] if human else (min(s), max(s) if max(s) > min(s) else min(s) + 1) for t, s in found.items()}
-    out = []
+    found, out = {task: [score(run) for run in group] for task, group in by_task(runs).items()}, []
+    human, ends = all(task in stats.ATARI_SCORES for task in found), {task: (min(finals), max(finals)) for task, finals in found.items()}
+    def scaled(value, task):
+        if value is None: return None
+        low, high = ends[task]
+        return float(stats.human_normalised(value, task)) if human else (value - low) / (high - low or 1)
     for run in runs:
-        low, high = limits[run["params"].get("env_id", "")]
-        unit = lambda v, low=low, high=high: None if v is None else (v - low) / (high - low)
-        result = run["result"] | dict(eval=run["result"]["eval"] | dict(mean=unit(score(run))))
-        curve = run["curve"] | {"return": [*map(unit, run["curve"].get("return", []))], "share": [s / run["curve"]["step"][-1] for s in run["curve"]["step"]]}
+        task, steps = run["params"].get("env_id", ""), run["curve"]["step"]
+        result = run["result"] | dict(eval=run["result"]["eval"] | dict(mean=scaled(score(run), task)))
+        curve = run["curve"] | {"return": [scaled(v, task) for v in run["curve"].get("return", [])], "share": [s / steps[-1] for s in steps]}
         out.append(run | dict(result=result, curve=curve))
     return out, "human-normalised score" if human else "share of the range of all runs on the task"
 

@@ -279,6 +279,17 @@ def test_games_without_a_human_score_are_refused_with_the_nearest():
     assert np.isnan(stats.human_normalised([None, 1.7], "Breakout-v5")).tolist() == [True, False]
 
 
+def test_reports_use_the_same_scale(monkeypatch):
+    runs = [r | dict(params=r["params"] | dict(env_id="Pong-v5")) for r in study(2)]
+    monkeypatch.setattr(stats, "human_normalised", lambda score, env_id, real=stats.human_normalised: 10 * real(score, env_id))
+    units, scale = reports.normalised(runs)
+    assert scale == "human-normalised score"
+    for run, unit in zip(runs, units):
+        np.testing.assert_allclose(figures.score(unit), 10 * (figures.score(run) + 20.7) / 35.3)
+        assert unit["curve"]["return"][0] is None
+        np.testing.assert_allclose(unit["curve"]["return"][1:], 10 * (np.array(run["curve"]["return"][1:]) + 20.7) / 35.3)
+
+
 # ---- area under a curve
 
 def test_auc_by_hand():
