@@ -44,6 +44,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'abs_lab.cli.train_config': ('cli.html#train_config', 'abs_lab/cli.py')},
             'abs_lab.comparisons': { 'abs_lab.comparisons.against': ('comparisons.html#against', 'abs_lab/comparisons.py'),
                                      'abs_lab.comparisons.aggregates': ('comparisons.html#aggregates', 'abs_lab/comparisons.py'),
+                                     'abs_lab.comparisons.each_task': ('comparisons.html#each_task', 'abs_lab/comparisons.py'),
                                      'abs_lab.comparisons.improvements': ('comparisons.html#improvements', 'abs_lab/comparisons.py'),
                                      'abs_lab.comparisons.profiles': ('comparisons.html#profiles', 'abs_lab/comparisons.py')},
             'abs_lab.config': { 'abs_lab.config.AgentKind': ('config.html#agentkind', 'abs_lab/config.py'),

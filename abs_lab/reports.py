@@ -259,7 +259,7 @@ def _cell(values, form) -> str:
 
 def task_table(
     runs: list,            # finished runs of a study
-) -> pd.DataFrame:         # text: a row an arm, a column a task, and one for all tasks on their common scale
+) -> pd.DataFrame:         # text: a row an arm, a column a task, and one for all tasks on their common scale; turned where there are more tasks than arms
     "IQM of every arm on every task, with its interval."
     tasks, found = [*by_task(runs)], scores(runs)
     form = lambda task: "{:.1f}" if max(abs(v) for arm in found.values() for v in arm.get(task, [0])) < 100 else "{:,.0f}"
@@ -267,7 +267,8 @@ def task_table(
     if len(tasks) == 1 and tasks[0] not in stats.ATARI_SCORES: return table
     units, scale = normalised(runs)
     whole = {arm: _cell(mine, "{:.2f}") if len(mine) == len(tasks) else "–" for arm, mine in scores(units).items()}
-    return table.assign(**{f"All: {scale}": table.Arm.map(whole)})
+    table = table.assign(**{f"All: {scale}": table.Arm.map(whole)})
+    return table if len(tasks) <= len(found) else table.set_index("Arm").T.rename_axis(columns=None).reset_index(names="Task")
 
 def markdown(
     table: pd.DataFrame,   # text

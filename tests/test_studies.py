@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from abs_lab import figures, reports, results, stats, studies
+from abs_lab import figures, pages, reports, results, stats, studies
 from abs_lab.config import configure, earliest_change
 from abs_lab.controllers import Replayed
 from abs_lab.engine import _notebook_parameters, check_grid, reproduce
@@ -219,6 +219,19 @@ def test_softmax_kl_has_a_panel_of_its_own(tmp_path, monkeypatch):
     assert all(axis.matches is None for axis in of.values())
     kl, d = ([t for t in fig.data if t.name == arm and t.showlegend] for arm in ("fixed 32, softmax KL", "fixed 32"))
     assert kl[0].yaxis != d[0].yaxis and max(kl[0].y) < 0.01 < max(d[0].y)
+
+
+def test_a_page_of_many_tasks_begins_with_what_they_say_together(tmp_path, monkeypatch):
+    monkeypatch.setenv("BROWSER_PATH", "/nonexistent")
+    fabricate(STUDIES["atari-pqn"], "gpu-10", tmp_path/"data", seeds=2)
+    runs = pages.finished("atari-pqn", tmp_path/"data")
+    page = pages.study("atari-pqn", runs, tmp_path/"reports"/"atari-pqn", [("ABS:", "ABS 16–64", "fixed 32")]).read_text()
+    together, every = page.split("<h2>All tasks</h2>")[1].split("<h2>Every task</h2>")
+    assert "10 tasks" in page.split("<h2>")[0] and "Phoenix-v5" not in page.split("<h2>")[0]
+    assert "Amidar-v5" in every and "human-normalised score" in together and every.count('class="plot"') == 1
+    table = (tmp_path/"reports"/"atari-pqn"/"compare.md").read_text().split("\n\n")[1].split("\n")
+    assert table[0] == "| Task | " + " | ".join(STUDIES["atari-pqn"].arms) + " |" and len(table) == 2 + 10 + 1
+    assert len(pages.what_was_run(runs)) == 1
 
 
 # -- from end to end -----------------------------------------------------------------------------------------------------
