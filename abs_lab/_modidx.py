@@ -24,7 +24,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'abs_lab.campaign._name': ('campaign.html#_name', 'abs_lab/campaign.py'),
                                   'abs_lab.campaign._on_gpu': ('campaign.html#_on_gpu', 'abs_lab/campaign.py'),
                                   'abs_lab.campaign._saved': ('campaign.html#_saved', 'abs_lab/campaign.py'),
-                                  'abs_lab.campaign._stands': ('campaign.html#_stands', 'abs_lab/campaign.py'),
+                                  'abs_lab.campaign._whole': ('campaign.html#_whole', 'abs_lab/campaign.py'),
                                   'abs_lab.campaign.first_guess': ('campaign.html#first_guess', 'abs_lab/campaign.py'),
                                   'abs_lab.campaign.main': ('campaign.html#main', 'abs_lab/campaign.py'),
                                   'abs_lab.campaign.needed': ('campaign.html#needed', 'abs_lab/campaign.py'),

@@ -47,10 +47,10 @@ def tasks_of(
     study = STUDIES[choose("study", name, STUDIES)]
     folders = [Path(settings()["reports_dir"]) / folder_of(name, scale) / "data", out]
     grid, later = scheduled(study, scale, None, folders)
-    return [Task(c, point["arm"], any(_stands(d / f"{c.id}.json") for d in folders), steps_done(out / "runs" / c.id))
+    return [Task(c, point["arm"], any(_whole(d / f"{c.id}.json") for d in folders), steps_done(out / "runs" / c.id))
             for point, c in zip(grid, configs_of(grid))], later
 
-def _stands(path):
+def _whole(path):
     try: return path.exists() and bool(read_result(path))
     except AbsLabError: return False
 
@@ -251,7 +251,7 @@ class Campaign:
         "Train until the budget is spent, or nothing that is left fits."
         try: lease = Lease(self.out / "campaign")
         except Busy as e: raise Busy(f"another campaign has --out {self.out}: {e}") from e
-        self.waiting = [t for t in self.waiting if not _stands(self.out / f"{t.config.id}.json")]  # an earlier one may have ended just now
+        self.waiting = [t for t in self.waiting if not _whole(self.out / f"{t.config.id}.json")]  # an earlier one may have ended just now
         try:
             while self.left() > 0:
                 self._take()

@@ -136,7 +136,7 @@ def _survey_of(folder):
     try:
         for work in [prepare(s.name, scale) for s in STUDIES.values() for scale in s.scales if folder.name == folder_of(s.name, scale)]:
             found, recorded = {c.id: (c.id, p["arm"], c.total_steps) for p, c in zip(work.grid, work.configs)}, work.recorded()
-    except (OSError, ValueError, KeyError) as e: why = str(e)
+    except (OSError, ValueError, KeyError, ImportError) as e: why = str(e)
     for path in sorted(folder.glob("*/config.json")):
         try: found.setdefault(path.parent.name, (path.parent.name, "", json.loads(path.read_text())["config"]["total_steps"]))
         except (ValueError, KeyError, TypeError): found.setdefault(path.parent.name, (path.parent.name, "its config.json cannot be read", 0))
