@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 # %% ../nbs/26_engine.ipynb #21a00004
 from .config import RunConfig, project_root, settings
 from .plan import AbsLabError, choose
-from .progress import Cost, Failure, Live, clock, costs, forecast, held, nearest, rate, starts, survey
-from .results import collect, configs_of, folder_of, label, last_words, schedules, steps_done
+from .progress import Cost, Failure, Live, clock, costs, forecast, held, rate, starts, survey
+from .results import collect, configs_of, folder_of, label, last_words, scheduled, steps_done
 from .runs import result_of
 from .storage import Busy, Lease, commit, provenance, write_json
 from .studies import STUDIES, Study
@@ -126,8 +126,45 @@ def _in_time(job, until, known, running):
     "Whether a run is expected to finish before the deadline."
     if until == math.inf: return True
     live = [Cost(j.config.flat(), 1 / pace, None, provenance()["hardware"]) for j in running if (pace := rate(j.dir))]
-    seconds = forecast(job.config, known if nearest(job.config, known) else live, steps_done(job.dir))[0]
+    seconds = forecast(job.config, known + live, steps_done(job.dir))[0]
     return seconds is None or seconds <= until - time.monotonic()
+
+class _Queue:
+    "The runs that wait, those that are at work, and those that failed twice."
+    def __init__(self, waiting, engine, notebook, timeout, until):
+        self.waiting, self.running, self.failures = waiting, [], []
+        self.engine, self.notebook, self.timeout, self.until = engine, notebook, timeout, until
+        self._learn()
+
+    def _learn(self): self.known = costs(here=True) if self.until < math.inf else []
+
+    def start(self) -> bool:
+        "Start what would finish in time, as far as there is room; False when nothing is at work and nothing would."
+        free = len(self.running) < self.engine.slots
+        ready = [job for job in self.waiting if _in_time(job, self.until, self.known, self.running)] if free else []
+        for job in ready:
+            if len(self.running) >= self.engine.slots: break
+            if (how := job.begin(self.engine, self.notebook)) == "busy": continue
+            self.waiting.remove(job)
+            if how is None: self.running.append(job)
+            else: self._settle(job, how)
+        return bool(ready or self.running)
+
+    def look(self):
+        "Settle what has ended."
+        for job, how in [(job, how) for job in self.running if (how := job.look(self.engine, self.timeout)) is not None]:
+            self.running.remove(job)
+            self._settle(job, how)
+
+    def _settle(self, job, how):
+        if job.claim: job.claim.close()
+        job.tries += how not in ("done", "busy")
+        if how == "busy" or how != "done" and job.tries < 2: self.waiting.append(job)
+        elif how != "done": self.failures.append(job.fail(how))
+        else: self._learn()
+
+    def stop(self):
+        for job in self.running: self.engine.stop(job.worker); job.claim.close()
 
 def run_queue(
     notebook: Path,             # experiment notebook
@@ -146,35 +183,17 @@ def run_queue(
     kind = ENGINES[choose("engine", engine or settings()["engine"], ENGINES)]
     waiting = [Job(p, c, Path(dir) / c.id) for p, c in zip(grid, configs) if c.id not in recorded and not result_of(Path(dir) / c.id)]
     if not waiting: return []
-    engine, running, failures, known = kind(settings(), project_root(), jobs), [], [], costs(here=True) if until < math.inf else []
+    queue = _Queue(waiting, kind(settings(), project_root(), jobs), notebook, timeout, until)
     live = Live(lambda: survey(dir, [(c.id, p.get("arm"), c.total_steps) for p, c in zip(grid, configs)], recorded), quiet)
-
-    def settle(job, how):
-        if job.claim: job.claim.close()
-        job.tries += how not in ("done", "busy")
-        if how == "busy" or how != "done" and job.tries < 2: waiting.append(job)
-        elif how != "done": failures.append(job.fail(how))
-        elif until < math.inf: known[:] = costs(here=True)
-
     try:
-        while (waiting or running) and time.monotonic() < until:
-            free = len(running) < engine.slots
-            ready = [job for job in waiting if _in_time(job, until, known, running)] if free else []
-            if not ready and not running: break  # what is left would not finish in time
-            for job in ready:
-                if len(running) >= engine.slots: break
-                how = job.begin(engine, notebook)
-                if how == "busy": continue
-                waiting.remove(job)
-                running.append(job) if how is None else settle(job, how)
+        while (queue.waiting or queue.running) and time.monotonic() < until and queue.start():
             time.sleep(0.5)
-            ended = [(job, how) for job in running if (how := job.look(engine, timeout)) is not None]
-            for job, how in ended: running.remove(job); settle(job, how)
+            queue.look()
             live.show()
     finally:
-        for job in running: engine.stop(job.worker); job.claim.close()
+        queue.stop()
         live.show(last=True)
-    return failures
+    return queue.failures
 
 # %% ../nbs/26_engine.ipynb #21e00015
 @dataclass
@@ -209,14 +228,8 @@ def prepare(
     study, s, root = STUDIES[choose("study", name, STUDIES)], settings(), project_root()
     _notebook_parameters(root / study.figures)
     runs_dir, report_dir = (Path(s[key]) / folder_of(name, scale) for key in ("runs_dir", "reports_dir"))
-    grid = study.grid(scale, seeds)
+    grid, later = scheduled(study, scale, seeds, [report_dir / "data"])
     configs = check_grid(root / study.notebook, grid)
-    later = study.grid(scale, seeds, {(p.get("env_id"), arm): dict(starts=[0], sizes=[1]) for p in grid for arm in study.replayed})
-    if study.replayed:
-        grid = study.grid(scale, seeds, schedules(study.replayed, grid, configs, report_dir / "data"))
-        configs = check_grid(root / study.notebook, grid)
-    there = {(p.get("env_id"), p["arm"]) for p in grid}
-    later = [label(p) for p in later if (p.get("env_id"), p["arm"]) not in there]
     return Work(study, grid, configs, matching(grid, configs, only), runs_dir, report_dir, later)
 
 # %% ../nbs/26_engine.ipynb #21a00006
@@ -236,9 +249,8 @@ def _check_commits(work):
 def _gather(work, failures):
     "Bring the small files up to date; what cannot be read is a failure. Returns the ids that there are, and the names of the rest."
     ids, missing, recorded = [], [], work.recorded()
-    points = 100 if len(work.grid) <= 100 else 50  # of a curve: the report of a large study stays small enough to commit
     for point, config in zip(work.grid, work.configs):
-        try: found, absent = collect([point], [config], work.runs_dir, work.report_dir / "data", points)
+        try: found, absent = collect([point], [config], work.runs_dir, work.report_dir / "data")
         except (OSError, ValueError, KeyError, IndexError) as e:
             found, absent = [], [f"{label(point)} (its folder cannot be read)"]
             if config.id not in [f.id for f in failures]:

@@ -173,16 +173,18 @@ def finished(
 
 def what_was_run(
     runs: list,          # finished runs of a study
-) -> pd.DataFrame:       # text, one row a task
+) -> pd.DataFrame:       # text; tasks that were run alike share a row
     "Tasks, arms, seeds and lengths."
-    rows = []
+    rows = {}
     for task, group in figures.by_task(runs).items():
         arms, done = figures.by_arm(group), [run["result"] for run in group]
         frames = {"Frames per run": reports._span([r["frames"] for r in done])} if all(r.get("frames") for r in done) else {}
         share = {"Share of the paper's 20M steps": f"{max(r['steps'] for r in done) / 2e5:.3g} %"} if task in ATARI_SCORES else {}
-        rows.append({"Task": task, "Runs": len(group), "Arms": len(arms), "Seeds of an arm": reports._span([len(g) for g in arms.values()]),
-                     "Environment steps per run": reports._span([r["steps"] for r in done])} | frames | share)
-    return pd.DataFrame(rows).fillna("–").astype(str)
+        row = {"Runs on each": len(group), "Arms": len(arms), "Seeds of an arm": reports._span([len(g) for g in arms.values()]),
+               "Environment steps per run": reports._span([r["steps"] for r in done])} | frames | share
+        rows.setdefault(tuple(row.items()), []).append(task)
+    names = lambda alike: ", ".join(alike) if len(alike) <= 5 else f"{len(alike)} tasks"
+    return pd.DataFrame([{"Tasks": names(alike)} | dict(row) for row, alike in rows.items()]).fillna("–").astype(str)
 
 # %% ../nbs/25_pages.ipynb #25b00004
 READING = """The **IQM** (interquartile mean) is the mean of the middle half of the seeds; of three seeds it is their mean. Intervals are 95 % percentile-bootstrap
@@ -197,12 +199,13 @@ CAPTIONS = dict(
     seconds="The same returns against training time in seconds, under the load of this machine. A thick line ends where the first of its runs ends.",
     size="Rollout length L in force, in steps per environment.",
     steps="Gradient steps taken so far. Arms of different slope train a different amount on the same data.",
-    divergence="Divergence D: share of sampled rollout states whose greedy action changes across one update, unless the arm's label says otherwise. Points: windows of single seeds. Line: mean over seeds of the trailing mean of up to 10 points. Dashed: thresholds of ABS.",
-    measured="Measurements in each run, mean D in the first and the last tenth of training, share of points outside ABS's thresholds, and the thresholds that the arm itself acts on.",
+    divergence="Divergence D: share of sampled rollout states whose greedy action changes across one update, unless the arm's label says otherwise. tr(Σ)/|G|²: gradient noise scale, in transitions, of which ABS hears the reciprocal; logarithmic, without estimates of 0 or less. Points: windows of single seeds. Line: mean over seeds of the trailing mean over a tenth of the run. Dashed: thresholds that the arm acts on.",
+    measured="What was measured, how often in each run, its mean in the first and the last tenth of training, share of points outside ABS's thresholds on that signal, and the thresholds that the arm itself acts on.",
     cost="What each arm did and what it took; ranges are over seeds. L is in steps per environment. Time is that of training alone, with as many runs at once as the study was given: no benchmark.",
     pairs="Probability that a run of the first arm scores higher than one of the second. Bar: 95 % interval. Diamonds at the dashed line say nothing either way.",
     table="IQM of the final evaluation, with its 95 % interval where there are five seeds or more. The same table is in `compare.md`.",
-    profiles="Share of an arm's runs above a score, averaged over tasks, with its 95 % band.",
+    profiles="Share of an arm's runs above a score, averaged over tasks, with its 95 % band. The axis leaves out the lowest and the highest 2 % of the runs.",
+    each="Return of the training episodes that ended in a window, against environment steps, IQM over seeds. Every task has a scale of its own.",
     aggregates="Diamond: value over all tasks. Bar: 95 % stratified-bootstrap interval, where every task has five seeds or more. Optimality gap: mean shortfall from 1; less is better.")
 
 # %% ../nbs/25_pages.ipynb #25b00005
@@ -245,10 +248,12 @@ def study(
     differing, shared = (table.map(lambda text: text if len(text) <= 80 else f"{text[:77]}…") for table in reports.parameters(runs))
     turned = differing.set_index("Parameter").T.reset_index(names="Arm") if len(differing) else differing
     table = reports.task_table(runs)
-    blocks = [(what_was_run(runs), "What was run."), notes, "## What this data shows", '<div class="box">' + _prose("\n".join(f"- {s}" for s in said)) + "</div>", READING,
-              (table, CAPTIONS["table"])]
+    blocks = [(what_was_run(runs), "What was run."), notes, "## What this data shows", '<div class="box">' + _prose("\n".join(f"- {s}" for s in said)) + "</div>", READING]
+    few, table_block = len(tasks) <= 5, (table, CAPTIONS["table"])  # of many tasks, what they say together comes first
+    if few: blocks.append(table_block)
     if several: blocks += _together(runs, units, scale, pairs, groups)
-    if len(tasks) <= 5: blocks += [block for task, group in tasks.items() for block in _task(task, group, pairs, groups, more)]
+    if few: blocks += [block for task, group in tasks.items() for block in _task(task, group, pairs, groups, more)]
+    else: blocks += ["## Every task", table_block, (comparisons.each_task(runs), CAPTIONS["each"])]
     blocks += ["## Where the numbers come from", f"Rebuilt by `abs-lab reproduce {name}`. All runs, one row each: `results.csv`."
                + (" **Runs of different commits are mixed here**, by request." if allow_mixed_commits else ""),
                (origin, "Provenance."), (turned, "Parameters that differ between the arms."), (shared, "Parameters that all arms share.")]

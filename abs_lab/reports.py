@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from . import stats
-from .figures import by_arm, by_task, score, series, thresholds
+from .figures import by_arm, by_task, by_unit, score, series, thresholds, unit
 from .plan import AbsLabError
 from .stats import compare, percent, summarise
 
@@ -72,19 +72,19 @@ def cost(
 # %% ../nbs/16_reports.ipynb #82a42995
 def divergence_table(
     runs: list,          # runs of a study
-) -> pd.DataFrame:       # text: measurements per run, mean D early and late, share of points outside the thresholds
+) -> pd.DataFrame:       # text: measurements per run, mean signal early and late, share of points outside the thresholds
     "What was measured, one row an arm."
-    rows = []
+    rows, units = [], by_unit(runs)
     for arm, group in by_arm(runs).items():
         limits, points = thresholds(group), [(*series(run, "signal"), run["curve"]["step"][-1]) for run in group]
-        low, high = limits or thresholds(runs) or (np.nan, np.nan)
+        low, high = limits or thresholds(units[unit(group[0])]) or (np.nan, np.nan)
         when, ys = np.concatenate([xs / end for xs, _, end in points]), np.concatenate([ys for _, ys, _ in points])
-        part = lambda mask, ys=ys: f"{ys[mask].mean():.2f}" if mask.any() else "–"
+        part = lambda mask, ys=ys: f"{ys[mask].mean():.3g}" if mask.any() else "–"
         share = lambda mask: percent(mask.mean()) if len(mask) and not np.isnan(low) else "–"
-        rows.append({"Arm": arm, "Measurements per run": _span([run["result"]["measurements"] for run in group]),
-                     "Mean D, first tenth": part(when <= 0.1), "Mean D, last tenth": part(when > 0.9),
+        rows.append({"Arm": arm, "Signal": unit(group[0]), "Measurements per run": _span([run["result"]["measurements"] for run in group]),
+                     "Mean, first tenth": part(when <= 0.1), "Mean, last tenth": part(when > 0.9),
                      "Points below low": share(ys < low), "Points above high": share(ys > high),
-                     "Acts on": f"{low:g}, {high:g}" if limits else "nothing"})
+                     "Acts on": f"{low:.3g}, {high:.3g}" if limits else "nothing"})
     return pd.DataFrame(rows)
 
 # %% ../nbs/16_reports.ipynb #55edf9d1
@@ -176,14 +176,16 @@ def normalised(
     runs: list,    # finished runs of a study
 ) -> tuple:        # the runs with returns on that scale, and its name
     "Evaluations and training returns on a scale that tasks share."
-    human, found = all(task in stats.ATARI_SCORES for task in by_task(runs)), {t: [score(run) for run in group] for t, group in by_task(runs).items()}
-    limits = {t: stats.ATARI_SCORES[t] if human else (min(s), max(s) if max(s) > min(s) else min(s) + 1) for t, s in found.items()}
-    out = []
+    found, out = {task: [score(run) for run in group] for task, group in by_task(runs).items()}, []
+    human, ends = all(task in stats.ATARI_SCORES for task in found), {task: (min(finals), max(finals)) for task, finals in found.items()}
+    def scaled(value, task):
+        if value is None: return None
+        low, high = ends[task]
+        return float(stats.human_normalised(value, task)) if human else (value - low) / (high - low or 1)
     for run in runs:
-        low, high = limits[run["params"].get("env_id", "")]
-        unit = lambda v, low=low, high=high: None if v is None else (v - low) / (high - low)
-        result = run["result"] | dict(eval=run["result"]["eval"] | dict(mean=unit(score(run))))
-        curve = run["curve"] | {"return": [*map(unit, run["curve"].get("return", []))], "share": [s / run["curve"]["step"][-1] for s in run["curve"]["step"]]}
+        task, steps = run["params"].get("env_id", ""), run["curve"]["step"]
+        result = run["result"] | dict(eval=run["result"]["eval"] | dict(mean=scaled(score(run), task)))
+        curve = run["curve"] | {"return": [scaled(v, task) for v in run["curve"].get("return", [])], "share": [s / steps[-1] for s in steps]}
         out.append(run | dict(result=result, curve=curve))
     return out, "human-normalised score" if human else "share of the range of all runs on the task"
 
@@ -257,7 +259,7 @@ def _cell(values, form) -> str:
 
 def task_table(
     runs: list,            # finished runs of a study
-) -> pd.DataFrame:         # text: a row an arm, a column a task, and one for all tasks on their common scale
+) -> pd.DataFrame:         # text: a row an arm, a column a task, and one for all tasks on their common scale; turned where there are more tasks than arms
     "IQM of every arm on every task, with its interval."
     tasks, found = [*by_task(runs)], scores(runs)
     form = lambda task: "{:.1f}" if max(abs(v) for arm in found.values() for v in arm.get(task, [0])) < 100 else "{:,.0f}"
@@ -265,7 +267,8 @@ def task_table(
     if len(tasks) == 1 and tasks[0] not in stats.ATARI_SCORES: return table
     units, scale = normalised(runs)
     whole = {arm: _cell(mine, "{:.2f}") if len(mine) == len(tasks) else "–" for arm, mine in scores(units).items()}
-    return table.assign(**{f"All: {scale}": table.Arm.map(whole)})
+    table = table.assign(**{f"All: {scale}": table.Arm.map(whole)})
+    return table if len(tasks) <= len(found) else table.set_index("Arm").T.rename_axis(columns=None).reset_index(names="Task")
 
 def markdown(
     table: pd.DataFrame,   # text

@@ -17,6 +17,7 @@ import threading
 import time
 import warnings
 import zlib
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -119,8 +120,10 @@ def _signature(path):
     sign = path.with_name(path.name + ".alive")
     try: owner, signed = sign.read_text(), sign.stat().st_mtime
     except FileNotFoundError: return None, 0.0
-    os.utime(path)
-    return owner, path.stat().st_mtime - signed
+    try:
+        os.utime(path)
+        return owner, path.stat().st_mtime - signed
+    except OSError: return owner, time.time() - signed  # who may only look has this machine's clock
 
 def _beat(sign, mine, over):
     "Touch the sign of life, for as long as it is ours."
@@ -156,12 +159,17 @@ class Lease:
         owner, age = _signature(self.path)
         if owner is not None and not owner.startswith(MACHINE) and age < EXPIRY: raise Busy(f"{self.path.parent} is being written by another machine: {owner}")
         temporary = self.sign.with_name(f"{self.sign.name}.{self.mine.split()[-1]}")
-        temporary.write_text(self.mine)
-        try: open(self.sign, "x" if owner is None else "a").close()
+        try:
+            temporary.write_text(self.mine)
+            open(self.sign, "x" if owner is None else "a").close()
+            os.replace(temporary, self.sign)
         except FileExistsError as e: raise Busy(f"{self.path.parent} is being written by another machine") from e
-        os.replace(temporary, self.sign)
+        finally: temporary.unlink(missing_ok=True)
         if owner is not None and age >= EXPIRY: time.sleep(2)
         self.check()
+        for old in self.sign.parent.glob(f"{self.sign.name}.*"):  # of processes that were killed while they signed
+            with suppress(OSError):
+                if self.path.stat().st_mtime - old.stat().st_mtime > EXPIRY: old.unlink()
 
     def check(self):
         "Raise `Busy` when the lease has passed to another."

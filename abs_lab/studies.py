@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 
 # %% ../nbs/19_studies.ipynb #00bba283
-from .config import AGENTS, RunConfig, configure, describe
+from .config import AGENTS, RunConfig, describe
 from .controllers import CONTROLLERS
 from .divergence import METERS
 from .envs import EnvConfig

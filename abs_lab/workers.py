@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 # %% ../nbs/23_workers.ipynb #23a00004
-from .plan import AbsLabError, choose
+from .plan import AbsLabError
 
 # %% ../nbs/23_workers.ipynb #970e0d2b
 RETRY = 75  # exit code of a worker whose work another process was doing

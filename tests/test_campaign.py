@@ -4,10 +4,12 @@ import json, os, shutil, signal, time
 import pytest
 
 from abs_lab import campaign, cli
-from abs_lab.campaign import Campaign, Speed, estimate, machine, survey
+from abs_lab.campaign import Campaign, needed, tasks_of
+from abs_lab.config import configure
+from abs_lab.progress import Cost
 from abs_lab.results import collect, compact, configs_of, read_result, save_result
 from abs_lab.runs import run
-from abs_lab.storage import load_tree
+from abs_lab.storage import Lease, load_tree, provenance
 from abs_lab.studies import STUDIES, Study
 from support import assert_same_run, environment, finish, rows, start, wait_for
 
@@ -47,14 +49,20 @@ def call(capsys, *argv):
     return code, *capsys.readouterr()
 
 
+def survey(*of): return tasks_of(*of)[0]
+
 def ids(): return [t.config.id for t in survey("tiny", "cpu", campaign.Path("out"))]
 
 
-def speeds(rate, besides=1.0, network="mlp", path="out/speeds.jsonl", **other):
+def took(rate, hardware=None, besides=1.0, **params):
+    "What a run of so many steps a second took, on this machine."
+    return Cost(configure(**dict(env_id="Acrobot-v1") | TINY | params).flat(), 1 / rate, None, hardware or provenance()["hardware"], besides)
+
+
+def earlier(rate, **more):
     "Pretend that an earlier call measured this."
     os.makedirs("out", exist_ok=True)
-    row = Speed(machine(), network, "Acrobot-v1", "a", rate, besides)._asdict() | other
-    with open(path, "a") as f: f.write(json.dumps(row) + "\n")
+    with open("out/costs.jsonl", "a") as f: f.write(json.dumps(took(rate, **more)._asdict()) + "\n")
 
 
 # -- order and budget --------------------------------------------------------------------------------------------------
@@ -74,7 +82,7 @@ def test_runs_are_trained_in_the_studys_order_and_finished_ones_are_skipped(stud
         assert (s["study"], s["params"]["arm"], s["result"]["status"]) == ("tiny", "a", "finished") and 1 <= s["jobs"] <= 2
         assert {"commit", "versions", "hardware"} <= s["result"].keys() and len(s["curve"]["step"]) <= 200
     assert not list((tmp_path/"out"/"runs").iterdir())
-    assert sorted(p.name for p in (tmp_path/"out").iterdir()) == sorted([*(f"{id}.json" for id in all_ids), "runs", "speeds.jsonl"])
+    assert sorted(p.name for p in (tmp_path/"out").iterdir()) == sorted([*(f"{id}.json" for id in all_ids), "campaign", "runs", "costs.jsonl"])
     started.clear()
     (tmp_path/"reports"/"tiny"/"data").mkdir(parents=True)
     (tmp_path/"out"/f"{all_ids[0]}.json").rename(tmp_path/"reports"/"tiny"/"data"/f"{all_ids[0]}.json")  # in the report instead
@@ -86,7 +94,7 @@ def test_runs_are_trained_in_the_studys_order_and_finished_ones_are_skipped(stud
 
 def test_what_does_not_fit_is_not_started_but_what_fits_behind_it_is(study, started, capsys):
     study(arms={"long": dict(total_steps=ENDLESS), "short": {}})
-    speeds(1000.0, arm="short")
+    earlier(1000.0)
     code, out, _ = call(capsys, "--budget", "10m", "--jobs", 2)
     short = [t.config.id for t in survey("tiny", "cpu", campaign.Path("out")) if t.arm == "short"]
     assert code == 0 and [id for id, _ in started] == short
@@ -95,18 +103,18 @@ def test_what_does_not_fit_is_not_started_but_what_fits_behind_it_is(study, star
 
 def test_speeds_of_another_machine_say_nothing(study, tmp_path):
     study()
-    speeds(0.001, machine="64 cores, another")
-    speeds(7.0)
+    earlier(0.001, hardware=dict(cpu="another", cores=64, gpu=None))
+    earlier(7.0)
     c = Campaign(survey("tiny", "cpu", tmp_path/"out"), tmp_path/"out", "tiny", budget=1000)
-    assert [k.rate for k in c.speeds()] == [7.0]
+    assert [k.seconds for k in c.costs()] == [1 / 7]
 
 
 def test_nothing_is_added_that_would_make_a_running_job_too_late(study, tmp_path):
     study(total_steps=10_000)
     c = Campaign(survey("tiny", "cpu", tmp_path/"out"), tmp_path/"out", "tiny", budget=1000, jobs=1)
-    job = campaign.Job(c.waiting.pop(0), tmp_path, None, 0.0, rate=10_000/500)  # 500 s of 980 to go
+    job = campaign.Training(c.waiting.pop(0), tmp_path, None, 0.0, rate=10_000/500)  # 500 s of 980 to go
     c.running, c.jobs = [job], 2
-    known = [Speed(machine(), "mlp", "Acrobot-v1", "a", 1e6, 1.0)]
+    known = [took(1e6)]
     assert c._fits(c.waiting[0], known) is False  # at half the speed it would take 1,000
     job.rate = 10_000/400
     assert c._fits(c.waiting[0], known) is True
@@ -120,7 +128,7 @@ def test_one_more_at_once_only_while_the_total_speed_rises(study, tmp_path, monk
     monkeypatch.setattr(campaign, "room", lambda jobs: jobs < 4)
     c = Campaign(survey("tiny", "cpu", tmp_path/"out"), tmp_path/"out", "tiny", budget=1000)
     def measured(*rates):
-        c.running = [campaign.Job(t, tmp_path, None, 0.0, rate=r, fresh=r is not None) for t, r in zip(c.waiting, rates)]
+        c.running = [campaign.Training(t, tmp_path, None, 0.0, rate=r, fresh=r is not None) for t, r in zip(c.waiting, rates)]
         c._adapt()
         return c.jobs, c.settled
     assert measured(100, None) == (2, False)      # not all are measured
@@ -145,6 +153,19 @@ def test_an_arm_that_replays_another_enters_once_all_runs_of_that_are_finished(s
     assert set(last[1].config.controller.sizes) == {24}
 
 
+def test_a_source_may_lie_half_in_the_report_and_half_in_the_campaigns_folder(study, capsys, tmp_path):
+    study(arms={"a": dict(size=24), "again": dict(controller="replayed", replays="a")}, tasks={}, seeds=2, total_steps=2_000)
+    for task, folder in zip(survey("tiny", "cpu", tmp_path/"out"), (tmp_path/"out", tmp_path/"reports"/"tiny"/"data")):
+        assert "2 runs, " in (said := call(capsys, "--dry-run")[1]) and "and 2 more that wait until those that they replay are finished" in said
+        run(task.config, tmp_path/"runs"/task.config.id)
+        save_result(compact(tmp_path/"runs"/task.config.id, "a"), folder)
+    assert [(t.arm, t.finished) for t in survey("tiny", "cpu", tmp_path/"out")] == [("a", True), ("again", False)] * 2
+    assert call(capsys, "--dry-run")[1].startswith("tiny: 4 runs, 2 finished; ")
+    whole = tmp_path/"out"/f"{survey('tiny', 'cpu', tmp_path/'out')[0].config.id}.json"
+    whole.write_text(whole.read_text()[:-9])                                # damaged: trained again, and waited for
+    assert [(t.arm, t.finished) for t in survey("tiny", "cpu", tmp_path/"out")] == [("a", False), ("a", True)]
+
+
 def test_a_gpu_begins_with_a_job_for_four_cores_and_takes_one_more_while_an_average_one_fits(monkeypatch):
     monkeypatch.setattr(campaign, "cores", lambda: 16)
     assert campaign.first_guess() == 16 and campaign.room(15) and not campaign.room(16)  # the CPU: a job a core
@@ -160,12 +181,11 @@ def test_a_gpu_begins_with_a_job_for_four_cores_and_takes_one_more_while_an_aver
 def test_the_slowest_of_the_most_alike_is_the_estimate(study, tmp_path):
     study()
     task = survey("tiny", "cpu", tmp_path)[0]
-    known = lambda env, arm, rate, besides: Speed("m", "mlp", env, arm, rate, besides)
-    other, arm, both = known("Pong-v5", "z", 10.0, 0.0), known("Pong-v5", "a", 100.0, 7.0), known("Acrobot-v1", "a", 600.0, 2.0)
-    assert estimate(task.config, "a", 0, [other]) == 600
-    assert estimate(task.config, "a", 0, [other, arm]) == 60 + 7
-    assert estimate(task.config, "a", 3_000, [other, arm, both]) == 5 + 7
-    assert estimate(task.config, "a", 0, [both._replace(network="pqn")]) is None
+    other, both, slower = took(10.0, env_id="CartPole-v1", size=32), took(600.0, besides=2.0), took(300.0, seed=1)
+    assert needed(task, [other]) == 600 + 1                                   # of another task
+    assert needed(task, [other, both]) == 10 + 2
+    assert needed(task._replace(steps=3_000), [other, both, slower]) == 10 + 2
+    assert needed(task, [took(600.0, preset="paper_masked", env_id="Pong-v5")]) is None
 
 
 # -- stopping and going on ---------------------------------------------------------------------------------------------
@@ -174,14 +194,14 @@ def test_at_the_end_of_the_budget_runs_are_saved_and_the_next_call_goes_on_exact
     study(total_steps=150_000)  # long enough to be under way at the next look, on any machine
     first, _ = ids()
     c = Campaign(survey("tiny", "cpu", tmp_path/"out"), tmp_path/"out", "tiny", budget=10_000, jobs=1)
-    real, seen = campaign.Job.look, []
+    real, seen = campaign.Training.look, []
     def look(job, now):  # the budget ends once the run is well under way
         real(job, now)
         if len(rows(job.dir)) >= 3: seen.append(job); c.end = now
     try:
-        campaign.Job.look = look
+        campaign.Training.look = look
         assert c.run() == 0
-    finally: campaign.Job.look = real
+    finally: campaign.Training.look = real
     assert seen and [id for id, _ in started] == [first] and [j.task.config.id for j in c.stopped] == [first]
     saved = load_tree(tmp_path/"out"/"runs"/first/"checkpoint.safetensors")["progress"]
     assert saved["update"] == len(rows(tmp_path/"out"/"runs"/first)) and 0 < saved["step"] < 150_000
@@ -209,9 +229,9 @@ def test_what_was_begun_goes_on_first_even_when_it_cannot_end_in_time(study, cap
     folder = tmp_path/"out"/"runs"/last.config.id
     folder.mkdir(parents=True)
     (folder/"steps.jsonl").write_text(json.dumps(dict(step=512)) + "\n")
-    speeds(100.0)
+    earlier(100.0)
     c = Campaign(survey("tiny", "cpu", tmp_path/"out"), tmp_path/"out", "tiny", budget=100, jobs=1)
-    assert c.waiting[0].config.id == last.config.id and c._fits(c.waiting[0], c.speeds()) and not c._fits(c.waiting[1], c.speeds())
+    assert c.waiting[0].config.id == last.config.id and c._fits(c.waiting[0], c.costs()) and not c._fits(c.waiting[1], c.costs())
 
 
 @pytest.mark.parametrize("end", ["terminate", "kill"])
@@ -241,23 +261,52 @@ def test_a_failed_run_is_named_with_its_last_words_and_the_others_go_on(study, c
 
 def test_a_killed_run_is_named_and_goes_on_the_next_time(study, capsys, tmp_path, monkeypatch):
     study(total_steps=150_000)
-    tasks, real = survey("tiny", "cpu", tmp_path/"out")[:1], campaign.Job.look
+    tasks, real = survey("tiny", "cpu", tmp_path/"out")[:1], campaign.Training.look
     def look(job, now):
         real(job, now)
         if len(rows(job.dir)) >= 2: job.process.kill()
-    monkeypatch.setattr(campaign.Job, "look", look)
+    monkeypatch.setattr(campaign.Training, "look", look)
     assert Campaign(tasks, tmp_path/"out", "tiny", budget=1000, jobs=1).run() == 1
     out = capsys.readouterr().out
     assert "FAILED" in out and f"exit code -{signal.SIGKILL:d}" in out and "killed?" in out
-    monkeypatch.setattr(campaign.Job, "look", real)
+    monkeypatch.setattr(campaign.Training, "look", real)
     assert Campaign(tasks, tmp_path/"out", "tiny", budget=1000, jobs=1).run() == 0
     assert read_result(tmp_path/"out"/f"{tasks[0].config.id}.json")["result"]["status"] == "finished"
+
+
+def test_a_second_campaign_on_the_same_folder_is_refused(study, started, capsys, tmp_path):
+    study()
+    (tmp_path/"out").mkdir()
+    first = Lease(tmp_path/"out"/"campaign")
+    code, out, err = call(capsys)
+    assert code == 2 and err.startswith("abs_lab: another campaign has --out out: ") and not started
+    assert call(capsys, "--dry-run")[0] == 0                                # looking is allowed
+    first.close()
+    tasks = survey("tiny", "cpu", tmp_path/"out")
+    assert Campaign(tasks, tmp_path/"out", "tiny", budget=1000, jobs=2).run() == 0 and len(started) == 2
+    assert Campaign(tasks, tmp_path/"out", "tiny", budget=1000, jobs=2).run() == 0 and len(started) == 2  # finished since it was looked at
+    assert not Lease.held(tmp_path/"out"/"campaign")
+
+
+def test_a_folder_stays_until_its_small_file_can_be_read(study, capsys, tmp_path, monkeypatch):
+    study(tasks={})
+    task, real = survey("tiny", "cpu", tmp_path/"out")[0], campaign.save_result
+    def torn(small, folder):
+        real(small, folder)
+        path = folder/f"{small['id']}.json"
+        path.write_text(path.read_text()[:-9])
+    monkeypatch.setattr(campaign, "save_result", torn)
+    code, out, _ = call(capsys, "--budget", "10m")
+    assert code == 1 and "no small file could be made of it" in out and (tmp_path/"out"/"runs"/task.config.id/"result.json").exists()
+    monkeypatch.setattr(campaign, "save_result", real)
+    assert call(capsys, "--budget", "10m")[0] == 0 and survey("tiny", "cpu", tmp_path/"out")[0].finished
+    assert not list((tmp_path/"out"/"runs").iterdir())
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("argv, words", [
-    (["--scale", "gpuu"], "scale of tiny"), (["--budget", "9"], "such as 9m"), (["--budget", "0m"], "above 0"), (["--jobs", "-1"], "at least 0")])
+    (["--scale", "gpuu"], "scale of tiny"), (["--budget", "9"], "such as 90s, 9m"), (["--budget", "0m"], "above 0"), (["--jobs", "-1"], "at least 0")])
 def test_bad_input_is_refused_before_any_work(study, capsys, tmp_path, argv, words):
     study()
     code, _, err = call(capsys, *argv)

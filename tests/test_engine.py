@@ -318,6 +318,25 @@ def test_a_finished_run_whose_log_is_lost_is_named_and_the_rest_is_reported(monk
     assert ids == [work.configs[1].id] and missing == ["a, CartPole-v1, seed 0 (its folder cannot be read)"] and [f.id for f in failures] == [work.configs[0].id]
 
 
+def test_a_small_file_is_written_once_however_large_the_grid_becomes(monkeypatch, tmp_path):
+    s = study(monkeypatch, {"a": dict(seeds=1, total_steps=16_000, controller="fixed")})
+    point, data = s.grid()[0], tmp_path/"reports"/"tiny"/"data"
+    dir = folder(tmp_path/"runs"/"tiny", point)
+    run(config_of(point), dir)
+    assert engine._gather(engine.prepare("tiny"), [])[0] == [dir.name]
+    before = (data/f"{dir.name}.json").read_bytes(), (data/f"{dir.name}.json").stat().st_mtime_ns
+    study(monkeypatch, {"a": dict(seeds=101, total_steps=16_000, controller="fixed")})
+    assert engine._gather(engine.prepare("tiny"), [])[0] == [dir.name]
+    assert before == ((data/f"{dir.name}.json").read_bytes(), (data/f"{dir.name}.json").stat().st_mtime_ns) and len(json.loads(before[0])["curve"]["step"]) == 50
+    study(monkeypatch, {"b": dict(seeds=1, total_steps=16_000, controller="fixed")})              # another label: written anew
+    engine._gather(engine.prepare("tiny"), [])
+    assert json.loads((data/f"{dir.name}.json").read_text())["params"]["arm"] == "b"
+    result = json.loads((dir/"result.json").read_text()) | dict(seconds=1.0)  # another result, too
+    write_json(dir/"result.json", result)
+    engine._gather(engine.prepare("tiny"), [])
+    assert json.loads((data/f"{dir.name}.json").read_text())["result"] == result
+
+
 def test_a_torn_result_is_written_again(tmp_path):
     config = config_of(points(1)[0])
     before = run(config, tmp_path/"x")
@@ -377,6 +396,28 @@ def test_status_shows_the_pace_of_what_runs(command, monkeypatch, tmp_path):
     assert json.loads(command("status", "tiny", "--json")[1])["running"] == 0
 
 
+def test_status_counts_what_the_report_records(small_file, command, monkeypatch, tmp_path):
+    "Also where no runs folder is, as in a fresh clone."
+    code, out, err = command("status")
+    assert (code, out, err) == (0, "tiny: 1 of 2 runs finished, 1 waiting\n", "") and not (tmp_path/"runs").exists()
+    found = json.loads(command("status", "tiny", "--json")[1])
+    assert [(r["id"] == small_file[1], r["state"]) for r in found["runs"]] == [(True, "done"), (False, "waiting")]
+    study(monkeypatch, {"a": dict(seeds=2)}, trains_here=True)             # what is recorded is trained again there
+    assert json.loads(command("status", "tiny", "--json")[1])["done"] == 0
+
+
+def test_status_goes_on_past_a_study_that_cannot_be_prepared(small_file, command, monkeypatch, tmp_path):
+    s, id = small_file
+    monkeypatch.setitem(STUDIES, "broken", Study(**vars(s) | dict(name="broken", notebook="nbs/experiments/gone.ipynb")))
+    (tmp_path/"runs"/"broken"/"x").mkdir(parents=True)
+    write_json(tmp_path/"runs"/"broken"/"x"/"config.json", dict(config=dict(total_steps=100)))
+    code, out, err = command("status")
+    assert code == 1 and out == "broken: 0 of 1 runs finished, 1 waiting\ntiny: 1 of 2 runs finished, 1 waiting\n"
+    assert err.startswith("broken cannot be prepared: ") and "gone.ipynb" in err and err.count("\n") == 1
+    broken, tiny = json.loads(command("status", "--json")[1])
+    assert "gone.ipynb" in broken["problem"] and tiny["problem"] is None
+
+
 # -- leases ------------------------------------------------------------------------------------------------------------
 
 @pytest.fixture
@@ -416,6 +457,34 @@ def test_a_sign_of_life_is_renewed(machines, tmp_path, monkeypatch):
     while time.time() - (tmp_path/"lock.alive").stat().st_mtime > 900 and time.monotonic() < until: time.sleep(0.05)
     assert time.time() - (tmp_path/"lock.alive").stat().st_mtime < 60
     lease.close()
+
+
+def test_who_may_only_look_is_told_all_the_same(machines, tmp_path, monkeypatch):
+    machines("one")
+    lease = Lease(tmp_path/"lock")
+    machines("two")
+    def refuse(*args): raise PermissionError("not the owner")
+    with monkeypatch.context() as m:
+        m.setattr(storage.os, "utime", refuse)
+        assert Lease.held(tmp_path/"lock")
+    age(tmp_path/"lock.alive", 61)
+    with monkeypatch.context() as m:
+        m.setattr(storage.os, "utime", refuse)
+        assert not Lease.held(tmp_path/"lock")
+    lease.close()
+
+
+def test_signing_leaves_nothing_behind(machines, tmp_path, monkeypatch):
+    old, fresh = tmp_path/"lock.alive.0123abcd", tmp_path/"lock.alive.4567abcd"    # of a process that was killed, and of one that is signing
+    for f in (old, fresh): f.write_text("")
+    age(old, 100)
+    Lease(tmp_path/"lock").close()
+    assert {f.name for f in tmp_path.iterdir()} == {"lock", fresh.name}
+    fresh.unlink()
+    with monkeypatch.context() as m:                                               # another machine signs between the look and the signature
+        m.setattr(storage, "_signature", lambda path: (path.with_name("lock.alive").write_text("two/boot"), (None, 0.0))[1])
+        with pytest.raises(Busy): Lease(tmp_path/"lock")
+    assert {f.name for f in tmp_path.iterdir()} == {"lock", "lock.alive"}
 
 
 def contend(name, path, barrier, got):

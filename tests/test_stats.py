@@ -265,20 +265,29 @@ def test_human_normalised_scores(env_id, random, human):
 
 
 def test_the_table_of_games():
-    assert len(stats.ATARI57) == len(set(stats.ATARI57)) == 57 and all(human > random for random, human in stats.ATARI_SCORES.values())
+    assert len(stats.ATARI_SCORES) == 57 and all(human > random for random, human in stats.ATARI_SCORES.values())
     # Sums over dqn_zoo's table (dqn_zoo/atari_data.py), equal there to openrlbenchmark's (hns.py).
     np.testing.assert_allclose(np.sum([*stats.ATARI_SCORES.values()], axis=0), [50864.9, 606494.2])
-    assert set(stats.ATARI5) == {"BattleZone-v5", "DoubleDunk-v5", "NameThisGame-v5", "Phoenix-v5", "Qbert-v5"}
-    assert set(stats.ATARI10) - set(stats.ATARI5) == {"Amidar-v5", "Bowling-v5", "Frostbite-v5", "KungFuMaster-v5", "Riverraid-v5"}
 
 
 def test_every_game_is_an_environment():
-    assert set(stats.ATARI57) <= set(pytest.importorskip("envpool").list_all_envs())
+    assert set(stats.ATARI_SCORES) <= set(pytest.importorskip("envpool").list_all_envs())
 
 
 def test_games_without_a_human_score_are_refused_with_the_nearest():
     with pytest.raises(AbsLabError, match="did you mean Breakout-v5"): stats.human_normalised(1.0, "Breakuot-v5")
     assert np.isnan(stats.human_normalised([None, 1.7], "Breakout-v5")).tolist() == [True, False]
+
+
+def test_reports_use_the_same_scale(monkeypatch):
+    runs = [r | dict(params=r["params"] | dict(env_id="Pong-v5")) for r in study(2)]
+    monkeypatch.setattr(stats, "human_normalised", lambda score, env_id, real=stats.human_normalised: 10 * real(score, env_id))
+    units, scale = reports.normalised(runs)
+    assert scale == "human-normalised score"
+    for run, unit in zip(runs, units):
+        np.testing.assert_allclose(figures.score(unit), 10 * (figures.score(run) + 20.7) / 35.3)
+        assert unit["curve"]["return"][0] is None
+        np.testing.assert_allclose(unit["curve"]["return"][1:], 10 * (np.array(run["curve"]["return"][1:]) + 20.7) / 35.3)
 
 
 # ---- area under a curve

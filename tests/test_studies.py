@@ -1,12 +1,12 @@
 "The studies: every scale of each gives a grid that can be run, every figure notebook renders, and they run from end to end."
-import json, re
+import json, re, shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from abs_lab import stats, studies
+from abs_lab import figures, pages, reports, results, stats, studies
 from abs_lab.config import configure, earliest_change
 from abs_lab.controllers import Replayed
 from abs_lab.engine import _notebook_parameters, check_grid, reproduce
@@ -27,6 +27,9 @@ def whole(study, scale, **more):
     return study.grid(scale, schedules=found, **more)
 
 
+SCALES_OF_SIGNALS = {"divergence D": 1, "softmax KL": 1e-3, "tr(Σ)/|G|²": 1e4, "|G|²/tr(Σ)": 1e-2}  # a signal in its meter's own unit
+
+
 def invented(point, config, level):
     "The small file of a run that nobody trained."
     rng, n = np.random.default_rng([config.seed, level, *config.id.encode()]), 12
@@ -35,7 +38,7 @@ def invented(point, config, level):
     steps = [int(s * config.total_steps) for s in share]
     gradient = [int(s * config.total_steps * 4 * 2 / (32 * config.env.num_envs)) + 1 for s in share]
     curve = dict(step=steps, gradient_steps=gradient, size=size, epochs=[2] * n, episodes=[3] * n, seconds=[s / 1e4 for s in steps],
-                 signal=np.clip(0.5 - 0.3 * share + rng.normal(0, 0.05, n), 0.01, 1).tolist(), thresholds=None)
+                 signal=(SCALES_OF_SIGNALS[figures.unit(dict(params=config.flat()))] * np.clip(0.5 - 0.3 * share + rng.normal(0, 0.05, n), 0.01, 1)).tolist(), thresholds=None)
     curve["return"] = [None, *(level + 100 * share + rng.normal(0, 9, n))[1:].tolist()]
     for name in ("dormant", "rank", "weight_norm") if config.controller.smallest < 64 else ():  # too few updates to measure them
         curve[name] = [None, *rng.uniform(0, 1, n - 1).tolist()]
@@ -86,7 +89,9 @@ def test_all_that_is_asked_for_is_there():
 
 
 def test_games_are_those_of_the_scores():
-    assert set(studies.ATARI5) == set(stats.ATARI5) and set(studies.ATARI10) == set(stats.ATARI10) and set(studies.ATARI57) == set(stats.ATARI57)
+    assert set(studies.ATARI57) == set(stats.ATARI_SCORES) and len(studies.ATARI57) == 57
+    assert set(studies.ATARI5) == {"BattleZone-v5", "DoubleDunk-v5", "NameThisGame-v5", "Phoenix-v5", "Qbert-v5"}
+    assert set(studies.ATARI10) - set(studies.ATARI5) == {"Amidar-v5", "Bowling-v5", "Frostbite-v5", "KungFuMaster-v5", "Riverraid-v5"}
 
 
 def test_whole_comparisons_come_first():
@@ -105,15 +110,15 @@ def test_a_schedule_waits_for_every_run_and_is_reproducible(tmp_path):
     study = STUDIES["why"]
     grid = fabricate(study, "cpu", tmp_path, seeds=3)
     configs = check_grid(ROOT/study.notebook, grid)
-    found = schedules(study.replayed, grid, configs, tmp_path)
+    found = schedules(study.replayed, grid, configs, [tmp_path])
     assert set(found) == {(task, arm) for task in ("LunarLander-v3", "MinAtar/Breakout-v1") for arm in study.replayed}
-    assert found == schedules(study.replayed, grid[::-1], configs[::-1], tmp_path)
+    assert found == schedules(study.replayed, grid[::-1], configs[::-1], [tmp_path])
     second = study.grid("cpu", 3, found)
     assert len(second) == len(study.grid("cpu", 3)) + 2 * 2 * 3
     assert [p["sizes"] for p in second if p["arm"] == "replayed ABS 16–64"][0] == found["LunarLander-v3", "ABS 16–64"]["sizes"]
     one = next(c for p, c in zip(grid, configs) if p["arm"] == "ABS 16–64" and p["env_id"] == "LunarLander-v3")
     (tmp_path/f"{one.id}.json").unlink()
-    assert set(schedules(study.replayed, grid, configs, tmp_path)) == set(found) - {("LunarLander-v3", "ABS 16–64")}
+    assert set(schedules(study.replayed, grid, configs, [tmp_path])) == set(found) - {("LunarLander-v3", "ABS 16–64")}
 
 
 def test_a_mean_schedule_is_a_size_that_was_possible(tmp_path):
@@ -121,14 +126,43 @@ def test_a_mean_schedule_is_a_size_that_was_possible(tmp_path):
     assert mean_schedule(runs) == dict(starts=[0, 100], sizes=[32, 96])
 
 
-def test_a_schedule_is_as_fine_as_the_run_however_few_points_are_kept(tmp_path):
+def test_a_schedule_is_as_fine_as_the_run_however_few_points_are_kept(tmp_path, monkeypatch):
     config = configure(env_id="CartPole-v1", controller="ramp", size_min=4, size_max=24, num_envs=8, total_steps=16_000, eval_envs=2)
     run(config, tmp_path)
-    rows = read_jsonl(tmp_path/"steps.jsonl")
-    schedule = mean_schedule([compact(tmp_path, "ramp", points=5)])
-    assert len(rows) > 100 and len(schedule["sizes"]) > 15 and mean_schedule([compact(tmp_path, "ramp")]) == schedule
+    rows, schedule = read_jsonl(tmp_path/"steps.jsonl"), mean_schedule([compact(tmp_path, "ramp")])
+    monkeypatch.setattr(results, "POINTS", 5)
+    few = compact(tmp_path, "ramp")
+    assert len(few["curve"]["step"]) == 5 and len(rows) > 100 and len(schedule["sizes"]) > 15 and mean_schedule([few]) == schedule
     replayed = Replayed(**schedule)
     assert [replayed.at(row["step"] - row["size"] * 8) for row in rows] == [row["size"] for row in rows]
+
+
+# -- what is committed ---------------------------------------------------------------------------------------------------
+
+def strays(study, scale, data):
+    "Small files that are no run of a study at a scale, whatever the number of seeds, or bear another arm's label."
+    files = {f.stem: results.read_result(f) for f in data.glob("*.json")}
+    grids = [results.scheduled(study, scale, seeds, [data])[0] for seeds in (None, 1 + max(f["params"]["seed"] for f in files.values()))]
+    arms = {c.id: p["arm"] for grid in grids for p, c in zip(grid, results.configs_of(grid))}
+    return {id: f["params"]["arm"] for id, f in files.items() if arms.get(id) != f["params"]["arm"] or f.get("study") not in (None, data.parent.name)}
+
+
+FOLDERS = {results.folder_of(name, scale): (name, scale) for name, scale in SCALES}
+
+@pytest.mark.parametrize("folder", sorted(d.parent.name for d in (ROOT/"reports").glob("*/data")))
+def test_every_committed_run_belongs_to_its_study(folder):
+    name, scale = FOLDERS[folder]
+    assert strays(STUDIES[name], scale, ROOT/"reports"/folder/"data") == {}
+
+
+def test_a_run_of_another_study_or_arm_is_found(tmp_path):
+    for f in sorted((ROOT/"reports"/"quick"/"data").glob("*-s0-*.json")): shutil.copy(f, tmp_path)
+    own, other = sorted(tmp_path.iterdir())[0], sorted((ROOT/"reports"/"why"/"data").glob("*.json"))[0]
+    small = json.loads(own.read_text())
+    assert strays(STUDIES["quick"], "cpu", tmp_path) == {}
+    shutil.copy(other, tmp_path)
+    own.write_text(json.dumps(small | dict(params=small["params"] | dict(arm="another"))))
+    assert set(strays(STUDIES["quick"], "cpu", tmp_path)) == {own.stem, other.stem}
 
 
 # -- figures -------------------------------------------------------------------------------------------------------------
@@ -147,6 +181,57 @@ def test_every_figure_notebook_renders(name, tmp_path, monkeypatch):
     arms = {p["arm"] for p in grid}
     assert all(arm in page for arm in arms)
     if name != "quick": assert (report/"compare.md").read_text().count("\n| ") >= len(arms)
+
+
+def panels(fig):
+    "Title of each panel over one another -> its y axis and the heights of its lines."
+    titles = [note.text for note in fig.layout.annotations]
+    axes = [fig.layout["yaxis" + (str(i) if i > 1 else "")] for i in range(1, len(titles) + 1)]
+    return {title: (axis, [s.y0 for s in fig.layout.shapes if s.yref.split()[0] == "y" + (str(i) if i > 1 else "")]) for i, (title, axis) in enumerate(zip(titles, axes), 1)}
+
+
+def test_signals_of_different_units_share_neither_axis_nor_thresholds(tmp_path):
+    fabricate(STUDIES["controllers"], "smoke", tmp_path, seeds=2)
+    runs = figures.by_task(figures.load(tmp_path, STUDIES["controllers"].arms))["LunarLander-v3"]
+    found, table = panels(figures.divergence(runs)), reports.divergence_table(runs).set_index("Arm")
+    assert set(found) == set(STUDIES["controllers"].arms)
+    (share, lines), (noise, none), (reciprocal, own) = (found[arm] for arm in ("ABS 16–64", "GNS 16–64", "ABS 16–64 on gradient noise"))
+    assert (share.title.text, noise.title.text, reciprocal.title.text) == ("divergence D", "tr(Σ)/|G|²", "|G|²/tr(Σ)")
+    assert (lines, none, own) == ([0.05, 0.95], [], [1 / (64 * 32), 1 / (16 * 32)])        # 32 environments
+    assert found["fixed 16"][0].range == share.range and share.range[1] < 1.2 and found["fixed 16"][1] == []
+    assert noise.type == reciprocal.type == "log" and noise.range[0] > 1 > reciprocal.range[1] and noise.range == found["GNS 16–64, decayed rate"][0].range
+    assert reciprocal.range[0] < np.log10(1 / (64 * 32))                                      # its thresholds are seen
+    assert table.loc["GNS 16–64", ["Signal", "Points above high", "Acts on"]].tolist() == ["tr(Σ)/|G|²", "–", "nothing"]
+    assert table.loc["ABS 16–64 on gradient noise", "Acts on"] == "0.000488, 0.00195" and table.loc["fixed 16", "Points below low"] == "0 %"
+    assert float(table.loc["ABS 16–64 on gradient noise", "Mean, last tenth"]) > 0
+
+
+def test_softmax_kl_has_a_panel_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("BROWSER_PATH", "/nonexistent")
+    fabricate(STUDIES["divergence"], "smoke", tmp_path/"data", seeds=2)
+    space, made = dict(data_dir=str(tmp_path/"data"), report_dir=str(tmp_path/"reports"/"divergence"), allow_mixed_commits=False, ids=[], missing=[]), []
+    monkeypatch.setattr(figures, "curves", lambda *args, real=figures.curves, **more: made.append(real(*args, **more)) or made[-1])
+    for cell in json.loads((ROOT/STUDIES["divergence"].figures).read_text())["cells"]:
+        if cell["cell_type"] == "code" and not cell["metadata"].get("tags"): exec("".join(cell["source"]), space)
+    fig = next(fig for fig in made if any("softmax" in (note.text or "") for note in fig.layout.annotations))
+    of = {title: axis for title, (axis, _) in panels(fig).items()}
+    assert of["Which distance: divergence D"].title.text == "divergence D" and of["Which distance: softmax KL"].title.text == "softmax KL"
+    assert all(axis.matches is None for axis in of.values())
+    kl, d = ([t for t in fig.data if t.name == arm and t.showlegend] for arm in ("fixed 32, softmax KL", "fixed 32"))
+    assert kl[0].yaxis != d[0].yaxis and max(kl[0].y) < 0.01 < max(d[0].y)
+
+
+def test_a_page_of_many_tasks_begins_with_what_they_say_together(tmp_path, monkeypatch):
+    monkeypatch.setenv("BROWSER_PATH", "/nonexistent")
+    fabricate(STUDIES["atari-pqn"], "gpu-10", tmp_path/"data", seeds=2)
+    runs = pages.finished("atari-pqn", tmp_path/"data")
+    page = pages.study("atari-pqn", runs, tmp_path/"reports"/"atari-pqn", [("ABS:", "ABS 16–64", "fixed 32")]).read_text()
+    together, every = page.split("<h2>All tasks</h2>")[1].split("<h2>Every task</h2>")
+    assert "10 tasks" in page.split("<h2>")[0] and "Phoenix-v5" not in page.split("<h2>")[0]
+    assert "Amidar-v5" in every and "human-normalised score" in together and every.count('class="plot"') == 1
+    table = (tmp_path/"reports"/"atari-pqn"/"compare.md").read_text().split("\n\n")[1].split("\n")
+    assert table[0] == "| Task | " + " | ".join(STUDIES["atari-pqn"].arms) + " |" and len(table) == 2 + 10 + 1
+    assert len(pages.what_was_run(runs)) == 1
 
 
 # -- from end to end -----------------------------------------------------------------------------------------------------
