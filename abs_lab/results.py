@@ -15,8 +15,8 @@ import numpy as np
 
 
 # %% ../nbs/20_results.ipynb #20a00004
+from .controllers import Replayed
 from .storage import read_jsonl
-
 
 # %% ../nbs/20_results.ipynb #20a00007
 def steps_done(
@@ -77,16 +77,10 @@ def collect(
 # %% ../nbs/20_results.ipynb #20c00002
 def mean_schedule(
     runs: list[dict],     # small files of one arm on one task
-    points: int = 100,    # equally spaced steps at which the mean is taken
 ) -> dict:                # starts and sizes, parameters of the controller `replayed`
     "The mean size of several runs, as a schedule to replay."
-    params = runs[0]["params"]
-    total, multiple = params["total_steps"], params.get("multiple", 1)
-    starts = [total * i // points for i in range(points)]
-    at = lambda curve: [curve["size"][min(i, len(curve["size"]) - 1)] for i in np.searchsorted(curve["step"], starts, side="right")]
-    sizes = [int(size / multiple + 0.5) * multiple for size in np.mean([at(run["curve"]) for run in runs], axis=0)]
-    changed = [i for i, size in enumerate(sizes) if i == 0 or size != sizes[i - 1]]
-    return dict(starts=[starts[i] for i in changed], sizes=[sizes[i] for i in changed])
+    schedule = Replayed.mean_of([(run["curve"]["step"], run["curve"]["size"]) for run in runs], runs[0]["params"].get("multiple", 1))
+    return dict(starts=schedule.starts, sizes=schedule.sizes)
 
 # %% ../nbs/20_results.ipynb #20c00005
 def schedules(
