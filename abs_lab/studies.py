@@ -114,7 +114,7 @@ _ABS, _DECAY = dict(controller="abs", size_min=16, size_max=64), dict(anneal_lr=
 _fixed = lambda size, **more: dict(controller="fixed", size=size, **more)
 _epochs = lambda n: dict(epochs_rule="constant", epochs=n)
 _CPU = ["LunarLander-v3", "MinAtar/Breakout-v1"]
-_CPU_TASKS = {"LunarLander-v3": dict(preset="classic", total_steps=400_000), "MinAtar/Breakout-v1": dict(preset="minatar", total_steps=1_000_000)}
+_CPU_TASKS = {"LunarLander-v3": dict(preset="classic", total_steps=400_000, seeds=10), "MinAtar/Breakout-v1": dict(preset="minatar", total_steps=1_000_000)}
 _atari = lambda *games: {f"{game}-v5": dict(preset="paper_masked") for game in games}
 _SMOKE = dict(total_steps=12_000, num_envs=32, eval_envs=4, seeds=1)
 
