@@ -141,6 +141,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'abs_lab.engine._end_with': ('engine.html#_end_with', 'abs_lab/engine.py'),
                                 'abs_lab.engine._last_words': ('engine.html#_last_words', 'abs_lab/engine.py'),
                                 'abs_lab.engine._notebook_parameters': ('engine.html#_notebook_parameters', 'abs_lab/engine.py'),
+                                'abs_lab.engine._stages': ('engine.html#_stages', 'abs_lab/engine.py'),
                                 'abs_lab.engine._start': ('engine.html#_start', 'abs_lab/engine.py'),
                                 'abs_lab.engine._stop': ('engine.html#_stop', 'abs_lab/engine.py'),
                                 'abs_lab.engine._worker': ('engine.html#_worker', 'abs_lab/engine.py'),

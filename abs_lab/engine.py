@@ -22,10 +22,9 @@ from pathlib import Path
 from .config import RunConfig, configure, project_root, settings
 from .envs import backend_for
 from .plan import AbsLabError, choose
-from .results import collect, steps_done
+from .results import collect, schedules, steps_done
 from .storage import commit
 from .studies import STUDIES
-
 
 # %% ../nbs/21_engine.ipynb #c4f3c6f3
 def _notebook_parameters(path):
@@ -146,6 +145,21 @@ def _check_commits(configs, runs_dir):
     if len(found) > 1: raise AbsLabError(f"runs of different commits would be mixed: {', '.join(sorted(found))}. Remove the finished runs in "
                                          f"{runs_dir}, go back to their commit, or pass --allow-mixed-commits")
 
+def _stages(study, scale, seeds, notebook, runs_dir, data_dir, jobs):
+    "Train a grid rank by rank; arms that replay others enter when those are finished."
+    tried, failures, found = set(), [], {}
+    while True:
+        grid = study.grid(scale, seeds, found)
+        configs = check_grid(notebook, grid)
+        left = [(point, c) for point, c in zip(grid, configs) if c.id not in tried]
+        if left:
+            stage = [(point, c) for point, c in left if study.rank(point) == study.rank(left[0][0])]
+            failures += run_queue(notebook, [point for point, _ in stage], runs_dir, jobs)
+            tried |= {c.id for _, c in stage}
+        ids, missing = collect(grid, configs, runs_dir, data_dir)
+        if not left: return ids, missing, failures
+        found = schedules(study.replayed, grid, configs, data_dir)
+
 def reproduce(
     name: str,                  # a study: quick, …
     scale: str = "cpu",         # one of its scales
@@ -160,8 +174,7 @@ def reproduce(
     runs_dir, report_dir = Path(s["runs_dir"]) / folder, Path(s["reports_dir"]) / folder
     configs = check_grid(root / study.notebook, grid)
     if not allow_mixed_commits: _check_commits(configs, runs_dir)
-    failures = run_queue(root / study.notebook, grid, runs_dir, jobs)
-    ids, missing = collect(grid, configs, runs_dir, report_dir / "data")
+    ids, missing, failures = _stages(study, scale, seeds, root / study.notebook, runs_dir, report_dir / "data", jobs)
     if not ids: return None, failures
     shown = os.path.relpath(report_dir, root)  # the executed notebook names no folder outside the project
     params = dict(data_dir=f"{shown}/data", report_dir=shown, ids=ids, missing=missing, allow_mixed_commits=allow_mixed_commits)
