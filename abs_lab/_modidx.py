@@ -384,6 +384,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'abs_lab.storage.save_tree': ('storage.html#save_tree', 'abs_lab/storage.py'),
                                  'abs_lab.storage.write_json': ('storage.html#write_json', 'abs_lab/storage.py')},
             'abs_lab.studies': { 'abs_lab.studies.Study': ('studies.html#study', 'abs_lab/studies.py'),
+                                 'abs_lab.studies.Study._scheduled': ('studies.html#study._scheduled', 'abs_lab/studies.py'),
                                  'abs_lab.studies.Study.grid': ('studies.html#study.grid', 'abs_lab/studies.py'),
                                  'abs_lab.studies.Study.rank': ('studies.html#study.rank', 'abs_lab/studies.py'),
                                  'abs_lab.studies.Study.replayed': ('studies.html#study.replayed', 'abs_lab/studies.py'),
