@@ -29,7 +29,7 @@ from .progress import clock, costs, duration, forecast, nearest, survey, table
 from .results import folder_of, merge, steps_done
 from .runs import progress_bar, result_of, run
 from .storage import provenance
-from .engine import prepare, reproduce
+from .engine import check_commits, prepare, reproduce
 from .workers import ENGINES
 from .studies import STUDIES
 
@@ -121,7 +121,9 @@ def _reproduce(argv):
     timeout, budget = duration(args.timeout), duration(args.budget) if args.budget else math.inf
     choose("engine", args.engine or settings()["engine"], ENGINES)
     if args.dry_run:
-        _dry_run(prepare(args.study, args.scale, args.seeds, args.only), args.jobs or settings()["jobs"] or os.cpu_count())
+        work = prepare(args.study, args.scale, args.seeds, args.only)
+        _dry_run(work, args.jobs or settings()["jobs"] or os.cpu_count())
+        if not args.allow_mixed_commits: check_commits(work)
         return 0
     done = reproduce(args.study, args.scale, args.seeds, args.jobs, args.allow_mixed_commits, args.only, args.engine, timeout, budget)
     for f in done.failures: print(f"\nFAILED {f.arm} ({f.id}), see {f.notebook}\n{f.message}", file=sys.stderr)

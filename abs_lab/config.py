@@ -62,7 +62,7 @@ def settings() -> dict:  # every key of DEFAULTS, in its type; folders as absolu
     out = dict(DEFAULTS)
     for key, value in given.items():
         try: out[key] = type(DEFAULTS[key])(value)
-        except ValueError as e: raise AbsLabError(f"setting {key} must be a {type(DEFAULTS[key]).__name__}, not {value!r}") from e
+        except ValueError as e: raise AbsLabError(f"setting {key} must be of type {type(DEFAULTS[key]).__name__}, not {value!r}") from e
     at_least(SimpleNamespace(**out), threads=0, jobs=0, cpus_per_run=0, gpus_per_run=0, checkpoint_seconds=0)
     return out | {k: str((root / out[k]).resolve()) for k in ("runs_dir", "reports_dir")}
 
@@ -131,7 +131,7 @@ def _fit(name, value, default):
     if kind is float and isinstance(value, int) and not isinstance(value, bool): return float(value)
     if kind is int and isinstance(value, float) and value.is_integer(): return int(value)
     if kind in (bool, int, float, str) and type(value) is not kind:
-        raise AbsLabError(f"parameter {name} must be a {kind.__name__}, not {value!r} ({type(value).__name__})")
+        raise AbsLabError(f"parameter {name} must be of type {kind.__name__}, not {value!r} ({type(value).__name__})")
     return value
 
 def _take(cls, values):

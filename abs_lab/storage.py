@@ -161,8 +161,7 @@ class Lease:
         temporary = self.sign.with_name(f"{self.sign.name}.{self.mine.split()[-1]}")
         try:
             temporary.write_text(self.mine)
-            open(self.sign, "x" if owner is None else "a").close()
-            os.replace(temporary, self.sign)
+            os.link(temporary, self.sign) if owner is None else os.replace(temporary, self.sign)  # a link is refused where another came first
         except FileExistsError as e: raise Busy(f"{self.path.parent} is being written by another machine") from e
         finally: temporary.unlink(missing_ok=True)
         if owner is not None and age >= EXPIRY: time.sleep(2)
