@@ -27,7 +27,7 @@ from .envs import EnvConfig
 from .plan import AbsLabError, choose
 from .progress import clock, costs, duration, forecast, nearest, survey, table
 from .results import folder_of, merge, steps_done
-from .runs import progress_bar, result_of, run
+from .runs import progress_bar, result_of, run, until_asked
 from .storage import provenance
 from .engine import check_commits, prepare, reproduce
 from .workers import ENGINES
@@ -68,7 +68,7 @@ def _train(argv):
     config = train_config(argv)
     dir = Path(settings()["runs_dir"]) / "train" / config.id
     print(f"writing {dir}")
-    score = run(config, dir, progress_bar)["eval"]
+    score = run(config, dir, lambda steps, config: progress_bar(until_asked(steps, config), config))["eval"]
     print(f"greedy evaluation: mean return {score['mean']:.1f} over {len(score['returns'])} episodes")
     return 0
 
@@ -187,4 +187,4 @@ def main(
     if not argv or argv[0] in ("-h", "--help"): print(USAGE); return 0 if argv else 2
     try: return COMMANDS[choose("command", argv[0], COMMANDS)](argv[1:])
     except AbsLabError as e: print(f"abs-lab: {e}", file=sys.stderr); return 2
-    except KeyboardInterrupt: print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr); return 130
+    except KeyboardInterrupt: print("\ninterrupted; the same command goes on from the last checkpoint, if there is one yet", file=sys.stderr); return 130

@@ -274,14 +274,19 @@ def until_asked(
     steps: Iterator[Step],  # what `Run.steps` yields
     config: RunConfig,      # not used: a watch is given it
 ) -> Iterator[Step]:        # the same steps
-    "A watch that raises `Stopped` after the update in which SIGTERM came, or in which the campaign that started the run went."
+    "A watch that raises `Stopped` after the update in which SIGTERM or Ctrl-C came, or in which the campaign that started the run went."
     asked, campaign = threading.Event(), os.environ.get("ABS_LAB_CAMPAIGN")
-    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    def hear(number, frame):
+        if number == signal.SIGINT and asked.is_set(): raise KeyboardInterrupt  # asked twice
+        asked.set()
+    main = threading.current_thread() is threading.main_thread()  # no other thread hears signals
+    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT) if main}
     try:
         for s in steps:
             yield s
             if asked.is_set() or campaign and os.getppid() != int(campaign): raise Stopped
-    finally: signal.signal(signal.SIGTERM, before)
+    finally:
+        for number, handler in before.items(): signal.signal(number, handler)
 
 def main(
     argv: list[str] | None = None,  # CONFIG.json DIR; the process's own arguments by default
@@ -299,7 +304,7 @@ def main(
         print(f"abs_lab: {e}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted; the same command goes on from the last checkpoint, if there is one yet", file=sys.stderr)
         return 130
     print(json.dumps({k: result[k] for k in ("id", "steps", "seconds")} | dict(mean_return=result["eval"]["mean"])))
     return 0

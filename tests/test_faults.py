@@ -363,6 +363,16 @@ def test_ctrl_c_in_training(program, tmp_path):
     assert_same_run(tmp_path/"runs"/"train"/"whole", dir)
 
 
+def test_ctrl_c_saves_what_no_checkpoint_holds_yet(tmp_path):
+    config = configure(**SMALL | dict(total_steps=4_000_000))
+    dir = tmp_path/"run"
+    process = start("-m", "abs_lab.runs", config_file(tmp_path, **config.flat()), dir, cwd=tmp_path, checkpoint_seconds=1000, preexec_fn=interruptible)
+    assert wait_for(lambda: steps_done(dir) > 0, process)
+    process.send_signal(signal.SIGINT)
+    refused(finish(process), "interrupted", code=130)
+    assert load_tree(dir/"checkpoint.safetensors")["progress"]["step"] == steps_done(dir) > 0
+
+
 REPRODUCE = """
 import sys
 from abs_lab import cli
