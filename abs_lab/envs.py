@@ -147,6 +147,7 @@ def check_actions(
     actions,       # [N] whole numbers, or [N, D] floats within the bounds
     space,         # the action space of one environment
     num_envs: int, # N
+    at: int = 0,   # environment steps taken by the run, for the message
 ) -> np.ndarray:   # the actions in the space's dtype
     "The actions as an array fit for the simulator; raises `AbsLabError` on wrong shape, dtype, range, or non-finite values."
     a = np.asarray(actions.cpu() if isinstance(actions, torch.Tensor) else actions)
@@ -156,7 +157,7 @@ def check_actions(
         if a.min() < 0 or a.max() >= space.n: raise AbsLabError(f"actions reach from {a.min()} to {a.max()}; 0 to {space.n - 1} is valid")
         return a.astype(np.int32)
     if a.dtype.kind != "f": raise AbsLabError(f"actions are {a.dtype}; this environment takes floating-point numbers")
-    if not np.isfinite(a).all(): raise AbsLabError(f"actions contain NaN or infinity, first in environment {np.argwhere(~np.isfinite(a))[0][0]}")
+    if not np.isfinite(a).all(): raise AbsLabError(f"actions contain NaN or infinity at step {at}, first in environment {np.argwhere(~np.isfinite(a))[0][0]}")
     if (a < space.low).any() or (a > space.high).any(): raise AbsLabError("actions lie outside the bounds of the action space: clip them first")
     return a.astype(space.dtype)
 
@@ -318,12 +319,12 @@ class VecEnvs:
     ) -> tuple:           # obs [N, *], reward, terminated, truncated, real [N], games that ended
         "Advance every environment by one step."
         if self.env is None: raise AbsLabError(f"{self.config.env_id} is closed: make a new VecEnvs")
-        actions = check_actions(actions, self.action_space, self.num_envs)
+        actions = check_actions(actions, self.action_space, self.num_envs, at)
         if self.config.change_at and (at > self.config.change_at or self.role == "eval"):  # evaluation comes after the change
             actions = ((actions + 1) % self.action_space.n).astype(actions.dtype)
         obs, reward, terminated, truncated, info = self.env.step(actions)
         if not np.isfinite(reward).all():
-            raise AbsLabError(f"{self.config.env_id} gave reward {reward[~np.isfinite(reward)][0]} at step {at}")
+            raise AbsLabError(f"{self.config.env_id} gave reward {reward[~np.isfinite(reward)][0]} at step {at}, in environment {np.flatnonzero(~np.isfinite(reward))[0]}")
         self.log.append(actions)  # as the simulator had them
         self.rows += 1
         real = ~self.resetting

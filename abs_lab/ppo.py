@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['EPOCH_RULES', 'PRESETS', 'MUJOCO', 'PPOConfig', 'preset_for', 'plan_update', 'ActorCritic', 'log_prob', 'one_tensor',
-           'ppo_loss', 'check_spaces', 'single_bounds', 'PPO']
+           'ppo_loss', 'ppo_gradient', 'log_prob_gradient', 'linear_layers', 'layer_outputs', 'backpropagate',
+           'check_spaces', 'single_bounds', 'PPO']
 
 # %% ../nbs/09_ppo.ipynb #507a4e57
 import copy
@@ -164,7 +165,78 @@ def ppo_loss(
     fit = 0.5 * error.mean()
     return policy + c.value_coef * fit - c.entropy_coef * entropy, policy, fit
 
-# %% ../nbs/09_ppo.ipynb #7ccbbf25
+# %% ../nbs/09_ppo.ipynb #9cb8f910
+def ppo_gradient(
+    config: PPOConfig,           # clip, clip_value and value_coef
+    new_log_prob: torch.Tensor,  # [B] under the policy as it is now
+    value: torch.Tensor,         # [B] as it is now
+    old_log_prob: torch.Tensor,  # [B] when the actions were taken
+    advantage: torch.Tensor,     # [B] not yet standardised
+    returns: torch.Tensor,       # [B] what values should be
+    old_value: torch.Tensor,     # [B] when the actions were taken
+) -> tuple:                      # policy loss, value loss (0-d each), and the loss's derivatives [B] by new_log_prob and by value
+    "What `ppo_loss` is, without the entropy, and how it changes with its first and third arguments."
+    c, ratio = config, (new_log_prob - old_log_prob).exp()
+    advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    free, held = advantage * ratio, advantage * ratio.clamp(1 - c.clip, 1 + c.clip)
+    error, moved = value - returns, value - old_value
+    square = error.square()
+    by_value = error * (c.value_coef / len(value))
+    if c.clip_value:
+        limited = (moved.clamp(-c.clip, c.clip) + old_value - returns).square()
+        by_value = by_value * ((moved.abs() <= c.clip) | (square >= limited))
+        square = torch.max(square, limited)
+    return -torch.min(free, held).mean(), 0.5 * square.mean(), (free <= held) * free / -len(value), by_value
+
+def log_prob_gradient(
+    out,                    # what the policy returns: (mean [B, D], log_std [D]) or logits [B, A]
+    actions: torch.Tensor,  # as `log_prob` takes them
+    by_log_prob: torch.Tensor,  # [B] derivative of the loss by the log-probabilities
+    entropy_coef: float,    # weight of the entropy bonus
+) -> tuple:                 # derivatives by the network's output [B, D] or [B, A], and by log_std [D] or None
+    "The loss's derivatives by what the policy returns."
+    by = by_log_prob.unsqueeze(-1)
+    if isinstance(out, tuple):
+        mean, log_std = out
+        inverse = torch.exp(-log_std)
+        z = (actions - mean) * inverse
+        by_z = by * z
+        return by_z * inverse, (by_z * z - by).sum(0) - entropy_coef
+    logs = F.log_softmax(out, -1)
+    chances = logs.exp()
+    by_logits = (-by * chances).scatter_add_(-1, actions.unsqueeze(-1), by)
+    if entropy_coef: by_logits += entropy_coef / len(out) * chances * (logs - (logs * chances).sum(-1, keepdim=True))
+    return by_logits, None
+
+def linear_layers(
+    net: nn.Sequential,     # Linear layers, with Tanh between
+) -> list:                  # weight [out, in] and bias [out] of each
+    "The parameters of an mlp, layer by layer."
+    return [(layer.weight, layer.bias) for layer in net if isinstance(layer, nn.Linear)]
+
+def layer_outputs(
+    layers: list,           # what `linear_layers` returned
+    x: torch.Tensor,        # [B, inputs]
+) -> list:                  # the input, then what each layer makes of it, with tanh after all but the last
+    "A network's outputs, layer by layer."
+    outs = [x]
+    for weight, bias in layers[:-1]: outs.append(torch.addmm(bias, outs[-1], weight.T).tanh_())
+    return [*outs, torch.addmm(layers[-1][1], outs[-1], layers[-1][0].T)]
+
+def backpropagate(
+    layers: list,           # what `linear_layers` returned; the gradients are overwritten
+    outs: list,             # what `layer_outputs` returned
+    by: torch.Tensor,       # [B, outputs] derivative of the loss by the last of them
+):
+    "The chain rule, from the last layer to the first."
+    for i, (weight, bias) in reversed([*enumerate(layers)]):
+        torch.mm(by.T, outs[i], out=weight.grad)
+        torch.sum(by, 0, out=bias.grad)
+        if i:
+            by = by @ weight
+            by = torch.addcmul(by, by, outs[i].square(), value=-1)  # tanh' = 1 - tanh²
+
+# %% ../nbs/09_ppo.ipynb #eb63a72b
 def check_spaces(
     obs_space,     # of one environment
     action_space,  # of one environment
@@ -187,7 +259,7 @@ def single_bounds(
     low, high = np.where(low < space.low, np.nextafter(low, np.float32(np.inf)), low), np.where(high > space.high, np.nextafter(high, -np.float32(np.inf)), high)
     return torch.from_numpy(low), torch.from_numpy(high)
 
-# %% ../nbs/09_ppo.ipynb #113ea0be
+# %% ../nbs/09_ppo.ipynb #71463df8
 class PPO:
     "Proximal policy optimisation on vector observations, with continuous or discrete actions."
     def __init__(
@@ -208,7 +280,8 @@ class PPO:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(role_seeds(seed, 1, "weights")[0])
             self.net = ActorCritic(inputs, self.outputs, config.width, self.gaussian).to(self.device)
-        self.weights = one_tensor(self.net)
+        self.weights, self.log_std = one_tensor(self.net), self.net.log_std
+        self.actor, self.critic = linear_layers(self.net.actor), linear_layers(self.net.critic)
         self.optimizer = torch.optim.Adam([self.weights], lr=config.lr, eps=1e-5, fused=True)
         self.generator = torch.Generator(self.device).manual_seed(role_seeds(seed, 1, "agent")[0])
         self.seen = (ObsNormalizer(inputs, config.norm_clip) if config.normalize_obs else Vector()).to(self.device)
@@ -231,10 +304,9 @@ class PPO:
     def act(self, obs):
         "Actions drawn from the policy, and what an update needs: what the networks saw, and what was drawn."
         x = self.seen.see(obs) if self.config.normalize_obs else self.seen(obs)
-        out = x
-        for layer in self.net.actor: out = out.tanh_() if isinstance(layer, nn.Tanh) else F.linear(out, layer.weight, layer.bias)
+        out = layer_outputs(self.actor, x)[-1]
         if self.gaussian:
-            drawn = self._noise() * self.net.log_std.exp() + out
+            drawn = self._noise() * self.log_std.exp() + out
             return torch.clamp(drawn, self.low, self.high), dict(x=x, drawn=drawn)
         drawn = (out - self._noise().log()).argmax(-1)
         return drawn, dict(x=x, drawn=drawn)
@@ -253,27 +325,29 @@ class PPO:
         self.changed, self.first = self.changed or self.first not in (None, plan.rollout), self.first or plan.rollout
         rows, lr = self._rows(rollout, self.earned), c.lr * (1 - (p.step - rollout.steps) / p.total) if c.anneal_lr else c.lr
         self.optimizer.param_groups[0]["lr"] = lr
-        sums = torch.zeros(5, device=self.device)
+        sums = torch.zeros(4, device=self.device)
         for _ in range(plan.epochs):
             order = torch.randperm(len(rows[0]), generator=self.generator, device=self.device)
             for batch in zip(*(x[order].tensor_split(c.num_minibatches) for x in rows)): sums += self._gradient_step(*batch)
         p.gradient_steps += plan.epochs * c.num_minibatches
-        loss, policy, value, entropy, norm = sums / (plan.epochs * c.num_minibatches)
-        return dict(loss=loss, policy_loss=policy, value_loss=value, entropy=entropy, grad_norm=norm, lr=lr,
+        policy, value, entropy, norm = sums / (plan.epochs * c.num_minibatches)
+        return dict(loss=policy + c.value_coef * value - c.entropy_coef * entropy, policy_loss=policy, value_loss=value, entropy=entropy, grad_norm=norm, lr=lr,
                     masked=1 - rollout.mask.float().mean(), **self._moved(*rows))
 
-    def _loss(self, x, drawn, *old):
-        new, entropy = log_prob(self.net(x), drawn)
-        return *ppo_loss(self.config, new, entropy, self.net.value(x), *old), entropy
-
-    def _gradient_step(self, *batch):
-        self.weights.grad.zero_()
-        losses = self._loss(*batch)
-        losses[0].backward()
+    @torch.no_grad()
+    def _gradient_step(self, x, drawn, *old):
+        c, actor, critic = self.config, layer_outputs(self.actor, x), layer_outputs(self.critic, x)
+        out = (actor[-1], self.log_std) if self.gaussian else actor[-1]
+        new, entropy = log_prob(out, drawn)
+        policy, value, by_log_prob, by_value = ppo_gradient(c, new, critic[-1].squeeze(-1), *old)
+        by_out, by_log_std = log_prob_gradient(out, drawn, by_log_prob, c.entropy_coef)
+        backpropagate(self.actor, actor, by_out)
+        backpropagate(self.critic, critic, by_value.unsqueeze(-1))
+        if self.gaussian: self.log_std.grad.copy_(by_log_std)
         norm = torch.linalg.vector_norm(self.weights.grad)
-        self.weights.grad.mul_((self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1))
+        self.weights.grad.mul_((c.max_grad_norm / (norm + 1e-6)).clamp(max=1))
         self.optimizer.step()
-        return torch.stack([*losses, norm]).detach()
+        return torch.stack([policy, value, entropy, norm])
 
     @torch.no_grad()
     def _rows(self, rollout, earned):
@@ -300,7 +374,8 @@ class PPO:
         "A function from rows [B] of the flattened rollout to the flat gradient [P] of their loss; the weights are those of when it is called."
         rows, place = self._rows(rollout, copy.deepcopy(self.earned)), rollout.mask.flatten().cumsum(0) - 1
         def of(chosen):
-            loss = self._loss(*(x[place[chosen[rollout.mask.flatten()[chosen]]]] for x in rows))[0]
+            x, drawn, *old = (part[place[chosen[rollout.mask.flatten()[chosen]]]] for part in rows)
+            loss = ppo_loss(self.config, *log_prob(self.net(x), drawn), self.net.value(x), *old)[0]
             return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(self.net.parameters()))])
         return of
 
