@@ -202,7 +202,7 @@ class Games:
 
 # %% ../nbs/01_envs.ipynb #0df98829
 class ObsNormalizer(torch.nn.Module):
-    "Standardises observations by the mean and variance of all that it has counted; its buffers are its state."
+    "Standardises observations by the mean and variance of all that it has counted."
     def __init__(
         self,
         width: int,          # numbers in one observation, D
@@ -210,7 +210,12 @@ class ObsNormalizer(torch.nn.Module):
     ):
         super().__init__()
         self.clip = clip
-        for name, value in dict(mean=torch.zeros(width), var=torch.ones(width), count=torch.tensor(1e-4, dtype=torch.float64)).items(): self.register_buffer(name, value.double())
+        self.count = 1e-4
+        for name, value in dict(mean=torch.zeros(width), var=torch.ones(width)).items(): self.register_buffer(name, value.double())
+
+    def get_extra_state(self): return dict(count=self.count)
+
+    def set_extra_state(self, state): self.count = state["count"]
 
     def forward(
         self,
@@ -227,10 +232,10 @@ class ObsNormalizer(torch.nn.Module):
         "Count every row, then standardise."
         apart, total = obs.flatten(1) - self.mean, self.count + len(obs)
         shift = apart.sum(0).div_(total)
-        self.var.mul_(self.count).add_((apart * apart).sum(0)).div_(total).sub_(shift * shift)
+        self.var.mul_(self.count / total).add_(apart.square().sum(0), alpha=1 / total).addcmul_(shift, shift, value=-1)
         self.mean.add_(shift)
-        self.count.copy_(total)
-        return self(obs)
+        self.count = total
+        return apart.sub_(shift).div_((self.var + 1e-8).sqrt_()).clamp_(-self.clip, self.clip).float()
 
 # %% ../nbs/01_envs.ipynb #c415477a
 class RewardNormalizer:
@@ -252,9 +257,12 @@ class RewardNormalizer:
     ) -> np.ndarray:          # [T, N] float32
         "Enter a rollout, and put its rewards on the scale."
         rewards, factor, returns = rewards * real, self.gamma * ~ended, np.empty(rewards.shape)
-        for t, reward in enumerate(rewards):
-            returns[t] = self.ret + reward
-            self.ret = returns[t] * factor[t]
+        for n in range(rewards.shape[1]):  # numbers of Python's own: NumPy on one row at a time is slower
+            ret, column = self.ret[n], []
+            for reward, keep in zip(rewards[:, n].tolist(), factor[:, n].tolist()):
+                column.append(ret + reward)
+                ret = column[-1] * keep
+            returns[:, n], self.ret[n] = column, ret
         apart = (returns - self.mean) * real
         count = self.count + real.sum(1).cumsum()
         shift = apart.sum(1).cumsum() / count
