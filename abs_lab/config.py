@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 # %% ../nbs/11_config.ipynb #c01f0006
-from . import pqn
+from . import ppo, pqn
 from .controllers import CONTROLLERS
 from .divergence import METERS
 from .envs import EnvConfig
@@ -75,7 +75,8 @@ class AgentKind(NamedTuple):
     presets: dict   # name -> flat parameters
     preset_for: Callable  # env_id -> the preset that fits it
 
-AGENTS = {"pqn": AgentKind(pqn.PQNConfig, pqn.PQN, pqn.plan_update, pqn.PRESETS, pqn.preset_for)}
+AGENTS = {"pqn": AgentKind(pqn.PQNConfig, pqn.PQN, pqn.plan_update, pqn.PRESETS, pqn.preset_for),
+          "ppo": AgentKind(ppo.PPOConfig, ppo.PPO, ppo.plan_update, ppo.PRESETS, ppo.preset_for)}
 
 # %% ../nbs/11_config.ipynb #53226e29
 FORMAT = 2  # of the run directory; raised when a default changes its meaning or older folders can no longer be read
@@ -158,7 +159,7 @@ def configure(
     known = [f.name for cls in parts for f in fields(cls) if f.init] + [f.name for f in own]
     origin = flat.pop("origin", "")
     for name in flat: choose(f"parameter of {agent} with controller {controller}", name, known)
-    values = _for_noise(meter, controller, rule, base | flat)
+    values = _for_noise(meter, controller, rule, {k: v for k, v in base.items() if meter == "divergence" or k not in ("low", "high")} | flat)
     env, settings_, measure, control = (cls(**_take(cls, values)) for cls in parts)
     chosen = {f.name: _fit(f.name, values[f.name], f.default) for f in own if f.name in values}
     config = RunConfig(env, settings_, measure, control, (agent, preset, controller, meter), origin=origin, **chosen)

@@ -209,7 +209,7 @@ CAPTIONS = dict(
     aggregates="Diamond: value over all tasks. Bar: 95 % stratified-bootstrap interval, where every task has five seeds or more. Optimality gap: mean shortfall from 1; less is better.")
 
 # %% ../nbs/25_pages.ipynb #25b00005
-def _task(task, runs, pairs, groups, more) -> list:
+def _task(task, runs, pairs, groups, more, captions) -> list:
     "Everything about one task."
     said, table = reports.cautions(runs, pairs), reports.contrasts(runs, pairs)
     blocks = [f"## {task}", "\n".join(f"- {sentence}" for sentence in said), (figures.final(runs), CAPTIONS["final"]), (reports.evaluation(runs), "Return of each seed, in the order of the seeds.")]
@@ -217,7 +217,7 @@ def _task(task, runs, pairs, groups, more) -> list:
     for title, block in (more or {}).items(): blocks += [f"### {title}", *block(runs)]
     blocks += ["### Learning curves", *((figures.learning_curves(runs, x, groups), CAPTIONS[x]) for x in ("step", "gradient_steps", "seconds"))]
     blocks += ["### Size, gradient steps and cost", (figures.batch_size(runs, groups), CAPTIONS["size"]), (figures.gradient_steps(runs, groups), CAPTIONS["steps"]), (reports.cost(runs), CAPTIONS["cost"])]
-    return [*blocks, "### Divergence", (figures.divergence(runs), CAPTIONS["divergence"]), (reports.divergence_table(runs), CAPTIONS["measured"])]
+    return [*blocks, "### Divergence", (figures.divergence(runs), captions["divergence"]), (reports.divergence_table(runs), CAPTIONS["measured"])]
 
 def _together(runs, units, scale, pairs, groups) -> list:
     "All tasks on their common scale."
@@ -240,6 +240,8 @@ def study(
     notes: str = "",       # what this study in particular has to be read with; no results
     missing: list = (),    # names of the runs that did not finish
     allow_mixed_commits: bool = False,   # report runs of different commits together
+    reading: str = READING,              # how to read the numbers
+    captions: dict | None = None,        # captions of its own, by their name in CAPTIONS
 ) -> Path:                 # index.html; beside it results.csv, compare.md and, where this machine can, figures as SVG
     "Write the page of a study."
     origin, tasks, several = reports.provenance(runs, allow_mixed_commits), figures.by_task(runs), len(figures.by_task(runs)) > 1
@@ -249,11 +251,11 @@ def study(
     turned = differing.set_index("Parameter").T.reset_index(names="Arm") if len(differing) else differing
     table = reports.task_table(runs)
     smoke = "**A smoke run: it shows that the chain works, and nothing about learning.**" if Path(report_dir).name.endswith("-smoke") else ""
-    blocks = [smoke, (what_was_run(runs), "What was run."), notes, "## What this data shows", '<div class="box">' + _prose("\n".join(f"- {s}" for s in said)) + "</div>", READING]
+    blocks = [smoke, (what_was_run(runs), "What was run."), notes, "## What this data shows", '<div class="box">' + _prose("\n".join(f"- {s}" for s in said)) + "</div>", reading]
     few, table_block = len(tasks) <= 5, (table, CAPTIONS["table"])  # of many tasks, what they say together comes first
     if few: blocks.append(table_block)
     if several: blocks += _together(runs, units, scale, pairs, groups)
-    if few: blocks += [block for task, group in tasks.items() for block in _task(task, group, pairs, groups, more)]
+    if few: blocks += [block for task, group in tasks.items() for block in _task(task, group, pairs, groups, more, CAPTIONS | (captions or {}))]
     else: blocks += ["## Every task", table_block, (comparisons.each_task(runs), CAPTIONS["each"])]
     blocks += ["## Where the numbers come from", f"Rebuilt by `abs-lab reproduce {name}`. All runs, one row each: `results.csv`."
                + (" **Runs of different commits are mixed here**, by request." if allow_mixed_commits else ""),

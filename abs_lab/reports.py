@@ -247,8 +247,9 @@ def cautions(
     for arm, group in arms.items():
         if group[0]["params"]["controller"] in ("abs", "gns"): out.append(_acted(group, arm))
         if group[0]["params"]["controller"] == "abs" and group[0]["params"].get("epochs_rule") == "author":
-            more = sum(max(run["curve"]["epochs"]) > 2 for run in group)
-            out.append(f"{arm} took more than two passes over a rollout at some time in {more} of {len(group)} runs.")
+            usual = group[0]["params"]["epochs"]
+            more = sum(max(run["curve"]["epochs"]) > usual for run in group)
+            out.append(f"{arm} took more than {'two' if usual == 2 else usual} passes over a rollout at some time in {more} of {len(group)} runs.")
     return [*out, _confound(arms)]
 
 # %% ../nbs/16_reports.ipynb #16d0000b

@@ -245,7 +245,7 @@ def progress_bar(
             yield s
 
 # %% ../nbs/13_runs.ipynb #426d471b
-FORKABLE = ("total_steps", "lr", "anneal_lr", "epochs_rule", "epochs", "gamma", "lam", "epsilon_end", "eval_envs", "eval_episodes")
+FORKABLE = ("total_steps", "lr", "anneal_lr", "epochs_rule", "epochs", "gamma", "lam", "epsilon_end", "clip", "entropy_coef", "eval_envs", "eval_episodes")
 
 def fork(
     source: Path,   # a run directory with a checkpoint

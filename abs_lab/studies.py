@@ -31,7 +31,7 @@ def parameters_cell(
 ) -> str:              # Python source
     "The source of the parameters cell of an agent's experiment notebook."
     given = dict(preset='"auto"', controller='"abs"', meter='"divergence"', seed="0")
-    lines = [f"{name} = {given.get(name, 'None')}  # {comment}" for name, comment in parameters(agent).items()]
+    lines = [f'agent = "{agent}"  # kind of agent'] + [f"{name} = {given.get(name, 'None')}  # {comment}" for name, comment in parameters(agent).items()]
     return "\n".join(lines + ['arm = None  # the label of this run in figures', 'run_dir = None  # folder to write; below the runs folder when None'])
 
 # %% ../nbs/19_studies.ipynb #dd901d9f
@@ -48,7 +48,7 @@ class Study:
     tasks: dict = field(default_factory=dict)    # env_id -> its own parameters; also `seeds`, and `arms` (label -> parameters)
     common: dict = field(default_factory=dict)   # parameters of all arms
     seeds: int = 3                # seeds of an arm: 0 … seeds − 1
-    scales: dict = field(default_factory=lambda: {"cpu": {}})  # name -> parameters that override; `seeds`; `tasks`, a list
+    scales: dict = field(default_factory=lambda: {"cpu": {}})  # name -> parameters that override; `seeds`; `tasks`, a list; `arms` (label -> parameters)
     trains_here: bool = False     # runs that its report records are trained again on the reader's machine
     first: tuple = ()             # what is trained first: conditions {parameter: values}, in order
 
@@ -60,12 +60,12 @@ class Study:
     ) -> list[dict]:               # parameters of every run, with its arm, in order of priority
         "The parameters of every run."
         over = dict(self.scales[choose(f"scale of {self.name}", scale, self.scales)])
-        few, tasks = over.pop("seeds", None), over.pop("tasks", [*self.tasks])
+        few, tasks, arms = over.pop("seeds", None), over.pop("tasks", [*self.tasks]), over.pop("arms", {})
         if seeds is not None and seeds < 1: raise AbsLabError(f"seeds must be at least 1, not {seeds}")
         points = []
         for own in [dict(env_id=task) | self.tasks[task] for task in tasks] or [{}]:
             for arm, params in self.arms.items():
-                point = dict(arm=arm, seed=0) | self.common | own | params | own.get("arms", {}).get(arm, {}) | over
+                point = dict(arm=arm, seed=0) | self.common | own | params | own.get("arms", {}).get(arm, {}) | over | arms.get(arm, {})
                 if point.get("env_id") not in params.get("tasks", [point.get("env_id")]): continue
                 if not self._scheduled(point, schedules or {}): continue
                 count = seeds or few or point.get("seeds", self.seeds)
@@ -218,5 +218,33 @@ _MEASURES = (
           _TASKS | {_LANDER: _TASKS[_LANDER] | dict(total_steps=800_000)}, _COMMON | dict(diagnose_every=10, change_at=0.5), seeds=5, scales=_SCALES, first=(dict(env_id=[_LANDER]),)),
 )
 
+# %% ../nbs/19_studies.ipynb #b5a08b7d
+_PPO = "nbs/experiments/ppo.ipynb"
+
+def _batches(num_envs):
+    "The arms of `ppo-mujoco` on so many environments."
+    fixed = lambda batch, epochs=10: dict(controller="fixed", size=batch // num_envs, **_epochs(epochs))
+    moving = dict(size_min=1024 // num_envs, size_max=8192 // num_envs, multiple=max(32 // num_envs, 1))
+    arms = {"fixed 1024": fixed(1024), "fixed 2048": fixed(2048), "fixed 8192 (10 epochs)": fixed(8192), "fixed 8192 (38 epochs)": fixed(8192, 38),
+            "ABS 1024–8192": moving | dict(controller="abs"), "ramp 1024→8192": moving | dict(controller="ramp")}
+    return arms | {f"{arm}, constant rate": arms[arm] | dict(anneal_lr=False) for arm in ("fixed 2048", "ABS 1024–8192")}
+
+_V4 = lambda names: {f"{name}-v4": {} for name in names.split()}
+_MILLION = dict(agent="ppo", anneal_lr=True, total_steps=1_000_000)
+
+_WITH_PPO = (
+    Study("ppo-parity", "Does PPO return what CleanRL publishes for the same settings, and what do 64 environments cost?", _PPO, "nbs/figures/ppo-parity.ipynb",
+          {"CleanRL's settings": dict(preset="paper"), "64 environments": dict(preset="mujoco_64"), "1 environment": dict(preset="mujoco")},
+          _V4("HalfCheetah Hopper Walker2d InvertedPendulum"), _MILLION | dict(controller="fixed", **_epochs(10)),
+          scales={"cpu": {}, "smoke": dict(tasks=["InvertedPendulum-v4"], total_steps=8_192, eval_envs=2, seeds=1)},
+          first=(dict(arm=["CleanRL's settings"]), dict(arm=["64 environments"]))),
+    Study("ppo-mujoco", "Does ABS on the KL divergence help PPO on continuous control?", _PPO, "nbs/figures/ppo-mujoco.ipynb",
+          _batches(64), {task: dict(seeds=5) for task in _V4("HalfCheetah Hopper")} | _V4("Walker2d Ant Swimmer Humanoid"),
+          _MILLION | dict(preset="mujoco_64", epochs_rule="author"),
+          scales={"cpu": {}, "smoke": dict(tasks=["HalfCheetah-v4", "Hopper-v4"], total_steps=16_384, eval_envs=2, seeds=1),
+                  "paper": dict(preset="mujoco", total_steps=5_000_000, interval=10, seeds=3, arms=_batches(1))},
+          first=tuple(dict(env_id=[task], arm=["fixed 2048", "fixed 8192 (10 epochs)", "ABS 1024–8192", "ramp 1024→8192"]) for task in ("HalfCheetah-v4", "Hopper-v4"))),
+)
+
 # %% ../nbs/19_studies.ipynb #19c00001
-STUDIES = {s.name: s for s in (*_QUICK_SANITY, *_ON_ATARI, *_OTHER_RULES, _WHY, *_MEASURES)}
+STUDIES = {s.name: s for s in (*_QUICK_SANITY, *_ON_ATARI, *_OTHER_RULES, _WHY, *_MEASURES, *_WITH_PPO)}

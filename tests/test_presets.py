@@ -10,6 +10,7 @@ from abs_lab.config import configure, earliest_change
 from abs_lab.controllers import ABS
 from abs_lab.envs import VecEnvs, role_seeds
 from abs_lab.plan import AbsLabError, BatchPlan, Measurement, Progress
+from abs_lab import ppo
 from abs_lab.pqn import PRESETS, linear_epsilon, plan_update
 from abs_lab.studies import STUDIES, parameters_cell
 
@@ -82,6 +83,44 @@ def test_paper_waits_for_ten_measurements_and_then_follows_this_trace():
 @pytest.mark.parametrize("step,epsilon", [(0, 1.0), (1_000_000, 0.5005), (2_000_000, 0.001), (20_000_000, 0.001)])
 def test_paper_explores_over_the_first_tenth(step, epsilon):
     assert linear_epsilon(configure(preset="paper").agent, step, 20_000_000) == pytest.approx(epsilon)
+
+
+# -- paper, PPO --------------------------------------------------------------------------------------------------------
+
+MUJOCO = dict(env_id="HalfCheetah-v4", num_envs=1, mask_resets=True, reward_clip=False, reward_scale=1.0, width=64, num_minibatches=32, epochs_rule="author", epochs=10,
+              base_batch=2048, lr=3e-4, anneal_lr=True, gamma=0.99, lam=0.95, clip=0.2, clip_value=True, value_coef=0.5, entropy_coef=0.0, max_grad_norm=0.5,
+              normalize_obs=True, normalize_rewards=True, norm_clip=10.0, n_states=2048, distance="auto", states="rollout", lag=1)
+KL_RULE = ABS_RULE | dict(size_min=1024, size_max=8192, low=0.01, high=0.1, multiple=32)
+
+
+def test_paper_of_ppo_is_the_published_setting():
+    has(configure("ppo", preset="paper"), controller="abs", bootstrap_truncation=False, interval=10, total_steps=5_000_000, **MUJOCO, **KL_RULE)
+    assert configure("ppo", preset="paper", controller="fixed").controller.size == 2048
+    has(configure("ppo", preset="mujoco"), bootstrap_truncation=True, total_steps=1_000_000, **MUJOCO, **KL_RULE)
+    assert configure("ppo", env_id="Hopper-v4").names[1] == "mujoco" and configure("ppo", env_id="LunarLander-v3").names[1] == "classic"
+
+
+def test_64_environments_have_the_same_batches():
+    one, many = configure("ppo", preset="mujoco"), configure("ppo", preset="mujoco_64")
+    batch = lambda c, size: c.env.num_envs * size
+    assert [batch(c, s) for c in (one, many) for s in (c.controller.smallest, c.controller.largest)] == [1024, 8192] * 2
+    fixed = [configure("ppo", preset=p, controller="fixed") for p in ("mujoco", "mujoco_64")]
+    assert [ppo.plan_update(c.agent, c.controller.size, c.env.num_envs, Progress(1)).minibatch for c in fixed] == [64, 64]
+    differ = {k for k, v in one.flat().items() if many.flat()[k] != v}
+    assert differ == {"preset", "num_envs", "size_min", "size_max", "multiple"}
+
+
+@pytest.mark.parametrize("preset", ["mujoco", "mujoco_64", "classic"])
+def test_abs_of_ppo_can_act_by_15_percent_of_a_run(preset):
+    for total_steps in (300_000, 1_000_000, 5_000_000):
+        config = configure("ppo", preset=preset, total_steps=total_steps)
+        assert earliest_change(config) <= 0.15, total_steps
+
+
+def test_gradient_noise_brings_thresholds_of_its_own():
+    config = configure("ppo", preset="mujoco", meter="gns")
+    assert (config.controller.low, config.controller.high, config.meter.estimator) == (1 / 8192, 1 / 1024, "fair")
+    assert configure("ppo", preset="mujoco", meter="gns", low=0.5, high=0.9).controller.low == 0.5
 
 
 # -- the others --------------------------------------------------------------------------------------------------------
@@ -191,9 +230,10 @@ def test_a_seed_is_a_whole_number():
 
 # -- the experiment's parameters cell ----------------------------------------------------------------------------------
 
-def test_the_parameters_cell_is_generated_from_the_dataclasses():
-    notebook = json.loads((ROOT/"nbs"/"experiments"/"pqn.ipynb").read_text())
+@pytest.mark.parametrize("agent", ["pqn", "ppo"])
+def test_the_parameters_cell_is_generated_from_the_dataclasses(agent):
+    notebook = json.loads((ROOT/"nbs"/"experiments"/f"{agent}.ipynb").read_text())
     cell, = (c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", []))
-    assert "".join(cell["source"]).strip() == parameters_cell("pqn").strip()
-    names = {node.targets[0].id for node in ast.parse(parameters_cell("pqn")).body}
-    assert names == set(configure().flat()) - {"agent"} | {"size", "shape", "starts", "sizes", "move", "divisor", "micro_batches", "estimator", "arm", "run_dir"}
+    assert "".join(cell["source"]).strip() == parameters_cell(agent).strip()
+    names = {node.targets[0].id for node in ast.parse(parameters_cell(agent)).body}
+    assert names == set(configure(agent).flat()) | {"size", "shape", "starts", "sizes", "move", "divisor", "micro_batches", "estimator", "arm", "run_dir"}

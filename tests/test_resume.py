@@ -20,6 +20,10 @@ CONFIGS = {
     "Gymnasium": dict(env_id="CartPole-v1", backend="gymnasium", num_envs=16, total_steps=20_000, eval_envs=20, segment_steps=7_000,
                       **MOVING | dict(states="heldout", n_states=128, interval=3, lag=3)),
     "MinAtar": dict(preset="minatar", num_envs=32, total_steps=16_000, eval_envs=8, **MOVING),
+    "PPO": dict(agent="ppo", env_id="Hopper-v4", num_envs=4, num_minibatches=4, size_min=32, size_max=128, base_batch=512, total_steps=12_000, eval_envs=4,
+                **MOVING | dict(low=0.002, high=0.05, lag=1, rounding="exact", multiple=1)),
+    "PPO discrete": dict(agent="ppo", env_id="LunarLander-v3", num_envs=8, num_minibatches=4, size_min=16, size_max=64, base_batch=512, total_steps=12_000, eval_envs=8,
+                         **MOVING | dict(low=0.002, high=0.05, states="heldout", n_states=128, interval=2, lag=2, rounding="exact")),
 }
 
 
@@ -93,7 +97,7 @@ def killed_is_identical(name, kills, tmp_path, seed):
     assert_same_run(whole, killed)
 
 
-@pytest.mark.parametrize("name", ["LunarLander", "Atari", "Gymnasium"])
+@pytest.mark.parametrize("name", ["LunarLander", "Atari", "Gymnasium", "PPO", "PPO discrete"])
 def test_killed_five_times_is_identical(name, tmp_path): killed_is_identical(name, 5, tmp_path, seed=1)
 
 

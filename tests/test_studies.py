@@ -80,12 +80,15 @@ def test_no_preset_decides_unseen_about_rate_and_epochs(name):
     for scale in STUDIES[name].scales:
         for p in whole(STUDIES[name], scale):
             assert "anneal_lr" in p and "epochs_rule" in p
-            assert p["anneal_lr"] == ("decayed rate" in p["arm"]), p["arm"]
+            falls = "constant rate" not in p["arm"] if p.get("agent") == "ppo" else "decayed rate" in p["arm"]   # PPO's is published as falling
+            assert p["anneal_lr"] == falls, p["arm"]
 
 
 def test_all_that_is_asked_for_is_there():
-    assert set(STUDIES) == {"quick", "sanity", "atari-pqn", "scaling", "controllers", "thresholds", "why", "divergence", "plasticity"}
-    for name in set(STUDIES) - {"quick", "sanity"}: assert {"smoke", "cpu", "gpu", "paper"} <= set(STUDIES[name].scales), name
+    assert set(STUDIES) == {"quick", "sanity", "atari-pqn", "scaling", "controllers", "thresholds", "why", "divergence", "plasticity",
+                            "ppo-parity", "ppo-mujoco"}
+    for name in set(STUDIES) - {"quick", "sanity", "ppo-parity", "ppo-mujoco"}: assert {"smoke", "cpu", "gpu", "paper"} <= set(STUDIES[name].scales), name
+    assert {"smoke", "cpu", "paper"} <= set(STUDIES["ppo-mujoco"].scales)
 
 
 def test_games_are_those_of_the_scores():
@@ -167,7 +170,7 @@ def test_a_run_of_another_study_or_arm_is_found(tmp_path):
 
 # -- figures -------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name", [n for n in STUDIES if n != "sanity"])
+@pytest.mark.parametrize("name", [n for n in STUDIES if n not in ("sanity", "ppo-parity")])
 def test_every_figure_notebook_renders(name, tmp_path, monkeypatch):
     monkeypatch.setenv("BROWSER_PATH", "/nonexistent")                     # no static images: a browser for each is slow
     study = STUDIES[name]
@@ -232,6 +235,24 @@ def test_a_page_of_many_tasks_begins_with_what_they_say_together(tmp_path, monke
     table = (tmp_path/"reports"/"atari-pqn"/"compare.md").read_text().split("\n\n")[1].split("\n")
     assert table[0] == "| Task | " + " | ".join(STUDIES["atari-pqn"].arms) + " |" and len(table) == 2 + 10 + 1
     assert len(pages.what_was_run(runs)) == 1
+
+
+def test_parity_says_what_is_within_and_what_is_outside(tmp_path):
+    "Three invented seeds near CleanRL's Hopper, three far from its HalfCheetah, and one run that decides nothing."
+    grid = [p for p in fabricate(STUDIES["ppo-parity"], "cpu", tmp_path/"data")]
+    for point in grid:
+        path = tmp_path/"data"/f"{configure(**{k: v for k, v in point.items() if k != 'arm'}).id}.json"
+        small, one = json.loads(path.read_text()), point["arm"] == "CleanRL's settings"
+        small["result"]["train_return"] = {"Hopper-v4": 2400.0, "HalfCheetah-v4": 3000.0}.get(point["env_id"], 1.0) + point["seed"]
+        if point["env_id"] in ("Hopper-v4", "HalfCheetah-v4") and one or point["seed"] == 0: path.write_text(json.dumps(small))
+        else: path.unlink()
+    report = tmp_path/"reports"/"ppo-parity"
+    execute(ROOT/STUDIES["ppo-parity"].figures, report/"ppo-parity.ipynb", dict(data_dir=str(tmp_path/"data"), report_dir=str(report), missing=["an arm, seed 9"]))
+    page = (report/"index.html").read_text()
+    assert "an arm, seed 9" in page and "64 environments made" in page
+    table = (report/"compare.md").read_text()
+    assert re.search(r"Hopper-v4 \| CleanRL's settings \| 3 .*\| within \|", table) and re.search(r"HalfCheetah-v4 \| CleanRL's settings \| 3 .*\| outside \|", table)
+    assert table.count("too few seeds") == 10
 
 
 # -- from end to end -----------------------------------------------------------------------------------------------------
