@@ -107,7 +107,7 @@ class RunConfig:
     def identity(self) -> dict:  # what differs from the dataclasses' defaults
         "What makes this run another run: its parameters, however they were arrived at."
         parts = (self.env, self.agent, self.meter, self.controller)
-        defaults = {f.name: f.default for p in parts for f in fields(p)} | dict(meter="divergence")
+        defaults = {f.name: f.default for p in parts for f in fields(p)} | dict(meter="divergence", record_every=1)
         params = {k: v for k, v in self.flat().items() if k not in ("preset", "env_threads") and v != defaults.get(k, "")}
         return params | dict(format=FORMAT)
 
