@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 # %% ../nbs/11_config.ipynb #c01f0006
-from . import ppo, pqn
+from . import btr, ppo, pqn
 from .controllers import CONTROLLERS
 from .divergence import METERS
 from .envs import EnvConfig
@@ -76,11 +76,12 @@ class AgentKind(NamedTuple):
     preset_for: Callable  # env_id -> the preset that fits it
 
 AGENTS = {"pqn": AgentKind(pqn.PQNConfig, pqn.PQN, pqn.plan_update, pqn.PRESETS, pqn.preset_for),
-          "ppo": AgentKind(ppo.PPOConfig, ppo.PPO, ppo.plan_update, ppo.PRESETS, ppo.preset_for)}
+          "ppo": AgentKind(ppo.PPOConfig, ppo.PPO, ppo.plan_update, ppo.PRESETS, ppo.preset_for),
+          "btr": AgentKind(btr.BTRConfig, btr.BTR, btr.plan_update, btr.PRESETS, btr.preset_for)}
 
 # %% ../nbs/11_config.ipynb #53226e29
 FORMAT = 2  # of the run directory; raised when a default changes its meaning or older folders can no longer be read
-OWN = ("seed", "total_steps", "eval_envs", "eval_episodes")  # what belongs to the run itself and to none of its parties
+OWN = ("seed", "total_steps", "eval_envs", "eval_episodes", "record_every")  # what belongs to the run itself and to none of its parties
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -94,6 +95,7 @@ class RunConfig:
     total_steps: int = 400_000   # environment steps of the run
     eval_envs: int = 50          # environments of the final evaluation
     eval_episodes: int = 1       # episodes that each of them plays
+    record_every: int = 1        # updates between two records (of a measurement or a change of size there is one always)
     origin: str = ""             # the run and step that it was forked from
 
     def flat(self) -> dict:  # parameter name -> value
@@ -106,7 +108,7 @@ class RunConfig:
     def identity(self) -> dict:  # what differs from the dataclasses' defaults
         "What makes this run another run: its parameters, however they were arrived at."
         parts = (self.env, self.agent, self.meter, self.controller)
-        defaults = {f.name: f.default for p in parts for f in fields(p)} | dict(meter="divergence")
+        defaults = {f.name: f.default for p in parts for f in fields(p)} | dict(meter="divergence", record_every=1)
         params = {k: v for k, v in self.flat().items() if k not in ("preset", "env_threads") and v != defaults.get(k, "")}
         return params | dict(format=FORMAT)
 
@@ -166,7 +168,7 @@ def configure(
     if "interval" not in values:
         rollout = kind.plan(settings_, control.smallest, env.num_envs, Progress(config.total_steps)).rollout
         updates = config.total_steps / (env.num_envs * rollout)
-        config = replace(config, meter=replace(measure, interval=max(round(updates / PAPER_MEASUREMENTS), 1)))
+        config = replace(config, meter=replace(measure, interval=max(round(updates / PAPER_MEASUREMENTS), getattr(measure, "lag", 1))))
     _check(config, kind)
     return config
 
@@ -183,7 +185,7 @@ def _for_noise(meter, controller, rule, values):
     return values
 
 def _check(config, kind):
-    at_least(config, seed=0, total_steps=1, eval_envs=1, eval_episodes=1)
+    at_least(config, seed=0, total_steps=1, eval_envs=1, eval_episodes=1, record_every=1)
     if config.env.change_at >= config.total_steps: raise AbsLabError(f"change_at must come before total_steps={config.total_steps}, not at {config.env.change_at}")
     control = config.controller
     for size in getattr(control, "sizes", range(control.smallest, control.largest + 1, getattr(control, "multiple", 1))):

@@ -118,13 +118,13 @@ class DivergenceSettings:
     interval: int = 50        # updates between measurements, 1 or more
     n_states: int = 2048      # states compared, at most
     distance: str = "auto"    # disagreement, softmax_kl; gaussian_kl, symmetric_kl, mean_shift, total_variation; auto, kl: as fits what the policy returns
-    states: str = "rollout"   # rollout: a sample of the rollout trained on; heldout: states kept from earlier rollouts
+    states: str = "rollout"   # rollout: a sample of the rollout trained on; heldout: kept from earlier rollouts; replay: of the agent's replay
     lag: int = 1              # updates: compare with the policy of this many updates ago, 1 to interval
     per_step: bool = False    # divide by the gradient steps between the two policies
 
     def __post_init__(self):
         choose("distance", self.distance, ["auto", "kl", *DISTANCES])
-        choose("states", self.states, ["rollout", "heldout"])
+        choose("states", self.states, ["rollout", "heldout", "replay"])
         _check_whole(self, interval=1, n_states=1, lag=1)
         if self.lag > self.interval: raise AbsLabError(f"lag must be at most interval={self.interval}, not {self.lag}")
 
@@ -196,7 +196,7 @@ class Divergence(DivergenceSettings, _Meter):
         self.seed(0)
 
     def _fit(self):
-        if self.states == "rollout": self._kept = None
+        if self.states != "heldout": self._kept = None
         if self._kept is not None and len(self._kept) > self.n_states:
             self._kept = self._kept[torch.randperm(len(self._kept), generator=self._generator)[:self.n_states].to(self._kept.device)]
 
@@ -218,14 +218,17 @@ class Divergence(DivergenceSettings, _Meter):
         self._copy = self._states = self._old = None
         self._fit()
 
-    def _gradient_steps(self, agent) -> int:
-        if not self.per_step: return 0
+    def _gradient_steps(self, agent) -> int | None:
         if hasattr(agent, "progress"): return agent.progress.gradient_steps
-        raise AbsLabError("per_step=True divides by the agent's gradient steps, and this agent has no `progress` that counts them")
+        if self.per_step: raise AbsLabError("per_step=True divides by the agent's gradient steps, and this agent has no `progress` that counts them")
+
+    def _replayed(self, agent):
+        if hasattr(agent, "states"): return agent.states(self.n_states, self._generator)
+        raise AbsLabError('states="replay" needs an agent with a replay, which this one lacks; use rollout or heldout')
 
     def before(
         self,
-        agent,    # its `policy(obs)` is read; for a lag above 1 also `frozen()`, for `per_step` its `progress`
+        agent,    # its `policy(obs)` is read; for a lag above 1 also `frozen()`, for `per_step` its `progress`, for replay its `states`
         rollout,  # what the update will learn from: obs [T, N, *] and mask [T, N]
     ):
         "Just before an update: copy the policy, or evaluate the earlier one, when that is due."
@@ -238,7 +241,7 @@ class Divergence(DivergenceSettings, _Meter):
         if self.due(update + self.lag - 1): self._since = [update, steps]
         earlier = agent.policy if self.lag == 1 else self._copy
         if not self.due(update) or earlier is None or self._since[0] != update - self.lag + 1: return
-        states = self._kept if self.states == "heldout" else _sample(rollout, self.n_states, self._generator)
+        states = self._kept if self.states == "heldout" else self._replayed(agent) if self.states == "replay" else _sample(rollout, self.n_states, self._generator)
         if states is not None and len(states): self._states, self._old = states, _outputs(earlier, states)
 
     def after(
@@ -250,7 +253,9 @@ class Divergence(DivergenceSettings, _Meter):
         signal = None
         if self._old is not None:
             signal = float(policy_distance(self._old, _outputs(agent.policy, self._states), self.distance))
-            if self.per_step: signal = signal / taken if (taken := self._gradient_steps(agent) - self._since[1]) else None
+            steps = self._gradient_steps(agent)
+            taken = 1 if steps is None else steps - self._since[1]
+            signal = None if not taken else signal / taken if self.per_step else signal  # where nothing was learned, nothing was measured
             self._states = self._old = self._copy = None
         self._count += 1
         if self.states == "heldout": self._kept = _refresh(self._kept, rollout, self.n_states, self._generator)

@@ -31,6 +31,7 @@ class EnvConfig:
     backend: str = "auto"              # auto (EnvPool where it knows the id), envpool, gymnasium
     env_threads: int = 0               # EnvPool's worker threads; 0: this process's share of the cores; changes no result
     episodic_life: bool = False        # Atari: a lost life ends the agent's episode, though not the game
+    sticky_actions: float = 0.0        # Atari: chance that the simulator repeats the previous action instead, 0 to 1
     reward_clip: bool = False          # train on the sign of the reward
     reward_scale: float = 1.0          # train on the (clipped) reward times this
     mask_resets: bool = True           # leave autoreset rows out of learning and measuring
@@ -41,6 +42,7 @@ class EnvConfig:
     def __post_init__(self):
         choose("backend", self.backend, ["auto", "envpool", "gymnasium"])
         at_least(self, num_envs=1, env_threads=0, segment_steps=0, change_at=0)
+        if not 0 <= self.sticky_actions <= 1: raise AbsLabError(f"sticky_actions must lie between 0 and 1, not {self.sticky_actions}")
         if not 0 < abs(self.reward_scale) < float("inf"): raise AbsLabError(f"reward_scale must be finite and not 0, not {self.reward_scale}")
 
 # %% ../nbs/01_envs.ipynb #05dcb91d
@@ -115,6 +117,7 @@ def _make_envpool(config, seeds):
     threads = config.env_threads or min(cores(), config.num_envs)
     options = dict(env_type="gymnasium", num_envs=config.num_envs, seed=seeds, num_threads=threads)
     if config.episodic_life: options["episodic_life"] = True
+    if config.sticky_actions: options["repeat_action_probability"] = config.sticky_actions
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Gymnasium remarks on the precision of EnvPool's bounds
@@ -125,6 +128,7 @@ def _make_envpool(config, seeds):
 
 def _make_gymnasium(config, seeds):
     if config.episodic_life: raise AbsLabError("episodic_life needs the EnvPool backend: Gymnasium does not report lives")
+    if config.sticky_actions: raise AbsLabError("sticky_actions needs the EnvPool backend; Gymnasium's ids have their own (ALE/…-v5 repeats at 0.25)")
     try:
         sync = gym.spec(config.env_id.split(":")[-1]).entry_point is not None  # else only a vectorised form exists
         env = gym.make_vec(config.env_id, config.num_envs, "sync" if sync else "vector_entry_point")

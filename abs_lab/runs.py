@@ -10,6 +10,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -26,7 +27,7 @@ import torch
 from .config import AGENTS, FORMAT, RunConfig, configure, settings
 from .envs import VecEnvs, cores, role_seeds
 from .plan import AbsLabError, Progress, Step, choose
-from .storage import Busy, Lease, load_tree, provenance, read_jsonl, save_tree, write_json
+from .storage import Busy, Lease, RowLog, load_tree, provenance, read_jsonl, save_tree, write_json
 from .train import evaluate, train
 
 # %% ../nbs/13_runs.ipynb #24ddd04f
@@ -70,6 +71,8 @@ class Run:
         self.meter, self.controller = replace(c.meter), replace(c.controller)
         self.meter.seed(role_seeds(c.seed, 1, "meter")[0])
         if hasattr(self.controller, "seed"): self.controller.seed(role_seeds(c.seed, 1, "controller")[0])
+        self.replay, self.pending, self.logged = getattr(self.agent, "replay", None), [], 0
+        if self.replay: self.replay_log = RowLog(self.dir, "replay", self.replay.row_dtype, max(self.replay.length // 8, 1))
 
     def _restore(self):
         self.path, self.seconds, self.saved, lines = self.dir / "checkpoint.safetensors", 0.0, (0, 0), 0
@@ -81,6 +84,10 @@ class Run:
             torch.set_num_threads(tree["threads"])  # sums, and so results, depend on it
             for name in ("agent", "meter", "controller", "progress"): getattr(self, name).load_state_dict(tree[name])
             self.seconds, lines, self.saved = tree["seconds"], tree["steps_bytes"], (tree["envs"]["segment"], tree["envs"]["rows"])
+            self.pending = tree.get("pending", [])
+            if self.replay:
+                self.replay.restore(self.replay_log.read(self.replay.oldest, self.replay.rows))
+                self.logged = self.replay.rows
             self.envs.load_state_dict(tree["envs"], self._read_actions(tree["envs"]))
         self.log = open(self.dir / "steps.jsonl", "ab")
         self.log.truncate(lines)
@@ -107,14 +114,23 @@ class Run:
             f.flush(); os.fsync(f.fileno())
         self.saved = segment, rows
 
+    def _append_rows(self):
+        "Log what replay has taken in."
+        first = max(self.logged, self.replay.oldest)
+        if first < self.replay.rows: self.replay_log.append(first, self.replay.records(first, self.replay.rows))
+        self.logged = self.replay.rows
+
     def checkpoint(self):
         "Save all state; a kill from here on loses nothing that came before."
         self._check()
         self._append_actions()
+        if self.replay: self._append_rows(); self.replay_log.sync()
+        self._read_pending()
         self.log.flush(); os.fsync(self.log.fileno())
         parts = {name: getattr(self, name).state_dict() for name in ("agent", "meter", "controller", "progress", "envs")}
         save_tree(self.path, parts | dict(seconds=self.seconds, steps_bytes=self.log.tell(), threads=torch.get_num_threads(),
-                                          device=torch.device(self.device).type))
+                                          device=torch.device(self.device).type, pending=self.pending))
+        if self.replay: self.replay_log.drop(self.replay.oldest)
         for old in self.dir.glob("actions-*"):
             if old != self._actions_path(self.envs.segment): old.unlink()
 
@@ -129,13 +145,25 @@ class Run:
         with open(path, "a") as f:
             f.write("\n" * torn + json.dumps(dict(time=time.time(), event=kind, step=self.progress.step, **details)) + "\n")
 
+    def _read_pending(self):
+        "Turn the metrics that wait for a record into numbers, with one wait for the device."
+        waiting = [(p["metrics"], k, v) for p in self.pending for k, v in p["metrics"].items() if isinstance(v, torch.Tensor)]
+        values = torch.stack([v.float() for *_, v in waiting]).tolist() if waiting else []
+        for (metrics, k, _), value in zip(waiting, values): metrics[k] = value
+
     def _record(self, s):
-        on_device = {k: v for k, v in s.metrics.items() if isinstance(v, torch.Tensor)}
-        values = dict(zip(on_device, torch.stack([v.float() for v in on_device.values()]).tolist())) if on_device else {}
+        "Enter an update; a record is the mean of the updates since the last one, with all of their episodes."
+        self.pending.append(dict(metrics=dict(s.metrics), seconds=s.seconds, episodes=[[e.step, e.env, e.ret, e.length] for e in s.episodes]))
+        due = s.update % self.config.record_every == 0 or s.signal is not None or self.controller.size != s.size
+        if not due and s.step < self.progress.total: return
+        self._read_pending()
+        waited, self.pending = self.pending, []
+        gather = lambda part, of: {k: of([p[part][k] for p in waited if k in p[part]]) for k in dict.fromkeys(k for p in waited for k in p[part])}
+        metrics = gather("metrics", lambda x: math.fsum(x) / len(x) if len(x) > 1 else x[0])
         row = dict(update=s.update, step=s.step, gradient_steps=s.gradient_steps, size=s.size, rollout=s.plan.rollout, minibatch=s.plan.minibatch,
-                   epochs=s.plan.epochs, signal=s.signal, mean=getattr(self.controller, "mean", None), **(s.metrics | values),
-                   episodes=[[e.step, e.env, e.ret, e.length] for e in s.episodes], seconds=s.seconds | dict(total=self.seconds))
-        bad = [k for k in s.metrics if not math.isfinite(row[k])]
+                   epochs=s.plan.epochs, signal=s.signal, mean=getattr(self.controller, "mean", None), **metrics,
+                   episodes=[e for p in waited for e in p["episodes"]], seconds=gather("seconds", math.fsum) | dict(total=self.seconds))
+        bad = [k for k in metrics if not math.isfinite(row[k])]
         if bad: raise AbsLabError(f"{bad[0]} became {row[bad[0]]} at step {s.step}, update {s.update}; the last checkpoint in {self.dir} is intact")
         self.log.write(json.dumps(row).encode() + b"\n")
 
@@ -152,7 +180,10 @@ class Run:
             now = time.perf_counter()
             if now - flushed > 1: self._check()
             self._record(s)
-            if now - flushed > 1: self.log.flush(); flushed = now
+            if now - flushed > 1:
+                self.log.flush()
+                if self.replay: self._append_rows()
+                flushed = now
             if now - saved > self.options["checkpoint_seconds"]: self.checkpoint(); saved = now
             yield s
         self.checkpoint()
@@ -167,7 +198,7 @@ class Run:
         result = dict(id=c.id, status="finished", steps=self.progress.step, updates=self.progress.update, gradient_steps=self.progress.gradient_steps,
                       frames=self.progress.step * skip if skip else None, seconds=round(self.seconds, 2), eval=score,
                       measurements=sum(row["signal"] is not None for row in rows), final_size=self.controller.size,
-                      mean_size=float(np.mean([row["size"] for row in rows])), episodes=len(returns),
+                      mean_size=float(np.average([row["size"] for row in rows], weights=np.diff([0, *(row["update"] for row in rows)]))), episodes=len(returns),
                       train_return=float(np.mean(returns[-100:])) if returns else None, backend=self.envs.backend,
                       device=str(self.device), **provenance())
         self._check()
@@ -261,7 +292,8 @@ def fork(
     if target.exists(): raise AbsLabError(f"{target} exists already; a fork needs a folder of its own")
     half = target.with_name(target.name + ".tmp")
     half.mkdir(parents=True)
-    for name in ("steps.jsonl", f"actions-{tree['envs']['segment']}"): (half / name).write_bytes((source / name).read_bytes())
+    replay = [p.name for p in source.glob("replay-[0-9]*")]
+    for name in ("steps.jsonl", f"actions-{tree['envs']['segment']}", *replay): shutil.copyfile(source / name, half / name)
     save_tree(half / "checkpoint.safetensors", tree)
     write_json(half / "config.json", dict(format=FORMAT, id=config.id, config=config.flat()))
     event = dict(time=time.time(), event="fork", step=tree["progress"]["step"], source=old.id, changes=changes)

@@ -39,7 +39,7 @@ def train(
         metrics = agent.update(rollout, plan)
         learned = time.perf_counter()
         signal = meter.after(agent, rollout)
-        if progress.gradient_steps == before: signal = None  # nothing was learned, so nothing was measured
+        if progress.gradient_steps == before and getattr(meter, "lag", 1) == 1: signal = None  # nothing was learned, so nothing was measured
         progress.update += 1
         controller(Measurement(signal, progress.fraction, progress.step, plan))
         seconds = dict(collect=collected - began, learn=learned - ready, measure=ready - collected + time.perf_counter() - learned)

@@ -7,7 +7,7 @@ import pytest
 from abs_lab.config import DEFAULTS
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE = ["plan", "envs", "networks", "returns", "divergence", "controllers", "train", "pqn", "ppo", "config", "storage", "runs", "studies", "results", "progress", "campaign"]
+CORE = ["plan", "envs", "networks", "returns", "rainbow", "replay", "divergence", "controllers", "train", "pqn", "ppo", "btr", "config", "storage", "runs", "studies", "results", "progress", "campaign"]
 BARE = {"torch", "numpy", "gymnasium", "envpool", "safetensors"}
 OUTSIDE = ["IPython", "ipykernel", "ipywidgets", "jupyter_client", "jupyter_core", "nbformat", "papermill", "plotly", "pandas", "scipy",
            "tyro", "tqdm", "fastcore", "nbdev", "execnb", "pytest"]

@@ -140,6 +140,30 @@ def test_minatar():
     assert plan_update(config.agent, 32, 128, Progress(1)) == BatchPlan(32, 128, 2)
 
 
+BTR = dict(env_id="Breakout-v5", num_envs=64, sticky_actions=0.25, reward_clip=True, reward_scale=1.0, episodic_life=False, mask_resets=True,
+           bootstrap_truncation=True, total_steps=50_000_000, network="impala", spectral=True, noisy=True, dueling=True, iqn=True, taus=8,
+           munchausen=True, munchausen_alpha=0.9, temperature=0.03, munchausen_floor=-1.0, munchausen_policy="target", n_steps=3, gamma=0.997,
+           replay_size=1_048_576, alpha=0.2, beta=0.45, learning_starts=200_000, rollout=1, replay_ratio=1 / 64, coupling="steps", target_period=500,
+           optimizer="adam", lr=1e-4, adam_eps=0.005 / 256, max_grad_norm=10.0, epsilon_start=1.0, epsilon_end=0.01, epsilon_fraction=2 / 50, epsilon_off=0.5)
+
+def test_btr_paper_is_the_published_setting():
+    has(configure("btr", preset="paper", controller="fixed"), size=256, states="replay", **BTR)
+    has(configure("btr", env_id="Pong-v5"), preset="paper", size_min=128, size_max=1024, multiple=128, rounding="exact", **BTR | dict(env_id="Pong-v5"))
+
+
+def test_btr_classic_is_the_paper_made_small():
+    has(configure("btr", controller="fixed"), preset="classic", env_id="LunarLander-v3", num_envs=16, reward_scale=0.1, total_steps=200_000, size=64, network="impala",
+        spectral=True, noisy=True, dueling=True, iqn=True, taus=8, munchausen=True, munchausen_alpha=0.9, temperature=0.003, munchausen_floor=-0.1, n_steps=3,
+        gamma=0.99, replay_size=100_000, alpha=0.2, beta=0.45, learning_starts=4_000, rollout=1, replay_ratio=0.25, base_batch=64, target_period=200, lr=5e-4)
+    classic, dqn = (configure("btr", preset=p, controller="fixed").flat() for p in ("classic", "dqn"))
+    assert {k: dqn[k] for k in dqn if dqn[k] != classic[k]} == dict(preset="dqn", network="plain", spectral=False, noisy=False, dueling=False, iqn=False,
+                                                                     munchausen=False, n_steps=1, alpha=0.0, beta=0.0)
+
+
+def test_a_run_of_pqn_is_called_what_it_was_called():
+    assert configure().id == "LunarLander-v3-abs-s0-1ce3d21f" and configure(preset="paper").id == "Breakout-v5-abs-s0-68d191c4"
+
+
 OTHERS = [p for p in PRESETS if p not in ("paper", "paper_gns")]
 
 @pytest.mark.parametrize("preset", OTHERS)
@@ -230,7 +254,7 @@ def test_a_seed_is_a_whole_number():
 
 # -- the experiment's parameters cell ----------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("agent", ["pqn", "ppo"])
+@pytest.mark.parametrize("agent", ["pqn", "ppo", "btr"])
 def test_the_parameters_cell_is_generated_from_the_dataclasses(agent):
     notebook = json.loads((ROOT/"nbs"/"experiments"/f"{agent}.ipynb").read_text())
     cell, = (c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", []))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from abs_lab.config import configure
+from abs_lab.plan import AbsLabError
 from abs_lab.runs import Run, Runs, fork, run
 from abs_lab.storage import load_tree
 from abs_lab.train import evaluate
@@ -24,6 +25,8 @@ CONFIGS = {
                 **MOVING | dict(low=0.002, high=0.05, lag=1, rounding="exact", multiple=1)),
     "PPO discrete": dict(agent="ppo", env_id="LunarLander-v3", num_envs=8, num_minibatches=4, size_min=16, size_max=64, base_batch=512, total_steps=12_000, eval_envs=8,
                          **MOVING | dict(low=0.002, high=0.05, states="heldout", n_states=128, interval=2, lag=2, rounding="exact")),
+    "Replay": dict(agent="btr", env_id="CartPole-v1", total_steps=6_000, learning_starts=600, replay_size=2_000, eval_envs=20, record_every=30,
+                   **MOVING | dict(low=0.01, interval=16, lag=3, n_states=128)),
 }
 
 
@@ -97,7 +100,7 @@ def killed_is_identical(name, kills, tmp_path, seed):
     assert_same_run(whole, killed)
 
 
-@pytest.mark.parametrize("name", ["LunarLander", "Atari", "Gymnasium", "PPO", "PPO discrete"])
+@pytest.mark.parametrize("name", ["LunarLander", "Atari", "Gymnasium", "PPO", "PPO discrete", "Replay"])
 def test_killed_five_times_is_identical(name, tmp_path): killed_is_identical(name, 5, tmp_path, seed=1)
 
 
@@ -145,9 +148,10 @@ AT_EVERY_WRITE = {
     "plain": dict(total_steps=1_600),
     "segments": dict(total_steps=1_600, segment_steps=700),
     "held-out states, old policy": dict(total_steps=1_600, states="heldout", n_states=64, interval=2, lag=2),
+    "replay": dict(total_steps=640, agent="btr", learning_starts=200, replay_size=200, size_min=16, size_max=48, multiple=16, interval=4, lag=2, record_every=5),
 }
 
-@pytest.mark.parametrize("name,every", [("segments", 7), *(pytest.param(n, 1, marks=pytest.mark.long) for n in AT_EVERY_WRITE)])
+@pytest.mark.parametrize("name,every", [("segments", 7), ("replay", 29), *(pytest.param(n, 1, marks=pytest.mark.long) for n in AT_EVERY_WRITE)])
 def test_killed_before_any_write_is_identical(name, every, tmp_path):
     params = dict(env_id="CartPole-v1", num_envs=16, eval_envs=2) | MOVING | dict(size_max=32) | AT_EVERY_WRITE[name]
     code, out, err = finish(start("-c", KILLER, json.dumps(params), tmp_path, every, cwd=tmp_path, checkpoint_seconds=0))
@@ -227,6 +231,95 @@ def test_segments_are_cut_at_the_first_update_past_each_multiple(tmp_path):
     cut, uncut = rows(tmp_path/"cut"), rows(tmp_path/"uncut")
     assert cut[:8] == uncut[:8] and cut[8] != uncut[8]  # 8 × 16 × 16 = 2,048 steps; a cut changes no target, since values go through it
     assert load_tree(tmp_path/"cut"/"checkpoint.safetensors")["envs"]["segment"] == 4
+
+
+# -- replay ------------------------------------------------------------------------------------------------------------
+
+REPLAY = dict(agent="btr", env_id="CartPole-v1", num_envs=16, total_steps=3_200, learning_starts=400, replay_size=800, eval_envs=3, record_every=7,
+              controller="abs", size_min=32, size_max=96, warmup=2, window=3, low=0.01, high=0.9, interval=10, lag=3, n_states=100)
+
+
+def vanish(config, dir, update, checkpoint_at):
+    "Train past a checkpoint, log rows of replay beyond it, and vanish in the middle of a record."
+    r = Run(config, dir)
+    for s in r.steps():
+        if s.update == checkpoint_at: r.checkpoint()
+        if s.update % 20 == 0: r._append_rows()
+        if s.update == update: break
+    r._append_rows(); r._append_actions(); r.log.flush()
+    (lost := dir.with_name(dir.name + "-lost")).mkdir()
+    for file in dir.iterdir(): shutil.copy(file, lost/file.name)
+    r.close()
+    return lost
+
+
+def replay_of(config, dir):
+    "The rows that the last checkpoint of a run has in use."
+    r = Run(config, dir)
+    try: return r.replay.records(r.replay.oldest, r.replay.rows)
+    finally: r.close()
+
+
+@pytest.mark.parametrize("params", [
+    {}, dict(segment_steps=900), dict(coupling="samples"), dict(munchausen_policy="online", optimizer="adamw"), dict(record_every=1), dict(record_every=1000),
+    dict(preset="dqn"), dict(replay_size=100_000), dict(env_id="LunarLander-v3"), dict(states="heldout", n_states=64),
+    dict(env_id="SpaceInvaders-v5", preset="paper", num_envs=4, total_steps=600, learning_starts=200, replay_size=240, episodic_life=True, size_min=8, size_max=24,
+         multiple=8, replay_ratio=1 / 32, n_states=16, eval_envs=1)], ids=str)
+def test_a_replay_agent_goes_on_from_its_checkpoint(params, tmp_path):
+    config = configure(**REPLAY | params)
+    run(config, tmp_path/"whole")
+    lost = vanish(config, tmp_path/"killed", update=131, checkpoint_at=97)
+    run(config, lost)
+    assert events(lost, "resume")[0]["step"] == 97 * config.env.num_envs
+    assert_same_run(tmp_path/"whole", lost)
+    used = replay_of(config, lost)
+    assert (used == replay_of(config, tmp_path/"whole")).all()
+    assert sum(p.stat().st_size for p in lost.glob("replay-*")) <= 1.3 * used.nbytes  # what is past is deleted
+
+
+def test_a_missing_piece_of_replay_is_named(tmp_path):
+    config = configure(**REPLAY)
+    lost = vanish(config, tmp_path/"killed", update=131, checkpoint_at=97)
+    sorted(lost.glob("replay-*"))[0].unlink()
+    with pytest.raises(AbsLabError, match="replay-.* is missing or shorter than its checkpoint says"): Run(config, lost)
+
+
+def test_a_fork_of_a_replay_agent_is_the_same_run(tmp_path):
+    config = configure(**REPLAY)
+    run(config, tmp_path/"whole")
+    source = vanish(config, tmp_path/"source", update=131, checkpoint_at=97)
+    run(fork(source, tmp_path/"fork"), tmp_path/"fork")
+    assert_same_run(tmp_path/"whole", tmp_path/"fork")
+    other = fork(source, tmp_path/"other", low=0.3, lr=1e-3)
+    run(other, tmp_path/"other")
+    assert rows(tmp_path/"other")[:13] == rows(tmp_path/"whole")[:13] and rows(tmp_path/"other") != rows(tmp_path/"whole")
+    run(config, source)
+    assert_same_run(tmp_path/"whole", source)
+
+
+def test_records_of_many_updates_are_the_means_of_records_of_one(tmp_path):
+    base = {k: v for k, v in REPLAY.items() if k not in ("size_min", "size_max", "warmup", "window", "low", "high")}
+    base |= dict(controller="fixed", size=64, interval=10**9)
+    run(configure(**base | dict(record_every=1)), tmp_path/"one")
+    run(configure(**base | dict(record_every=8)), tmp_path/"eight")
+    one, eight = rows(tmp_path/"one"), rows(tmp_path/"eight")
+    assert len(one) == 200 and [row["update"] for row in eight] == [*range(8, 201, 8)]
+    for i, row in enumerate(eight):
+        of = one[8 * i:8 * i + 8]
+        assert row["episodes"] == [e for r in of for e in r["episodes"]] and row["gradient_steps"] == of[-1]["gradient_steps"]
+        assert row["epsilon"] == pytest.approx(sum(r["epsilon"] for r in of) / 8)
+        if losses := [r["loss"] for r in of if "loss" in r]: assert row["loss"] == pytest.approx(sum(losses) / len(losses))
+    assert result(tmp_path/"one") == result(tmp_path/"eight") and learner(tmp_path/"one") == learner(tmp_path/"eight")
+
+
+def test_measurements_and_changes_of_size_are_recorded_at_their_update(tmp_path):
+    run(configure(**REPLAY | dict(record_every=10**6)), tmp_path/"seldom")
+    run(configure(**REPLAY | dict(record_every=1)), tmp_path/"always")
+    seldom, always = rows(tmp_path/"seldom"), {row["update"]: row for row in rows(tmp_path/"always")}
+    assert {row["update"] for row in seldom if row["signal"] is not None} == {u for u, row in always.items() if row["signal"] is not None}
+    assert len({row["size"] for row in seldom}) > 1 and seldom[-1]["update"] == 200 and len(seldom) < 40
+    at = lambda update: next(row["size"] for row in seldom if row["update"] >= update)
+    assert all(at(u) == row["size"] for u, row in always.items())
 
 
 # -- forks -------------------------------------------------------------------------------------------------------------

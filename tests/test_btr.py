@@ -1,0 +1,375 @@
+"BTR, a piece at a time, against literal or independently derived values; and the whole: what it plans, draws, learns and leaves alone."
+import copy, itertools, math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from abs_lab.btr import BTR, PRESETS, BTRConfig, epsilon_at, greedy_target, munchausen_target, plan_update, quantile_huber
+from abs_lab.config import AGENTS, configure
+from abs_lab.controllers import ABS, Fixed
+from abs_lab.divergence import Divergence
+from abs_lab.envs import EnvConfig, VecEnvs
+from abs_lab.plan import AbsLabError, BatchPlan, Progress
+from abs_lab.rainbow import NoisyLinear, SpectralConv2d, SpectralLinear, midpoints, quantile_network
+from abs_lab.train import train
+
+VECTOR, TWO = gym.spaces.Box(-1, 1, (4,)), gym.spaces.Discrete(2)
+SMALL = dict(learning_starts=400, replay_size=4_000, replay_ratio=1 / 8, base_batch=64, target_period=50, lr=1e-3, epsilon_fraction=0.2)
+OFF = dict(network="plain", spectral=False, noisy=False, dueling=False, iqn=False, munchausen=False, n_steps=1, alpha=0.0, beta=0.0)
+
+
+def trained(total=1_200, controller=None, meter=None, seed=0, env=EnvConfig("CartPole-v1", num_envs=16), **changes):
+    progress, envs = Progress(total), VecEnvs(env, seed)
+    agent = BTR(BTRConfig(**SMALL | changes), envs.obs_space, envs.action_space, env.num_envs, progress, seed)
+    steps = list(train(agent, envs, meter or Divergence(interval=10**9), controller or Fixed(64), progress))
+    envs.close()
+    return agent, steps
+
+
+# -- loss and targets --------------------------------------------------------------------------------------------------
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 2**31))
+def test_the_quantile_huber_loss_is_its_formula(K, L, seed):
+    g = torch.Generator().manual_seed(seed)
+    errors, taus = 3 * torch.randn(2, K, L, generator=g), torch.rand(2, K, generator=g)
+    for b in range(2):
+        expected = 0.0
+        for i, j in itertools.product(range(K), range(L)):
+            d = errors[b, i, j].item()
+            expected += abs(taus[b, i].item() - (d < 0)) * (d * d / 2 if abs(d) <= 1 else abs(d) - 0.5) / L
+        assert quantile_huber(errors, taus)[b].item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    plain = torch.nn.functional.smooth_l1_loss(errors, torch.zeros_like(errors), reduction="none").mean(2).sum(1)
+    torch.testing.assert_close(quantile_huber(errors, None), plain)
+
+
+def test_its_minimum_is_the_quantile():
+    targets = torch.linspace(0, 1, 1001)
+    for tau in (0.1, 0.5, 0.8):
+        candidates = torch.linspace(0, 1, 201)
+        scaled = torch.stack([quantile_huber((100 * (targets - c))[None, None], torch.tensor([[tau]]))[0] for c in candidates])  # κ is small beside 100
+        assert candidates[scaled.argmin()] == pytest.approx(tau, abs=0.01)
+
+
+def test_munchausen_at_a_literal():
+    # Q(s) = (1, 2), Q(s') = (0, 1) with quantiles ∓½ around it, τ = ½: π(1|s) = e⁴/(e² + e⁴) = 0.880797, π(1|s') = 0.880797
+    z = torch.tensor([[[-0.5, 0.5], [0.5, 1.5]]])
+    y = munchausen_target(torch.tensor([1.0]), torch.tensor([0.9]), z, torch.tensor([[1.0, 2.0]]), torch.tensor([0]), 0.5, 0.5, -1.0)
+    log0, log1 = math.log(0.119203), math.log(0.880797)
+    bonus = 0.5 * max(0.5 * log0, -1.0)                                       # −1.0635 is cut off at −1
+    soft = [0.119203 * (a - 0.5 * log0) + 0.880797 * (b - 0.5 * log1) for a, b in ((-0.5, 0.5), (0.5, 1.5))]
+    torch.testing.assert_close(y, torch.tensor([[1 + bonus + 0.9 * s for s in soft]]), atol=1e-5, rtol=0)
+    assert bonus == -0.5
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**31), st.floats(0.01, 2), st.floats(0, 1))
+def test_munchausen_is_its_formula_and_never_overflows(seed, temperature, alpha):
+    g = torch.Generator().manual_seed(seed)
+    z, q = 50 * torch.randn(3, 4, 5, generator=g), 50 * torch.randn(3, 5, generator=g)
+    r, d, a = torch.randn(3, generator=g), torch.rand(3, generator=g), torch.randint(5, (3,), generator=g)
+    y = munchausen_target(r, d, z, q, a, alpha, temperature, -1.0).double()
+    assert torch.isfinite(y).all()
+    zz, qq = z.double(), q.double()
+    for i in range(3):
+        mean = zz[i].mean(0)
+        log_next = mean / temperature - torch.logsumexp(mean / temperature, 0)
+        log_now = qq[i] / temperature - torch.logsumexp(qq[i] / temperature, 0)
+        bonus = min(max(temperature * log_now[a[i]].item(), -1.0), 0.0)
+        for k in range(4):
+            soft = (log_next.exp() * (zz[i, k] - temperature * log_next)).sum().item()
+            assert y[i, k].item() == pytest.approx(r[i].item() + alpha * bonus + d[i].item() * soft, abs=2e-2 if temperature < 0.1 else 1e-3)
+
+
+def test_a_cold_soft_value_is_the_hard_one_and_a_termination_has_none():
+    g = torch.Generator().manual_seed(0)
+    z, r, d = torch.randn(50, 8, 4, generator=g), torch.randn(50, generator=g), torch.rand(50, generator=g)
+    q, a = torch.randn(50, 4, generator=g), torch.zeros(50, dtype=torch.int64)
+    torch.testing.assert_close(munchausen_target(r, d, z, q, a, 0.0, 1e-4, -1.0), greedy_target(r, d, z), atol=2e-3, rtol=0)
+    assert (munchausen_target(r, 0 * d, z, q, a, 0.0, 0.03, -1.0) == r[:, None]).all() and (greedy_target(r, 0 * d, z) == r[:, None]).all()
+
+
+def test_whose_log_policy_is_added():
+    agent, _ = trained()
+    b = agent.replay.sample(64, agent.sampler)
+    agent.target.draw(agent.generator)
+    torch.nn.init.normal_(agent.net.advantage.out.bias, std=3.0)
+    drawn, out = agent.generator.get_state(), {}
+    for policy in ("target", "online"):
+        agent.generator.set_state(drawn)
+        agent.config = replace(agent.config, munchausen_policy=policy)
+        out[policy] = agent._targets(b)
+    assert not torch.equal(out["target"], out["online"])
+    difference = out["target"] - out["online"]
+    assert (difference.abs() <= 0.9 + 1e-4).all() and torch.allclose(difference, difference[:, :1].expand_as(difference), atol=1e-4)  # the bonus alone
+
+
+# -- network -----------------------------------------------------------------------------------------------------------
+
+def test_parameters_at_18_actions():
+    counts = [sum(p.numel() for p in quantile_network("impala", (4, 84, 84), 18, noisy=noisy).parameters()) for noisy in (False, True)]
+    assert counts == [2_908_851, 5_278_918]
+
+
+def test_noise_is_factorised_and_has_the_variance_that_it_should():
+    layer, g = NoisyLinear(6, 4), torch.Generator().manual_seed(0)
+    torch.nn.init.uniform_(layer.weight_sigma, 0.1, 0.9); torch.nn.init.uniform_(layer.bias_sigma, 0.1, 0.9)
+    x, outs = torch.randn(1, 6, generator=g), []
+    with torch.no_grad():
+        for _ in range(30_000): layer.draw(g); outs.append(layer(x, noise=True))
+        outs = torch.cat(outs)
+        expected = (layer.weight_sigma.square() * x.square()).sum(1) * 2 / math.pi + layer.bias_sigma.square() * math.sqrt(2 / math.pi)
+        # E[f(ε)²] = E|ε| = √(2/π); the weights' noise is a product of two, and that of weights and bias is uncorrelated: E f(ε_j) = 0
+        torch.testing.assert_close(outs.var(0), expected, rtol=0.06, atol=0)
+        torch.testing.assert_close(outs.mean(0), layer(x)[0], atol=0.02, rtol=0)
+        eps = (layer.noise_out[:, None] * layer.noise_in)
+    assert torch.linalg.matrix_rank(eps) == 1 and layer.weight_sigma.numel() == 24
+
+
+def test_noisy_layers_begin_as_published():
+    layer = NoisyLinear(400, 50)
+    assert (layer.weight_sigma == 0.5 / 20).all() and (layer.bias_sigma == 0.5 / 20).all()
+    assert layer.weight.abs().max() <= 1 / 20 and layer.bias.abs().max() <= 1 / 20 and layer.weight.std().item() == pytest.approx(1 / 20 / 3 ** 0.5, rel=0.02)
+
+
+def test_spectral_norm_holds_while_training():
+    agent, _ = trained(total=3_000, lr=3e-3)
+    layers = [m for m in agent.net.modules() if isinstance(m, (SpectralConv2d, SpectralLinear))]
+    assert len(layers) == 4
+    for layer in layers:
+        assert torch.linalg.matrix_norm(layer.normed().detach().flatten(1), 2) < 1.05     # power iteration keeps up with Adam
+        layer.iterate(1000)
+        assert torch.linalg.matrix_norm(layer.normed().detach().flatten(1), 2) < 1 + 1e-3
+
+
+def test_spectral_norm_is_on_the_residual_convolutions_alone():
+    net = quantile_network("impala", (4, 84, 84), 6)
+    spectral = [m for m in net.modules() if isinstance(m, SpectralConv2d)]
+    plain = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d) and not isinstance(m, SpectralConv2d)]
+    assert len(spectral) == 12 and [(m.in_channels, m.out_channels) for m in plain] == [(4, 32), (32, 64), (64, 64)]
+
+
+def test_the_gradient_flows_through_the_norm():
+    layer = SpectralLinear(5, 4).begin().double()
+    x, w = torch.randn(3, 5).double(), layer.weight.detach().clone()
+    layer(x).square().sum().backward()
+    def f(weight): return (torch.nn.functional.linear(x, weight / (layer.u @ (weight @ layer.v)), layer.bias.detach())).square().sum()
+    for i, j in ((0, 0), (3, 4)):
+        up, down = w.clone(), w.clone()
+        up[i, j] += 1e-6; down[i, j] -= 1e-6
+        assert layer.weight.grad[i, j].item() == pytest.approx(((f(up) - f(down)) / 2e-6).item(), rel=1e-4)
+
+
+def test_iqn_learns_a_distribution_whose_expectation_is_known():
+    torch.manual_seed(0)
+    net, state, g = quantile_network("plain", (1,), 1, False, dueling=False, noisy=False), torch.ones(1, 1), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    for _ in range(1500):   # returns: −1 with probability ¼, otherwise exponential of mean 1
+        taus = torch.rand(1, 32, generator=g)
+        coin, u = torch.rand(64, generator=g), torch.rand(64, generator=g)
+        returns = torch.where(coin < 0.25, -torch.ones(64), -torch.log(1 - u))
+        loss = quantile_huber(5 * (returns[None, None] - net.quantiles(state, taus)[..., 0][..., None]), taus).mean()
+        optimizer.zero_grad(); loss.backward(); optimizer.step()
+    with torch.no_grad(): low, median = net.quantiles(state, torch.tensor([[0.1, 0.625]])).flatten().tolist()
+    assert low == pytest.approx(-1, abs=0.15) and median == pytest.approx(math.log(2), abs=0.15)   # P(≤ x) = ¼ + ¾(1 − e^−x) = 0.625
+    dense = torch.cat([net.quantiles(state, midpoints(500)).mean(1)]).item()
+    assert dense == pytest.approx(0.25 * -1 + 0.75 * 1, abs=0.12)
+
+
+# -- plans and schedules -----------------------------------------------------------------------------------------------
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from([128, 256, 384, 640, 1024]), min_size=1, max_size=60), st.sampled_from(["steps", "samples"]), st.sampled_from([1 / 64, 1 / 16, 1 / 100]))
+def test_couplings_hold_what_they_promise_while_the_size_moves(sizes, coupling, ratio):
+    config, clock, paid, samples, gradient_steps = BTRConfig(coupling=coupling, replay_ratio=ratio), Progress(10**8, step=200_000), 0.0, 0, 0
+    for size in sizes:
+        plan = plan_update(config, size, 64, clock, paid)
+        clock.step += 64
+        paid += plan.epochs * (1.0 if coupling == "steps" else size / 256)
+        gradient_steps += plan.epochs; samples += plan.epochs * size
+        learning = clock.step - 200_000
+        if coupling == "steps": assert learning * ratio - 1 < gradient_steps <= learning * ratio + 1e-3
+        else: assert learning * ratio * 256 - size < samples <= learning * ratio * 256 + 1e-3
+
+
+def test_nothing_is_learnt_before_learning_starts():
+    agent, steps = trained(total=1_200)
+    before = [s for s in steps if s.step <= 400]
+    assert len(before) == 25 and all(s.gradient_steps == 0 and set(s.metrics) == {"epsilon"} and s.signal is None for s in before)
+    assert steps[-1].gradient_steps == (1_200 - 400) // 8 == agent.progress.gradient_steps
+
+
+def test_exploration_ends():
+    config = BTRConfig(epsilon_fraction=0.1, epsilon_off=0.5)
+    assert [epsilon_at(config, s, 100) for s in (0, 10, 49, 50, 100)] == pytest.approx([1, 0.01, 0.01, 0, 0])
+    assert epsilon_at(replace(config, epsilon_off=1.0), 100, 100) == pytest.approx(0.01)
+
+
+# -- the agent ---------------------------------------------------------------------------------------------------------
+
+def test_the_target_network_is_copied_when_it_is_time():
+    agent, _ = trained(total=408, target_period=3)   # one gradient step, which copies first
+    flat = lambda net: torch.cat([p.detach().flatten() for p in net.parameters()])
+    copied = []
+    for step in range(1, 8):
+        before = flat(agent.net)
+        agent.progress.step += 16
+        obs = torch.randn(1, 16, 4)
+        rollout = SimpleNamespace(obs=agent.replay.next[None], actions=torch.zeros(1, 16, dtype=torch.int64), rewards=torch.zeros(1, 16),
+                                  terminated=torch.zeros(1, 16, dtype=torch.bool), truncated=torch.zeros(1, 16, dtype=torch.bool),
+                                  mask=torch.ones(1, 16, dtype=torch.bool), next_obs=obs[0])
+        at = agent.progress.gradient_steps
+        agent.update(rollout, BatchPlan(1, 32, 1))
+        copied.append((at, torch.equal(flat(agent.target), before)))
+    assert all(same == (at % 3 == 0) for at, same in copied)
+
+
+def test_priorities_are_absolute_errors_summed_over_predictions():
+    agent, _ = trained(alpha=1.0)
+    b = agent.replay.sample(16, agent.sampler)
+    drawn = agent.generator.get_state()
+    net, target = copy.deepcopy(agent.net), agent.target
+    agent._gradient_step(b)
+    agent.generator.set_state(drawn)
+    net.draw(agent.generator); target.draw(agent.generator); net.iterate()
+    targets = agent._targets(b)
+    taus = torch.rand(16, 8, generator=agent.generator)
+    with torch.no_grad(): z = net.quantiles(b.obs, taus, noise=True)
+    for i, slot in enumerate(b.slots):
+        if (b.slots == slot).sum() > 1: continue
+        predicted = z[i, :, b.actions[i]]
+        assert agent.replay.tree[slot] == pytest.approx(float((targets[i][None] - predicted[:, None]).abs().mean(1).sum()) + 1e-6, rel=1e-3)
+
+
+def test_weights_scale_each_transitions_loss():
+    agent, _ = trained()
+    b = agent.replay.sample(8, agent.sampler)
+    drawn, net = agent.generator.get_state(), {k: v.clone() for k, v in agent.net.state_dict().items()}
+    def loss(weights):
+        agent.generator.set_state(drawn); agent.net.load_state_dict(net)
+        return agent._gradient_step(b._replace(weights=weights))[0].item()
+    one_by_one = [loss(torch.eye(8)[i]) for i in range(8)]
+    assert sum(one_by_one) == pytest.approx(loss(torch.ones(8)), rel=1e-4)
+
+
+def test_measuring_evaluating_and_copying_change_no_bit():
+    quiet, _ = trained(meter=Divergence(interval=10**9))
+    looked, steps = trained(meter=Divergence(interval=5, states="replay", lag=3, n_states=200))
+    assert sum(s.signal is not None for s in steps) >= 8
+    for a, b in zip(quiet.net.state_dict().values(), looked.net.state_dict().values()): assert torch.equal(a, b)
+    assert torch.equal(quiet.generator.get_state(), looked.generator.get_state()) and torch.equal(quiet.sampler.get_state(), looked.sampler.get_state())
+    state, obs = copy.deepcopy(looked.state_dict()), torch.randn(50, 4)
+    q = looked.policy(obs)
+    assert torch.equal(q, looked.policy(obs)) and torch.equal(looked.greedy(obs), q.argmax(1)) and torch.equal(looked.frozen()(obs), q)
+    same = lambda x, y: all(same(x[k], y[k]) for k in x) if isinstance(x, dict) else np.array_equal(x, y) if hasattr(x, "shape") else x == y
+    assert same({k: v for k, v in state.items() if k != "optimizer"}, {k: v for k, v in looked.state_dict().items() if k != "optimizer"})
+
+
+def test_divergence_compares_on_states_from_replay_with_noise_off():
+    agent, _ = trained()
+    meter = Divergence(interval=1, states="replay", n_states=100)
+    rollout = SimpleNamespace(obs=torch.zeros(1, 16, 4), mask=torch.ones(1, 16, dtype=torch.bool))
+    meter.seed(5)
+    meter.before(agent, rollout)
+    expected = agent.states(100, torch.Generator().manual_seed(5))
+    assert torch.equal(meter._states, expected) and len(torch.unique(expected, dim=0)) > 90
+    old = agent.net(expected)
+    for _ in range(3): agent.net.draw(agent.generator)
+    b = agent.replay.sample(64, agent.sampler)
+    for _ in range(20): agent._gradient_step(b)
+    agent.progress.gradient_steps += 20
+    new = agent.net(expected)
+    assert meter.after(agent, rollout) == (old.argmax(1) != new.argmax(1)).float().mean()
+
+
+def test_divergence_over_a_window_without_learning_is_no_measurement():
+    agent, _ = trained(total=300, learning_starts=299 - 16)
+    meter, rollout = Divergence(interval=2, lag=2, states="replay"), SimpleNamespace(obs=torch.zeros(1, 16, 4), mask=torch.ones(1, 16, dtype=torch.bool))
+    signals = []
+    for learns in (False, False, True, False):
+        meter.before(agent, rollout)
+        if learns: agent.progress.gradient_steps += 1
+        signals.append(meter.after(agent, rollout))
+    assert signals == [None, None, None, 0.0]   # the window of the second two updates held a gradient step
+
+
+def test_states_from_replay_need_a_replay():
+    meter, rollout = Divergence(interval=1, states="replay"), SimpleNamespace(obs=torch.zeros(1, 2, 4), mask=torch.ones(1, 2, dtype=torch.bool))
+    with pytest.raises(AbsLabError, match="needs an agent with a replay"): meter.before(SimpleNamespace(policy=lambda obs: obs), rollout)
+
+
+@pytest.mark.parametrize("coupling", ["steps", "samples"])
+def test_abs_controls_the_replay_batch(coupling):
+    controller = ABS(32, 256, low=0.01, high=0.6, warmup=2, window=3, multiple=32, rounding="exact")
+    agent, steps = trained(total=2_400, controller=controller, coupling=coupling, meter=Divergence(interval=8, states="replay", lag=4, n_states=256))
+    sizes = {s.size for s in steps}
+    assert len(sizes) > 2 and sizes <= set(range(32, 257, 32)) and all(s.plan.minibatch == s.size for s in steps)
+    learnt = [(a.size, b.gradient_steps - a.gradient_steps) for a, b in zip(steps, steps[1:])]
+    if coupling == "steps": assert steps[-1].gradient_steps == (steps[-1].step - 400) // 8
+    else:
+        samples = sum(s.size * (s.gradient_steps - before) for before, s in zip([0] + [s.gradient_steps for s in steps], steps))
+        assert 0 <= (steps[-1].step - 400) / 8 * 64 - samples < 256
+
+
+@pytest.mark.parametrize("part", [*OFF, "all"])
+def test_every_part_can_be_switched_off(part):
+    agent, steps = trained(total=600, **(OFF if part == "all" else {part: OFF[part]}))
+    assert math.isfinite(steps[-1].metrics["loss"]) and steps[-1].gradient_steps == 26
+    names = " ".join(type(m).__name__ for m in agent.net.modules())
+    if part in ("noisy", "all"): assert "Noisy" not in names
+    if part in ("spectral", "network", "all"): assert "Spectral" not in names
+    if part in ("iqn", "all"): assert agent.net.embedding is None
+    if part in ("dueling", "all"): assert agent.net.value is None
+
+
+def test_images_planes_and_vectors():
+    image = EnvConfig("Pong-v5", num_envs=4, reward_clip=True, sticky_actions=0.25)
+    _, steps = trained(total=128, env=image, controller=Fixed(8), learning_starts=100, replay_size=400)
+    assert steps[-1].gradient_steps == 3 and all(math.isfinite(s.metrics["loss"]) for s in steps if "loss" in s.metrics)
+    pytest.importorskip("minatar")
+    _, steps = trained(total=600, env=EnvConfig("MinAtar/Breakout-v1", num_envs=16))
+    assert math.isfinite(steps[-1].metrics["loss"])
+
+
+def test_sticky_actions_repeat():
+    def frames(sticky):
+        envs, rng, seen = VecEnvs(EnvConfig("Breakout-v5", num_envs=2, sticky_actions=sticky), 0), np.random.default_rng(0), []
+        for _ in range(60): seen.append(envs.step(rng.integers(0, 4, 2))[0])
+        envs.close()
+        return np.stack(seen)
+    assert (frames(0.0) == frames(0.0)).all() and not (frames(0.0) == frames(0.25)).all()
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+def test_continuous_actions_are_refused():
+    with pytest.raises(AbsLabError, match="BTR needs discrete actions"): BTR(BTRConfig(), VECTOR, gym.spaces.Box(-1, 1, (1,)), 4, Progress(1))
+
+
+@pytest.mark.parametrize("params,message", [
+    (dict(total_steps=100_000, preset="paper"), "learning_starts must come before the run's end at 100000 steps, not at 200000"),
+    (dict(learning_starts=100), "is more than replay holds at first: 68 transitions, with learning_starts=100"),
+    (dict(replay_size=200), "a batch of 160 is more than replay holds at first"),
+    (dict(coupling="sample"), "did you mean samples"), (dict(network="impalla"), "did you mean impala"), (dict(optimizer="sgd"), "unknown optimizer"),
+    (dict(n_steps=0), "n_steps must be at least 1"), (dict(temperature=0.0), "temperature must be positive"), (dict(alpha=1.5), "alpha must lie between 0 and 1"),
+    (dict(record_every=0), "record_every must be at least 1"), (dict(sticky_actions=2.0), "sticky_actions must lie")])
+def test_bad_parameters_are_refused_before_any_work(params, message):
+    with pytest.raises(AbsLabError) as e: configure("btr", **params)
+    assert message in str(e.value)
+
+
+def test_a_replay_larger_than_memory_is_refused():
+    with pytest.raises(AbsLabError, match=r"needs \d+\.\d GB, and"): BTR(BTRConfig(replay_size=10**12), VECTOR, TWO, 16, Progress(10**7))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("controller", ["fixed", "abs", "ramp"])
+def test_presets_configure(preset, controller):
+    config = configure("btr", preset=preset, controller=controller)
+    assert configure(**config.flat()) == config and config.meter.states == "replay" and config.meter.interval >= config.meter.lag
+    assert AGENTS["btr"].plan(config.agent, config.controller.size, config.env.num_envs, Progress(config.total_steps)).epochs == 0
