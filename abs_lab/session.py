@@ -159,7 +159,7 @@ class Session:
 
     def save(self):
         "Write a checkpoint after the present update, and wait for it."
-        if self.alive: self._ask(lambda run: run and run.checkpoint())
+        if self.alive: self.ask(lambda run: run and run.checkpoint())
 
     def fork(
         self,
@@ -170,10 +170,13 @@ class Session:
             if run: run.checkpoint()
             target = _new_folder(self.dir.with_name(self.dir.name.split("-fork")[0] + "-fork"))
             return Session(fork(self.dir, target, **changes), target)
-        return self._ask(work)
+        return self.ask(work)
 
-    def _ask(self, work):
-        "Have something done between two updates; returns its answer."
+    def ask(
+        self,
+        work,  # a function of the open `Run` (None when it is closed)
+    ):         # what it returns
+        "Have something done between two updates, and wait for its answer."
         future = Future()
         with self._gap:
             if not self.alive: return work(None)
