@@ -57,6 +57,12 @@ def _rendering(config, seed):
         envs.obs = envs.on_device(envs.env.reset(seed=seeds)[0])
     return envs
 
+def _fit(picture, width):
+    "A picture of [h, w, 3] bytes, about `width` pixels wide."
+    if picture.dtype != np.uint8: picture = (255 * picture).astype(np.uint8)  # MinAtar renders shares
+    stride, times = -(-picture.shape[1] // width), max(width // picture.shape[1], 1)
+    return picture[::stride, ::stride].repeat(times, 0).repeat(times, 1)
+
 def film(
     session: Session,     # whose policy plays
     seed: int = 0,        # of the episode
@@ -72,9 +78,7 @@ def film(
     shots, every, obs, ended = [], 1, envs.obs, []
     for t in count():
         if t % every == 0:
-            picture = np.asarray(envs.env.render())[0]
-            stride = -(-picture.shape[1] // width)
-            shots.append(picture[::stride, ::stride])
+            shots.append(_fit(np.asarray(envs.env.render())[0], width))
         if len(shots) > frames: shots, every = shots[::2], every * 2
         if ended or t == max_steps: break
         with torch.no_grad(): actions = greedy(policy(obs.to(device)), envs.action_space)
