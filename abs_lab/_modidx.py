@@ -320,6 +320,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'abs_lab.film.policy_of': ('film.html#policy_of', 'abs_lab/film.py')},
             'abs_lab.look': { 'abs_lab.look.Clip': ('look.html#clip', 'abs_lab/look.py'),
                               'abs_lab.look.Clip.show': ('look.html#clip.show', 'abs_lab/look.py'),
+                              'abs_lab.look.Frame': ('look.html#frame', 'abs_lab/look.py'),
                               'abs_lab.look.Give': ('look.html#give', 'abs_lab/look.py'),
                               'abs_lab.look.Give.file': ('look.html#give.file', 'abs_lab/look.py'),
                               'abs_lab.look.Table': ('look.html#table', 'abs_lab/look.py'),

@@ -23,7 +23,7 @@ from IPython.display import HTML, display
 from .config import RunConfig, describe
 from .controllers import MAPS
 from .film import film
-from .look import CSS, Clip, faint, field, panels
+from .look import Clip, Frame, faint, field, panels
 from .plan import AbsLabError
 from .progress import clock
 from .session import STILL, Session
@@ -135,34 +135,35 @@ class Dashboard:
         self.figure._config = self.figure._config | dict(edits=dict(shapePosition=True))
         self.figure.layout.on_change(self._dragged, "shapes")
         self.figure.layout.on_change(lambda _, r: self._link(self.diagnostics, r), "xaxis.range")
-        button = lambda text, icon, do, tip: self._button(text, icon, do, tip)
-        self.buttons = {name: button(name, icon, do, tip) for name, icon, do, tip in (
-            ("Start", "play", self._start, "train, or go on"), ("Pause", "pause", lambda: self.session.pause(), "stand still after the present update"),
-            ("Step", "step-forward", lambda: self.session.step(1), "train one update, and pause"),
-            ("Stop", "stop", lambda: self.session.stop(), "save, and end"), ("Save", "save", self._save, "write a checkpoint now"),
-            ("Fork", "code-fork", self._fork, "let the present state go on under other parameters, beside this run"))}
+        self.buttons = {name: self._button(name, do, tip) for name, do, tip in (
+            ("Start", self._start, "train, or go on"), ("Pause", lambda: self.session.pause(), "stand still after the present update"),
+            ("Step", lambda: self.session.step(1), "train one update, and pause"), ("Stop", lambda: self.session.stop(), "save, and end"),
+            ("Save", self._save, "write a checkpoint now"), ("Fork", self._fork, "let the present state go on under other parameters, beside this run"))}
+        self.buttons["Start"].button_style = "primary"
         self.head, self.bar, self.say = W.HTML(), W.HTML(), W.HTML("<div class='say'></div>")
         self.which = W.ToggleButtons(layout=W.Layout(display="none"), style=dict(button_width="auto"))
         self.which.observe(lambda _: self._choose(), "index")
         frames = [] if self._frames(c) else ["frames"]
-        self.x = W.Dropdown(options={k: v for k, v in AXES.items() if v not in frames}, description="x axis", style=dict(description_width="54px"), layout=W.Layout(width="auto"))
+        self.x = W.Dropdown(options={k: v for k, v in AXES.items() if v not in frames}, description="x axis", style=dict(description_width="54px"), layout=W.Layout(width="230px"))
         self.x.observe(lambda _: self._rescale(), "value")
         self.log = W.Checkbox(description="logarithmic D", indent=False, layout=W.Layout(width="auto"))
         self.log.observe(lambda _: self._rescale(), "value")
-        self.tab = W.ToggleButtons(options=["Live", "Diagnostics", "Watch"], style=dict(button_width="86px"))
+        self.tab = W.ToggleButtons(options=["Live", "Diagnostics", "Watch"], style=dict(button_width="92px"))
         self.tab.observe(lambda _: self._turn(), "value")
         self.side, self.aim = W.VBox(layout=W.Layout(width="228px", min_width="228px")), W.HTML()
         self.stage = W.VBox([self.figure], layout=W.Layout(flex="1 1 auto", width="0", min_height=f"{height}px", overflow="hidden"))
-        row = W.Layout(align_items="center", justify_content="space-between", flex_flow="row wrap")
-        self.widget = W.VBox([W.HTML(CSS), W.HBox([self.head, W.HBox(list(self.buttons.values()))], layout=row), self.bar,
-                              W.HBox([self.tab, self.which], layout=row), W.HBox([self.side, self.stage]), self.say])
+        row = dict(align_items="center", justify_content="space-between", flex_flow="row wrap")
+        tools = W.HBox(list(self.buttons.values()))
+        tools.add_class("tools"); self.tab.add_class("tools"); self.which.add_class("tools")
+        self.widget = W.VBox([Frame(), W.HBox([self.head, tools], layout=row), self.bar, W.HBox([self.tab, self.which, W.HBox([self.log, self.x])], layout=row),
+                              W.HBox([self.side, self.stage]), self.say])
         self.widget.add_class("abs-lab")
 
     @staticmethod
     def _frames(config): return Trace(Path("/nowhere"), config).frame_skip
 
-    def _button(self, text, icon, do, tip):
-        button = W.Button(description=text, icon=icon, tooltip=tip, layout=W.Layout(width="auto"))
+    def _button(self, text, do, tip):
+        button = W.Button(description=text, tooltip=tip, layout=W.Layout(width="auto"))
         button.on_click(lambda _: self._try(do))
         return button
 
@@ -245,7 +246,7 @@ class Dashboard:
             for name, w in self.fields.items(): w.observe(lambda _, name=name: self._wish(name), "value")
             section = lambda title, names: [W.HTML(f"<h4>{title}</h4>")] * any(n in self.fields for n in names) + [self.fields[n] for n in names if n in self.fields]
             self.side.children = [*section("Thresholds", ("low", "high")), *section("Batch size", ("limits", "size")), self.aim,
-                                  *section("Rule and schedule", ("interval", "window", "smoothing", "map", "lr")), W.HTML("<h4>View</h4>"), self.x, self.log]
+                                  *section("Rule and schedule", ("interval", "window", "smoothing", "map", "lr"))]
             self._lines(); self._rescale(); self._show_state()
 
     def _wish(self, name):
@@ -479,6 +480,6 @@ class Dashboard:
             frames, ret, step = film(self.session)
             self.clip.show(frames)
             self.seen.value = f"<span class='num'>greedy policy at step {step:,}: " + ("the episode was cut off" if ret is None else f"return {ret:.1f}") + "</span>"
-        button = self._button("Play an episode", "film", lambda: self._aside(play), "let the present policy play, and show it")
+        button = self._button("Play an episode", lambda: self._aside(play), "let the present policy play, and show it")
         self.watch = W.VBox([W.HBox([button, self.seen]), self.clip], layout=W.Layout(align_items="flex-start"))
         self._try(lambda: self._aside(play))
