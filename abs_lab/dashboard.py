@@ -132,6 +132,8 @@ class Dashboard:
         words = [dict(xref="paper", x=1.005, xanchor="left", yref="y", y=1, text="", showarrow=False, font=dict(color=colour, size=11), visible=False) for colour in (LOW, HIGH)]
         sizes = "rollout L<br>(steps per env)" if hasattr(c.agent, "num_minibatches") else "batch<br>(transitions)"
         self.figure = panels([[f"divergence D<br>({unit})"], [sizes], ["episode return"]], height, past, shapes=lines, annotations=words)
+        self.frame = Frame()
+        self.frame.fit(self.figure)
         self.figure._config = self.figure._config | dict(edits=dict(shapePosition=True))
         self.figure.layout.on_change(self._dragged, "shapes")
         self.figure.layout.on_change(lambda _, r: self._link(self.diagnostics, r), "xaxis.range")
@@ -148,14 +150,15 @@ class Dashboard:
         self.x.observe(lambda _: self._rescale(), "value")
         self.log = W.Checkbox(description="logarithmic D", indent=False, layout=W.Layout(width="auto"))
         self.log.observe(lambda _: self._rescale(), "value")
-        self.tab = W.ToggleButtons(options=["Live", "Diagnostics", "Watch"], style=dict(button_width="92px"))
+        self.tab = W.ToggleButtons(options=["Live", "Diagnostics", "Watch"], style=dict(button_width="100px"))
         self.tab.observe(lambda _: self._turn(), "value")
         self.side, self.aim = W.VBox(layout=W.Layout(width="228px", min_width="228px")), W.HTML()
         self.stage = W.VBox([self.figure], layout=W.Layout(flex="1 1 auto", width="0", min_height=f"{height}px", overflow="hidden"))
+        self.stage.add_class("stage")
         row = dict(align_items="center", justify_content="space-between", flex_flow="row wrap")
         tools = W.HBox(list(self.buttons.values()))
         tools.add_class("tools"); self.tab.add_class("tools"); self.which.add_class("tools")
-        self.widget = W.VBox([Frame(), W.HBox([self.head, tools], layout=row), self.bar, W.HBox([self.tab, self.which, W.HBox([self.log, self.x])], layout=row),
+        self.widget = W.VBox([self.frame, W.HBox([self.head, tools], layout=row), self.bar, W.HBox([self.tab, self.which, W.HBox([self.log, self.x])], layout=row),
                               W.HBox([self.side, self.stage]), self.say])
         self.widget.add_class("abs-lab")
 
@@ -463,6 +466,7 @@ class Dashboard:
     def _build_diagnostics(self):
         titles = list(DIAGNOSTICS.values())
         self.diagnostics = panels([titles[:3], titles[3:]], self.figure.layout.height, right=14)
+        self.frame.fit(self.diagnostics)
         self.diagnostics.layout.on_change(lambda _, r: self._link(self.figure, r), "xaxis.range")
         for a in ("xaxis4", "xaxis5", "xaxis6"): self.diagnostics.layout[a].title.text = self.x.label
         for v in self.views: self._add_diagnostics(v)

@@ -71,7 +71,7 @@ def panels(
                       legend=dict(orientation="h", x=0, y=1.0, yref="container", yanchor="top", font=dict(size=11), bgcolor="rgba(0,0,0,0)", itemsizing="constant"))
     fig.update_layout(layout)
     shown = go.FigureWidget(fig)
-    shown._config = dict(displaylogo=False, responsive=True, doubleClick="reset", modeBarButtonsToRemove=["select2d", "lasso2d", "autoScale2d"],
+    shown._config = dict(displaylogo=False, doubleClick="reset", modeBarButtonsToRemove=["select2d", "lasso2d", "autoScale2d"],
                          toImageButtonOptions=dict(format="png", scale=2, filename="abs_lab"))
     return shown
 
@@ -85,21 +85,34 @@ def faint(
 
 # %% ../nbs/28_look.ipynb #0f714839
 class Frame(anywidget.AnyWidget):
-    "Brings the style sheet, and keeps the figures around it as wide as their places."
+    "Brings the style sheet, and keeps figures as wide as their place."
     _esm = """
     function render({model, el}) {
       el.innerHTML = model.get("css");
-      const look = () => { const root = el.closest(".abs-lab"); if (root)
-        for (const p of root.querySelectorAll(".js-plotly-plot")) { const w = p.parentElement.clientWidth, l = p._fullLayout;
-          if (w && l && Math.abs(l.width - w) > 2) { window.dispatchEvent(new Event("resize")); return; } } };
-      const timer = setInterval(look, 250);
+      let root = null;
+      const look = () => {
+        if (!root) root = el.closest(".abs-lab");
+        const w = root && (root.querySelector(".stage") || root).clientWidth;
+        if (w && w !== model.get("width")) { model.set("width", w); model.save_changes(); }
+      };
+      const timer = setInterval(look, 300);
       return () => clearInterval(timer);
     }
     export default {render};
     """
     css = T.Unicode(CSS).tag(sync=True)
+    width = T.Int(900).tag(sync=True)  # pixels: of the element of class `stage` beside it, or of the whole
 
-# %% ../nbs/28_look.ipynb #b0315df0
+    def fit(
+        self,
+        figure: go.FigureWidget,  # to be kept as wide as the place
+    ):
+        "Keep a figure as wide as the place."
+        def tell(*_): figure.layout.width = self.width
+        self.observe(tell, "width")
+        tell()
+
+# %% ../nbs/28_look.ipynb #53bfb615
 class Table(anywidget.AnyWidget):
     "Rows to filter, to sort and to choose from."
     _esm = """
@@ -131,7 +144,7 @@ class Table(anywidget.AnyWidget):
     rows = T.List().tag(sync=True)      # lists of numbers, strings and None
     selected = T.List().tag(sync=True)  # indices of the chosen rows
 
-# %% ../nbs/28_look.ipynb #704ce9d1
+# %% ../nbs/28_look.ipynb #7bda3a45
 class Clip(anywidget.AnyWidget):
     "Frames, played over and over; a click pauses."
     _esm = """
@@ -184,7 +197,7 @@ class Give(anywidget.AnyWidget):
         "Save a text."
         self.send(dict(name=name, text=text, type=type))
 
-# %% ../nbs/28_look.ipynb #48fac9d5
+# %% ../nbs/28_look.ipynb #73b25bc2
 def field(
     name: str,        # of the parameter
     value,            # its present value
