@@ -183,8 +183,8 @@ class Dashboard:
             self._look(); self._choose()
 
     def _choose(self):
-        if self.silent or not self.views: return
         with self.lock:
+            if self.silent or not self.views: return
             self.wishes.clear()
             self.fields = controls(self.session.present)
             for name, w in self.fields.items(): w.observe(lambda _, name=name: self._wish(name), "value")
@@ -194,8 +194,8 @@ class Dashboard:
             self._lines(); self._rescale(); self._show_state()
 
     def _wish(self, name):
-        if self.silent: return
         with self.lock:
+            if self.silent: return
             if name in ("low", "high") and self.fields["low"].value >= self.fields["high"].value: self._push_other(name)
             value = self.fields[name].value
             if isinstance(value, float): value = float(f"{value:.4g}")  # sliders return 0.049999999999999996
@@ -217,11 +217,12 @@ class Dashboard:
             low.value = less(high.value)
 
     def _dragged(self, layout, shapes):
-        if self.silent or "low" not in self.fields: return
         with self.lock:
+            if self.silent or "low" not in self.fields: return  # the line was moved by us
             for name, shape in zip(("low", "high"), shapes):
                 w, y = self.fields[name], (shape.y0 + shape.y1) / 2
-                if abs(y - w.value) > 1e-6 * abs(w.value): w.value = min(max(y, w.min), w.max) if isinstance(w, W.FloatSlider) else y
+                if isinstance(w, W.FloatSlider): y = round(min(max(round(y / w.step) * w.step, w.min), w.max), 6)
+                if abs(y - w.value) > 1e-6 * abs(w.value): w.value = y
             self._lines()
             if len(shapes) > 2: self._marks()
 
@@ -392,10 +393,11 @@ class Dashboard:
         self.ranges[key] = figure.layout[axis].range = range
 
     def _link(self, other, range):
-        if other is None or self.silent or range is None: return
-        self.silent = True
-        if tuple(other.layout.xaxis.range or ()) != tuple(range): other.layout.xaxis.range = range
-        self.silent = False
+        with self.lock:
+            if other is None or self.silent or range is None: return
+            self.silent = True
+            if tuple(other.layout.xaxis.range or ()) != tuple(range): other.layout.xaxis.range = range
+            self.silent = False
 
     # -- the other views --
 
