@@ -66,7 +66,8 @@ class Dashboard:
         past = [(go.Scatter(mode="lines", line=dict(color=faint(colour, 0.6), width=1.2, dash="4px,3px", shape="hv"), name="limits", hoverinfo="skip",
                             showlegend=name == "size_max"), row, 1) for name, colour, row in held]
         lines = [dict(type="line", xref="paper", x0=0, x1=1, yref="y", y0=1, y1=1, line=dict(color=colour, width=2.5), visible=False) for colour in (LOW, HIGH)]
-        words = [dict(xref="paper", x=1.005, xanchor="left", yref="y", y=1, text="", showarrow=False, font=dict(color=colour, size=11), visible=False) for colour in (LOW, HIGH)]
+        words = [dict(xref="paper", x=1.005, xanchor="left", yref="y", y=1, yanchor=side, text="", showarrow=False, font=dict(color=colour, size=11), visible=False)
+                 for colour, side in ((LOW, "top"), (HIGH, "bottom"))]  # so that they do not lie on one another
         sizes = "rollout L<br>(steps per env)" if hasattr(c.agent, "num_minibatches") else "batch<br>(transitions)"
         self.figure = panels([[f"divergence D<br>({unit})"], [sizes], ["episode return"]], height, past, shapes=lines, annotations=words)
         self.frame = Frame()
