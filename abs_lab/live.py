@@ -48,7 +48,7 @@ class Dashboard:
     def __init__(
         self,
         session: Session,        # to be watched and steered
-        refresh: float = 0.5,    # seconds between looks
+        refresh: float = 1.0,    # seconds between looks
         height: int = 440,       # pixels of the main figure
     ):
         self.refresh, self.lock, self.over = refresh, threading.RLock(), threading.Event()

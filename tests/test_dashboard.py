@@ -20,7 +20,7 @@ PATIENCE = 120  # seconds that a busy machine may take for what is at once elsew
 CELLS = ["""from abs_lab.config import configure
 from abs_lab.dashboard import Dashboard
 from abs_lab.session import Session
-session = Session(configure(env_id="LunarLander-v3", total_steps=1_500_000, interval=1))
+session = Session(configure(env_id="LunarLander-v3", total_steps=20_000_000, interval=1))
 Dashboard(session)""", "Dashboard(Session.open(session.dir))", "from abs_lab.browser import RunBrowser, WhatIf\nWhatIf(session.dir)", "RunBrowser()"]
 
 
