@@ -22,6 +22,7 @@ from .config import configure
 from .controllers import Replayed
 from .envs import backend_for
 from .plan import AbsLabError, choose
+from .runs import result_of
 from .storage import read_jsonl
 from .studies import STUDIES, Study
 
@@ -75,7 +76,7 @@ def _mean(values):
     return float(f"{np.mean(values):.4g}") if values else None
 
 def compact(
-    dir: Path,            # a finished run
+    dir: Path,            # a run, with at least one update
     arm: str,             # its label in the figures
 ) -> dict:                # {id, params, result, curve, schedule}
     "What the figures need of a run."
@@ -90,7 +91,7 @@ def compact(
     curve["thresholds"] = [low, high] if low is not None else None
     schedule = dict(ends=[row["step"] for row in rows], sizes=[row["size"] for row in rows])
     last = [i for i, size in enumerate(schedule["sizes"]) if [size] != schedule["sizes"][i + 1:i + 2]]  # of each stretch of one size
-    return dict(id=config["id"], params=config["config"] | dict(arm=arm), result=json.loads((dir / "result.json").read_text()), curve=curve,
+    return dict(id=config["id"], params=config["config"] | dict(arm=arm), result=result_of(dir) or {}, curve=curve,
                 schedule={k: [v[i] for i in last] for k, v in schedule.items()})
 
 # %% ../nbs/20_results.ipynb #d7e81325

@@ -1,0 +1,258 @@
+"""The dashboard as a person meets it: the real JupyterLab, and Voilà, in Chromium driven by playwright.
+
+ABS_LAB_SHOTS=DIR keeps screenshots of the finished page (ABS_LAB_THEME=dark: in the dark theme)."""
+import importlib.util, json, os, shutil, socket, subprocess, sys, time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from abs_lab.runs import set_events
+from abs_lab.traces import HIGH, LOW
+from support import environment, rows
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+for package in ("playwright", "jupyterlab", "anywidget", "voila"):
+    if not importlib.util.find_spec(package): pytest.skip(f"{package} is not installed", allow_module_level=True)
+if not CHROMIUM: pytest.skip("there is no Chromium on the PATH", allow_module_level=True)
+
+PATIENCE = 120  # seconds that a busy machine may take for what is at once elsewhere
+CELLS = ["""from abs_lab.config import configure
+from abs_lab.dashboard import Dashboard
+from abs_lab.session import Session
+session = Session(configure(env_id="LunarLander-v3", total_steps=20_000_000, interval=1))
+Dashboard(session)""", "Dashboard(Session.open(session.dir))", "from abs_lab.browser import RunBrowser, WhatIf\nWhatIf(session.dir)", "RunBrowser()"]
+
+
+def notebook(path, cells):
+    code = lambda i, source: dict(cell_type="code", id=f"cell{i}", execution_count=None, metadata={}, outputs=[], source=source)
+    kernel = dict(kernelspec=dict(name="python3", display_name="python3", language="python"))
+    path.write_text(json.dumps(dict(cells=[code(i, c) for i, c in enumerate(cells)], metadata=kernel, nbformat=4, nbformat_minor=5)))
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@contextmanager
+def served(*command, cwd, **settings):
+    "A server, once it answers; its kernels end with it."
+    port = free_port()
+    with open(Path(cwd)/"server.log", "w") as log:
+        process = subprocess.Popen([sys.executable, "-m", *command[:1], f"--port={port}", *command[1:]], cwd=cwd, env=environment(checkpoint_seconds=5) | settings, stdout=log, stderr=log)
+        try:
+            until = time.monotonic() + PATIENCE
+            while True:
+                with socket.socket() as s:
+                    if not s.connect_ex(("127.0.0.1", port)): break
+                assert process.poll() is None and time.monotonic() < until, (Path(cwd)/"server.log").read_text()[-2000:]
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            try: process.wait(30)
+            except subprocess.TimeoutExpired: process.kill()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+class Lab:
+    "A page, with the words in which the tests speak of it."
+    def __init__(self, browser): self.page = browser.new_page(viewport=dict(width=1280, height=800)); self.page.set_default_timeout(PATIENCE * 1000)
+
+    def press(self, name, board=0): self.page.locator(".abs-lab").nth(board).get_by_role("button", name=name, exact=True).click()
+
+    def state(self, state, board=0):
+        self.until(lambda: self.page.locator(".abs-lab").nth(board).locator(f".chip.{state}").count(), f"a session that is {state}")
+
+    def curve(self, i, board=0):
+        "The i-th curve of a board's first figure."
+        return self.page.evaluate("""([board, i]) => { const p = document.querySelectorAll(".abs-lab")[board]?.querySelector(".js-plotly-plot");
+            const t = p && p.data && p.data[i]; return t && t.x ? [Array.from(t.x), Array.from(t.y)] : [[], []]; }""", [board, i])
+
+    def until(self, what, why):
+        end = time.monotonic() + PATIENCE
+        while not (found := what()):
+            if time.monotonic() > end:
+                self.shot("failed")
+                raise AssertionError(f"waited in vain for {why}; the page says: {self.page.locator('body').inner_text()[-1500:]}")
+            time.sleep(0.1)
+        return found
+
+    def line(self, colour):
+        "Where a threshold's line is on the screen: x and y of a place on it, and the height of the panel."
+        rgb = "rgb({}, {}, {})".format(*(int(colour[i:i + 2], 16) for i in (1, 3, 5)))
+        return self.until(lambda: self.page.evaluate("""c => { const p = [...document.querySelectorAll(".abs-lab .shapelayer path")].find(p => p.style.stroke === c);
+            if (!p) return null; const r = p.getBoundingClientRect(); const g = document.querySelector(".abs-lab .js-plotly-plot")._fullLayout;
+            return r.width ? [r.x + r.width * .4, r.y + r.height / 2, g.yaxis._length, g.yaxis.range[1]] : null; }""", rgb), "the line of a threshold")
+
+    def drag(self, colour, to, now):
+        "Drag a threshold's line from one value to another."
+        x, y, height, top = self.line(colour)
+        mouse = self.page.mouse
+        mouse.move(x, y); mouse.down()
+        mouse.move(x, y - (to - now) / 2 * height / top, steps=3); mouse.move(x, y - (to - now) * height / top, steps=3); mouse.up()
+
+    def shot(self, name):
+        folder = os.environ.get("ABS_LAB_SHOTS")
+        if folder: self.page.screenshot(path=Path(folder)/f"{name}-{os.environ.get('ABS_LAB_THEME', 'light')}.png")
+
+
+SIGNAL, MEAN, SIZE = 4, 5, 7  # places among the curves of the main figure
+
+
+@pytest.fixture(scope="module")
+def lab(browser, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lab")
+    settings = folder/"settings"/"@jupyterlab"/"apputils-extension"
+    settings.mkdir(parents=True)
+    (settings/"notification.jupyterlab-settings").write_text(json.dumps(dict(fetchNews="false", checkForUpdates=False)))
+    (settings/"themes.jupyterlab-settings").write_text(json.dumps(dict(theme=f"JupyterLab {os.environ.get('ABS_LAB_THEME', 'light').title()}")))
+    (folder/"runs").mkdir(); (folder/"nbs").mkdir()
+    notebook(folder/"nbs"/"live.ipynb", CELLS)
+    with served("jupyterlab", "--no-browser", "--ServerApp.token=", "--ServerApp.password=", "--ServerApp.allow_root=True", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={folder/'nbs'}",
+                cwd=folder, ABS_LAB_RUNS_DIR=str(folder/"runs"), ABS_LAB_REPORTS_DIR=str(folder/"reports"), JUPYTERLAB_SETTINGS_DIR=str(folder/"settings")) as url:
+        lab = Lab(browser)
+        lab.folder, lab.runs = folder, folder/"runs"/"live"
+        lab.page.goto(f"{url}/lab/tree/live.ipynb?reset")
+        lab.page.locator(".jp-CodeCell").first.wait_for()
+        lab.page.wait_for_function("() => document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
+        lab.page.keyboard.press("Control+B")
+        yield lab
+
+
+def run_cell(lab, i):
+    cell = lab.page.locator(".jp-CodeCell").nth(i)
+    def begun():  # a cell that is run before its kernel is there is not run at all
+        cell.locator(".jp-InputArea-editor").click()
+        lab.page.keyboard.press("Control+Enter")
+        time.sleep(1)
+        return cell.locator(".jp-InputPrompt").first.inner_text().strip("[]: ")
+    lab.until(begun, "a cell to run")
+
+
+def test_a_person_tunes_a_run(lab):
+    run_cell(lab, 0)
+    lab.state("ready")
+    lab.press("Start")
+    lab.state("running")
+    lab.until(lambda: len(lab.curve(MEAN)[0]) > 25, "curves that grow")
+    lab.page.evaluate("() => { document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0; }")
+
+    # both thresholds are moved, and the batch size answers
+    run, = lab.runs.iterdir()
+    lab.drag(LOW, 0.6, 0.05)
+    lab.until(lambda: any(c.get("low", 0) > 0.4 for _, c in set_events(run)), "the move of the low threshold in the log")
+    lab.until(lambda: lab.curve(SIZE)[1][-1] >= 44, "the size to grow: the policy counts as settled now")
+    high = 0.95
+    lab.drag(HIGH, 0.1, high)
+    lab.until(lambda: any(c.get("high", 1) < 0.3 for _, c in set_events(run)), "the move of the high threshold in the log")
+    last = {k: v for _, c in set_events(run) for k, v in c.items()}
+    assert last["low"] < last["high"] < 0.3                           # the high one pushed the low one
+    lab.until(lambda: lab.curve(SIZE)[1][-1] <= 24, "the size to fall: the policy counts as moving now")
+    lab.shot("live")
+
+    # a slider moves its line at once, while training goes on
+    before = lab.line(HIGH)[1]
+    handle = lab.page.locator(".abs-lab .high .noUi-handle").first
+    handle.focus()
+    began = time.monotonic()
+    handle.press("ArrowRight")
+    lab.until(lambda: lab.line(HIGH)[1] != before, "the line to follow its slider")
+    print(f"slider to plot: {time.monotonic() - began:.3f} s")
+
+    # pause, and go on
+    lab.press("Pause")
+    lab.state("paused")
+    updates = len(rows(run))
+    time.sleep(1)
+    assert len(rows(run)) == updates and lab.curve(SIZE)[0][-1] == rows(run)[-1]["step"]
+    lab.press("Start")
+    lab.state("running")
+    lab.until(lambda: len(rows(run)) > updates + 3, "training to go on")
+
+    # a fork, beside the original
+    lab.press("Fork")
+    lab.until(lambda: len([d for d in lab.runs.iterdir() if d.name.endswith("-fork")]) == 1, "the fork's folder")
+    lab.state("stopped")
+    lab.press("Start")
+    fork, = [d for d in lab.runs.iterdir() if d.name.endswith("-fork")]
+    at = len(rows(fork))
+    lab.until(lambda: len(rows(fork)) > at + 3 and len(lab.curve(7 + SIZE)[0]) > 10, "the fork's curve")
+    lab.shot("fork")
+    lab.press("Stop")
+    lab.state("stopped")
+
+
+def test_the_other_views(lab):
+    lab.press("Diagnostics")
+    lab.until(lambda: len(lab.curve(0)[0]) > 20, "diagnostics")
+    lab.shot("diagnostics")
+    lab.press("Watch")
+    lab.page.get_by_text("greedy policy at step").first.wait_for()
+    assert lab.page.locator(".abs-lab canvas").first.evaluate("c => c.width") == 300
+    lab.shot("watch")
+    lab.press("Live")
+
+
+def test_a_tab_that_is_closed_and_opened_again(lab):
+    "The kernel goes on; the page shows the same board again, and its buttons work."
+    lab.page.keyboard.press("Control+S")
+    saved = lab.folder/"nbs"/"live.ipynb"
+    lab.until(lambda: "abs-lab-still" in saved.read_text() and "data:image/svg+xml" in saved.read_text(), "the still picture in the saved notebook")
+    lab.page.reload()
+    lab.state("stopped")
+    lab.until(lambda: len(lab.curve(SIZE)[0]) > 20, "the curves")
+    name = lab.page.locator(".abs-lab .widget-toggle-button").filter(has_text="-s0-").first
+    name.click()                                                     # the original, which still trains
+    lab.state("running")
+    lab.press("Stop")
+    lab.state("stopped")
+
+
+def test_reopened_from_disk_what_if_and_the_browser(lab):
+    run = next(d for d in lab.runs.iterdir() if not d.name.endswith("-fork"))
+    for i in (1, 2, 3): run_cell(lab, i)
+    lab.until(lambda: lab.curve(SIZE, 1)[0] and lab.curve(SIZE, 1)[0][-1] == rows(run)[-1]["step"], "the recorded curves")
+    lab.until(lambda: lab.curve(3, 2)[0], "the what-if schedule")
+    before = lab.curve(3, 2)[1]
+    handle = lab.page.locator(".abs-lab").nth(2).locator(".high .noUi-handle")
+    handle.focus()
+    for _ in range(5): handle.press("PageUp")
+    lab.until(lambda: lab.curve(3, 2)[1] != before, "another schedule")
+    assert lab.page.get_by_text("Open loop").count() and lab.curve(2, 2)[1] != lab.curve(3, 2)[1]
+    lab.page.locator(".abs-lab").nth(2).scroll_into_view_if_needed()
+    lab.shot("what-if")
+    table = lab.page.locator(".abs-lab-table").first
+    table.locator("tbody tr").nth(0).click(); table.locator("tbody tr").nth(1).click()
+    lab.until(lambda: len(lab.curve(0, 3)[0]) > 5 and len(lab.curve(1, 3)[0]) > 5, "two runs overlaid")
+    lab.page.get_by_text("differs").wait_for()
+    with lab.page.expect_download() as given: lab.press("CSV", 3)
+    assert Path(given.value.path()).read_text().startswith("curve,step,return\n")
+    lab.page.locator(".abs-lab").nth(3).scroll_into_view_if_needed()
+    lab.shot("browser")
+
+
+def test_without_a_notebook(browser, tmp_path):
+    "`abs-lab dashboard`: the form, a run, its curves; and the run is saved when the page is closed."
+    (tmp_path/"serve.py").write_text("import sys; from abs_lab.cli import main; sys.exit(main(['dashboard', '--no-browser', *sys.argv[1:]]))")
+    with served("serve", "--theme=" + os.environ.get("ABS_LAB_THEME", "light"), cwd=tmp_path, ABS_LAB_RUNS_DIR=str(tmp_path/"runs")) as url:
+        page = Lab(browser)
+        page.page.goto(url)
+        page.page.get_by_role("button", name="Create", exact=True).wait_for()
+        page.shot("form")
+        page.press("Create")
+        page.state("ready")
+        page.press("Start")
+        page.until(lambda: len(page.curve(MEAN)[0]) > 3, "curves that grow")
+        page.shot("voila")
+        page.page.close()

@@ -1,0 +1,255 @@
+"Sessions: what is set on the way outlives a kill and can be made again, bit for bit; forks; what goes wrong reaches the caller."
+import gc, json, os, shutil, signal, threading, time, traceback
+
+import pytest
+import torch
+
+from abs_lab.config import configure
+from abs_lab.plan import AbsLabError
+from abs_lab.runs import Run, fork, read_config, repeat, run, set_events
+from abs_lab.session import Session, check_memory
+from abs_lab.storage import Busy
+from support import assert_same_run, events, finish, result, rows, start, state, wait_for
+
+SMALL = dict(env_id="CartPole-v1", num_envs=16, total_steps=12_000, interval=1, size_max=32, eval_envs=4, epsilon_fraction=0.5)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setenv("ABS_LAB_THREADS", "1")
+    monkeypatch.setenv("ABS_LAB_DEVICE", "cpu")
+
+
+def stepped(dir, updates, **changes):
+    "A session that stands still after so many updates."
+    session = Session(configure(**SMALL | changes), dir)
+    session.step(updates)
+    assert session.wait(60) == "paused" and session.run.progress.update == updates
+    return session
+
+
+def finished(session):
+    (session.resume if session.state == "paused" else session.start)()
+    assert session.wait(120) == "finished"
+    return session
+
+
+# -- the same bits -----------------------------------------------------------------------------------------------------
+
+def test_a_session_trains_the_run_that_run_trains(tmp_path):
+    run(configure(**SMALL), tmp_path/"a")
+    session = stepped(tmp_path/"b", 7)
+    session.save()
+    finished(session)
+    assert_same_run(tmp_path/"a", tmp_path/"b")
+
+
+@pytest.mark.parametrize("changes", [
+    [(5, dict(low=0.2, high=0.6)), (12, dict(size_min=8, size_max=24)), (12, dict(interval=3)), (20, dict(lr=5e-4, epochs_rule="constant", epochs=3))],
+    [(0, dict(map="linear", smoothing=0.5, window=5)), (15, dict(total_steps=8_000))],
+    [(9, dict(states="heldout", n_states=256)), (18, dict(states="rollout", per_step=True))],
+], ids=["rule, meter and schedule", "at once, and shorter", "which states are measured"])
+def test_what_was_set_is_made_again_in_batch(tmp_path, changes):
+    session = stepped(tmp_path/"a", 1) if changes[0][0] else Session(configure(**SMALL), tmp_path/"a")
+    for update, these in changes:
+        if update > (session.run.progress.update if session.run else 0):
+            session.step(update - (session.run.progress.update if session.run else 0))
+            session.wait(60)
+        session.set(**these)
+        if session.alive: session.save()  # a request is heard in turn: the change above is in force
+    finished(session)
+    assert [[u, c] for u, c in changes] == set_events(tmp_path/"a")
+    assert session.result["interventions"] == len(changes)
+    run(repeat(tmp_path/"a", tmp_path/"b"), tmp_path/"b")
+    assert_same_run(tmp_path/"a", tmp_path/"b")
+    plain = run(configure(**SMALL), tmp_path/"c")
+    assert rows(tmp_path/"c") != rows(tmp_path/"a") and "interventions" not in plain
+
+
+def test_sliders_that_are_dragged_leave_one_change_an_update(tmp_path):
+    session = stepped(tmp_path/"a", 3)
+    for low in (0.1, 0.12, 0.15, 0.2): session._wanted |= dict(low=low)  # as between two updates
+    session.set(high=0.9)
+    session.save()
+    assert set_events(tmp_path/"a") == [[3, {"low": 0.2, "high": 0.9}]]
+    assert session.run.controller.low == 0.2 and session.present.controller.high == 0.9
+    session.stop()
+
+
+def test_a_kill_loses_no_change(tmp_path):
+    "Killed after a change and before the next checkpoint, then resumed in batch: as if it had never been killed."
+    script = f"""
+from abs_lab.config import configure
+from abs_lab.session import Session
+session = Session(configure(**{SMALL!r}), {str(tmp_path/'a')!r})
+session.step(6); session.wait(); session.save()
+session.step(6); session.wait()
+session.set(low=0.2, high=0.5)
+session.step(4); session.wait()
+print("there", flush=True)
+session.thread.join()
+"""
+    process = start("-c", script, cwd=tmp_path, checkpoint_seconds=1000)
+    assert process.stdout.readline() == "there\n", process.stderr.read()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert set_events(tmp_path/"a") == [[12, {"low": 0.2, "high": 0.5}]]
+    assert run(read_config(tmp_path/"a"), tmp_path/"a")["interventions"] == 1
+    run(repeat(tmp_path/"a", tmp_path/"b"), tmp_path/"b")
+    assert_same_run(tmp_path/"a", tmp_path/"b")
+    session = stepped(tmp_path/"c", 12)
+    session.set(low=0.2, high=0.5)
+    finished(session)
+    assert_same_run(tmp_path/"a", tmp_path/"c")
+
+
+def test_an_interpreter_that_ends_saves_its_sessions(tmp_path):
+    script = f"""
+from abs_lab.config import configure
+from abs_lab.session import Session
+session = Session(configure(**{SMALL | dict(total_steps=10**8)!r}), {str(tmp_path/'a')!r})
+session.step(5); session.wait()
+session.resume()
+"""
+    code, _, err = finish(start("-c", script, cwd=tmp_path, checkpoint_seconds=1000))
+    assert code == 0, err
+    assert (tmp_path/"a"/"checkpoint.safetensors").exists()
+    assert Session.open(tmp_path/"a").state == "stopped" and len(rows(tmp_path/"a")) >= 5
+
+
+# -- forks -------------------------------------------------------------------------------------------------------------
+
+def test_a_fork_is_exact_and_can_be_made_again_from_nothing(tmp_path):
+    session = stepped(tmp_path/"a", 10)
+    session.set(low=0.1)
+    session.step(5); session.wait(60)
+    same, other = session.fork(), session.fork(low=0.3, high=0.9)
+    assert same.dir != other.dir and session.run.progress.update == 15
+    for s in (session, same, other): finished(s)
+    assert rows(same.dir) == rows(tmp_path/"a")                          # the same parameters: the same run
+    leaves = lambda d: {k: v for k, v in state(d).items() if k[0] != "history"}
+    assert leaves(same.dir) == leaves(tmp_path/"a") and result(same.dir)["eval"] == result(tmp_path/"a")["eval"]
+    assert rows(other.dir)[:15] == rows(tmp_path/"a")[:15] and rows(other.dir)[16:] != rows(tmp_path/"a")[16:]
+    other.dir.rename(tmp_path/"b")                                       # without its origin
+    shutil.rmtree(tmp_path/"a")
+    run(repeat(tmp_path/"b", tmp_path/"again"), tmp_path/"again")
+    assert rows(tmp_path/"again") == rows(tmp_path/"b") and leaves(tmp_path/"again") == leaves(tmp_path/"b")
+
+
+def test_a_fork_of_a_finished_run_goes_on(tmp_path):
+    session = finished(stepped(tmp_path/"a", 2))
+    longer = finished(session.fork(total_steps=16_000))
+    assert longer.result["steps"] >= 16_000 and rows(longer.dir)[:len(rows(tmp_path/"a"))] == rows(tmp_path/"a")
+
+
+def test_sessions_train_at_once_and_apart(tmp_path):
+    together = [Session(configure(**SMALL, seed=seed), tmp_path/f"{seed}") for seed in range(3)]
+    for s in together: s.start()
+    for s in together: assert s.wait(120) == "finished"
+    for seed in range(3):
+        run(configure(**SMALL, seed=seed), tmp_path/f"alone {seed}")
+        assert_same_run(tmp_path/f"{seed}", tmp_path/f"alone {seed}")
+
+
+# -- requests ----------------------------------------------------------------------------------------------------------
+
+def test_paused_is_still_and_resumed_goes_on(tmp_path):
+    session = Session(configure(**SMALL | dict(total_steps=10**7)), tmp_path/"a")
+    session.start()
+    while not (session.run and session.run.progress.update > 3): time.sleep(0.01)
+    session.pause()
+    assert session.wait(60) == "paused"
+    at = session.run.progress.update
+    assert len(rows(tmp_path/"a")) == at  # what has been trained can be read
+    time.sleep(0.3)
+    assert session.run.progress.update == at
+    session.resume()
+    while session.run.progress.update == at: time.sleep(0.01)
+    session.stop()
+    assert session.wait(60) == "stopped" and not session.alive
+    at = session.run.progress.update
+    session.start()
+    session.pause()
+    session.wait(60)
+    assert at <= session.run.progress.update <= at + 2
+    session.stop(); session.wait(60)
+
+
+def test_two_sessions_of_one_config_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("ABS_LAB_RUNS_DIR", str(tmp_path))
+    first = Session(configure(**SMALL))
+    first.step(1); first.wait(60)
+    second = Session(configure(**SMALL))
+    assert first.dir.parent == tmp_path/"live" and second.dir != first.dir
+    first.stop()
+
+
+# -- what goes wrong ---------------------------------------------------------------------------------------------------
+
+def test_started_twice(tmp_path):
+    session = stepped(tmp_path/"a", 2)
+    with pytest.raises(AbsLabError, match="started before and is paused"): session.start()
+    with pytest.raises(Busy, match="another session or process"): Session(session.config, tmp_path/"a").start()
+    finished(session)
+    with pytest.raises(AbsLabError, match="finished; fork it"): session.start()
+    with pytest.raises(AbsLabError, match="is finished and does not train"): session.resume()
+    with pytest.raises(AbsLabError, match="nothing can be set any more"): session.set(low=0.1)
+
+
+@pytest.mark.parametrize("wrong, said", [
+    (dict(low=0.9, high=0.1), "did you mean low=0.1, high=0.9"), (dict(low=0.99), "0 < low < high"), (dict(high=0.01), "0 < low < high"),
+    (dict(size_min=40), "size_min must be at most size_max=32"), (dict(lw=0.1), "did you mean low"), (dict(network="pqn"), "a run can change 'network'"),
+    (dict(size_max=10**10), "GiB are free"), (dict(lr=-1.0), "lr must be positive"), (dict(low="a"), "must be a float")])
+def test_a_change_that_is_refused_changes_nothing(tmp_path, wrong, said):
+    session = stepped(tmp_path/"a", 2)
+    with pytest.raises(AbsLabError, match=said): session.set(**wrong)
+    assert session.present == session.config and session.state == "paused"
+    session.step(1); session.wait(60)
+    assert set_events(tmp_path/"a") == []
+    session.stop()
+
+
+def test_a_size_beyond_memory_ends_before_training(tmp_path):
+    session = Session(configure(**SMALL | dict(size_max=2_000_000, num_envs=100_000)), tmp_path/"a")
+    with pytest.raises(AbsLabError, match="the largest that fits"): check_memory(2_000_000, torch.zeros(100_000, 4))
+    session.config = configure(**SMALL)
+    session.start(); session.wait(120)  # and one that fits is trained
+
+
+def test_an_error_in_training_reaches_the_caller_and_leaves_the_checkpoint(tmp_path):
+    session = stepped(tmp_path/"a", 4)
+    session.save()
+    before = (tmp_path/"a"/"checkpoint.safetensors").read_bytes()
+    def broken(*_): raise RuntimeError("the simulator is gone")
+    session.run.envs.step = broken
+    session.resume()
+    with pytest.raises(RuntimeError, match="the simulator is gone") as caught: session.wait(60)
+    assert {"broken", "collect", "train"} <= {f.name for f in traceback.extract_tb(caught.value.__traceback__)}
+    assert session.state == "failed" and (tmp_path/"a"/"checkpoint.safetensors").read_bytes() == before
+    assert "broken" in events(tmp_path/"a", "error")[0]["traceback"]
+    with pytest.raises(AbsLabError, match="failed and does not train: the simulator is gone"): session.pause()
+    session.start()
+    assert session.wait(120) == "finished"
+    run(configure(**SMALL), tmp_path/"b")
+    assert rows(tmp_path/"a") == rows(tmp_path/"b")
+
+
+def test_a_folder_that_is_deleted_ends_the_session_with_a_clear_word(tmp_path):
+    session = Session(configure(**SMALL | dict(total_steps=10**7)), tmp_path/"a")
+    session.start()
+    while not (session.run and session.run.progress.update > 3): time.sleep(0.01)
+    shutil.rmtree(tmp_path/"a")
+    with pytest.raises(Busy, match="was removed or taken over"): session.wait(60)
+    with pytest.raises(AbsLabError, match="cannot be read as a run's parameters"): Session.open(tmp_path/"a")
+
+
+def test_who_waits_for_an_answer_gets_one_when_training_ends_first(tmp_path):
+    session = stepped(tmp_path/"a", 2)
+    answers = []
+    with session._gap:
+        asker = threading.Thread(target=lambda: answers.append(session.fork(low=0.1)))
+        asker.start()
+        session._stopping = True
+        session._gap.notify_all()
+    asker.join(60)
+    assert len(answers) == 1 and answers[0].config.controller.low == 0.1 and session.wait(60) == "stopped"
