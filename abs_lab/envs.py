@@ -217,9 +217,9 @@ class ObsNormalizer(torch.nn.Module):
         self.count = 1e-4
         for name, value in dict(mean=torch.zeros(width), var=torch.ones(width)).items(): self.register_buffer(name, value.double())
 
-    def get_extra_state(self): return dict(count=self.count)
+    def get_extra_state(self): return torch.tensor(self.count, dtype=torch.float64)
 
-    def set_extra_state(self, state): self.count = state["count"]
+    def set_extra_state(self, state): self.count = float(state)
 
     def forward(
         self,

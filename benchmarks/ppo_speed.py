@@ -3,8 +3,8 @@
     python benchmarks/ppo_speed.py            about ten minutes on two idle cores
     python benchmarks/ppo_speed.py --quick    a smoke run whose numbers mean nothing
 
-The plain script is written here in the manner of CleanRL: Gymnasium's environment (`pip install mujoco`) in CleanRL's wrappers, tensors for the
-rollout, `torch.distributions`, a Python loop for the advantages, Adam as it comes. Where mujoco is not installed it steps one environment of
+The plain script is written here in the manner of CleanRL: Gymnasium's environment (`pip install 'gymnasium[mujoco]'`) in CleanRL's wrappers, tensors for the
+rollout, `torch.distributions`, a Python loop for the advantages, Adam as it comes. Where Gymnasium cannot make it, it steps one environment of
 EnvPool instead, in wrappers of its own, and the report says so. It trains on rollouts of 2,048 steps in 32 minibatches and 10 epochs; abs_lab
 does the same with 1 environment, and with 64 it has the same batch from rollouts of 32 steps. Contenders take turns, in rounds, each in a process
 of its own; a ratio is taken within each round. Seconds are counted twice: by the clock, and of the processor (all threads of the process), which
@@ -71,7 +71,7 @@ class OneOfEnvPool(gym.Env):
 def gymnasium_env(env_id):
     "The environment in CleanRL's wrappers; and where it comes from."
     try: env, source = gym.make(env_id), "Gymnasium"
-    except (gym.error.Error, ImportError): env, source = OneOfEnvPool(env_id), "one environment of EnvPool, since mujoco is not installed"
+    except (gym.error.Error, ImportError) as e: env, source = OneOfEnvPool(env_id), f"one environment of EnvPool, since Gymnasium cannot make it here ({e})"
     w = gym.wrappers
     env = w.ClipAction(w.RecordEpisodeStatistics(w.FlattenObservation(env)))
     env = w.TransformObservation(w.NormalizeObservation(env), lambda obs: np.clip(obs, -10, 10), env.observation_space)

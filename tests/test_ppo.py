@@ -326,7 +326,13 @@ def test_distances_agree_on_a_small_shift():
 
 def test_a_copy_of_an_earlier_policy_is_measured_with_its_own_normaliser():
     envs, agent, _ = made("Pendulum-v1", 4, 4096)
-    signals = [s.signal for s in train(agent, envs, Divergence(interval=4, lag=4), Fixed(32), agent.progress)]
+    meter, signals = Divergence(interval=4, lag=4), []
+    for s in train(agent, envs, meter, Fixed(32), agent.progress):
+        signals.append(s.signal)
+        if s.update == 6:                              # saved while a copy is held, and restored
+            saved, meter_again = meter.state_dict(), Divergence(interval=4, lag=4)
+            meter_again.load_state_dict(saved)
+            assert float(saved["copy"]["0._extra_state"]) == pytest.approx(4 * 32 * 5 + 1e-4) and float(agent.seen.count) == pytest.approx(4 * 32 * 6 + 1e-4)
     assert sum(x is not None and x > 0 for x in signals) == len(signals) // 4
 
 
