@@ -21,7 +21,7 @@ CELLS = ["""from abs_lab.config import configure
 from abs_lab.dashboard import Dashboard
 from abs_lab.session import Session
 session = Session(configure(env_id="LunarLander-v3", total_steps=20_000_000, interval=1))
-Dashboard(session)""", "Dashboard(Session.open(session.dir))", "from abs_lab.browser import RunBrowser, WhatIf\nWhatIf(session.dir)", "RunBrowser()"]
+Dashboard(session)""", "Dashboard(session)", "Dashboard(Session.open(session.dir))", "from abs_lab.browser import RunBrowser, WhatIf\nWhatIf(session.dir)", "RunBrowser()"]
 
 
 def notebook(path, cells):
@@ -205,40 +205,43 @@ def test_the_other_views(lab):
 
 
 def test_a_tab_that_is_closed_and_opened_again(lab):
-    "The kernel goes on; the page shows the same board again, and its buttons work."
+    "The kernel goes on, and so does training: the same line shows it again."
     lab.page.keyboard.press("Control+S")
     saved = lab.folder/"nbs"/"live.ipynb"
     lab.until(lambda: "abs-lab-still" in saved.read_text() and "data:image/svg+xml" in saved.read_text(), "the still picture in the saved notebook")
+    run = next(d for d in lab.runs.iterdir() if not d.name.endswith("-fork"))
+    before = len(rows(run))
     lab.page.reload()
-    lab.state("stopped")
-    lab.until(lambda: len(lab.curve(SIZE)[0]) > 20, "the curves")
-    name = lab.page.locator(".abs-lab .widget-toggle-button").filter(has_text="-s0-").first
-    name.click()                                                     # the original, which still trains
-    lab.state("running")
-    lab.press("Stop")
-    lab.state("stopped")
+    lab.page.locator(".jp-CodeCell").first.wait_for()
+    lab.page.wait_for_function("() => document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
+    lab.until(lambda: len(rows(run)) > before, "training to go on without the page")
+    run_cell(lab, 1)
+    lab.state("running", 1)
+    lab.until(lambda: len(lab.curve(SIZE, 1)[0]) > 20, "the curves")
+    lab.press("Stop", 1)
+    lab.state("stopped", 1)
 
 
 def test_reopened_from_disk_what_if_and_the_browser(lab):
     run = next(d for d in lab.runs.iterdir() if not d.name.endswith("-fork"))
-    for i in (1, 2, 3): run_cell(lab, i)
-    lab.until(lambda: lab.curve(SIZE, 1)[0] and lab.curve(SIZE, 1)[0][-1] == rows(run)[-1]["step"], "the recorded curves")
-    lab.until(lambda: lab.curve(3, 2)[0], "the what-if schedule")
-    before = lab.curve(3, 2)[1]
-    handle = lab.page.locator(".abs-lab").nth(2).locator(".high .noUi-handle")
+    for i in (2, 3, 4): run_cell(lab, i)
+    lab.until(lambda: lab.curve(SIZE, 2)[0] and lab.curve(SIZE, 2)[0][-1] == rows(run)[-1]["step"], "the recorded curves")
+    lab.until(lambda: lab.curve(3, 3)[0], "the what-if schedule")
+    before = lab.curve(3, 3)[1]
+    handle = lab.page.locator(".abs-lab").nth(3).locator(".high .noUi-handle")
     handle.focus()
     for _ in range(5): handle.press("PageUp")
-    lab.until(lambda: lab.curve(3, 2)[1] != before, "another schedule")
-    assert lab.page.get_by_text("Open loop").count() and lab.curve(2, 2)[1] != lab.curve(3, 2)[1]
-    lab.page.locator(".abs-lab").nth(2).scroll_into_view_if_needed()
+    lab.until(lambda: lab.curve(3, 3)[1] != before, "another schedule")
+    assert lab.page.get_by_text("Open loop").count() and lab.curve(2, 3)[1] != lab.curve(3, 3)[1]
+    lab.page.locator(".abs-lab").nth(3).scroll_into_view_if_needed()
     lab.shot("what-if")
     table = lab.page.locator(".abs-lab-table").first
     table.locator("tbody tr").nth(0).click(); table.locator("tbody tr").nth(1).click()
-    lab.until(lambda: len(lab.curve(0, 3)[0]) > 5 and len(lab.curve(1, 3)[0]) > 5, "two runs overlaid")
+    lab.until(lambda: len(lab.curve(0, 4)[0]) > 5 and len(lab.curve(1, 4)[0]) > 5, "two runs overlaid")
     lab.page.get_by_text("differs").wait_for()
-    with lab.page.expect_download() as given: lab.press("CSV", 3)
+    with lab.page.expect_download() as given: lab.press("CSV", 4)
     assert Path(given.value.path()).read_text().startswith("curve,step,return\n")
-    lab.page.locator(".abs-lab").nth(3).scroll_into_view_if_needed()
+    lab.page.locator(".abs-lab").nth(4).scroll_into_view_if_needed()
     lab.shot("browser")
 
 
