@@ -272,11 +272,11 @@ gym.register("Ppo/Regulator-v0", entry_point=Sum, disable_env_checker=True)
 
 
 def test_the_gain_of_a_regulator_is_the_exact_one():
-    "The optimal action is −k·s, with k from the Riccati equation at the discount of the agent."
+    "The optimal action is −k·s, with k from the Riccati equation at the discount of the agent. (Observations as they are: states shrink as it learns, and a normaliser would move with them.)"
     gamma, p = 0.9, 1.0
     for _ in range(1000): p = 1 + gamma * p - (gamma * p) ** 2 / (0.1 + gamma * p)
     k = gamma * p / (0.1 + gamma * p)
-    envs, agent, stream = made("Ppo/Regulator-v0", 16, 120_000, gamma=gamma, num_minibatches=8, lr=2e-3, controller=Fixed(64))
+    envs, agent, stream = made("Ppo/Regulator-v0", 16, 70_000, gamma=gamma, num_minibatches=8, lr=2e-3, controller=Fixed(64), normalize_obs=False)
     for _ in stream: pass
     states = torch.tensor([[-0.8], [0.0], [0.8]])
     assert 0.9 < k < 0.92
