@@ -98,15 +98,17 @@ def test_whose_log_policy_is_added():
     agent, _ = trained()
     b = agent.replay.sample(64, agent.sampler)
     agent.target.draw(agent.generator)
-    torch.nn.init.normal_(agent.net.advantage.out.bias, std=3.0)
-    drawn, out = agent.generator.get_state(), {}
-    for policy in ("target", "online"):
-        agent.generator.set_state(drawn)
-        agent.config = replace(agent.config, munchausen_policy=policy)
-        out[policy] = agent._targets(b)
-    assert not torch.equal(out["target"], out["online"])
-    difference = out["target"] - out["online"]
-    assert (difference.abs() <= 0.9 + 1e-4).all() and torch.allclose(difference, difference[:, :1].expand_as(difference), atol=1e-4)  # the bonus alone
+    drawn, out, moved = agent.generator.get_state(), {}, []
+    for bias in (30.0, -30.0):                                       # the online policy takes the one action, or the other
+        with torch.no_grad(): agent.net.advantage.out.bias.copy_(torch.tensor([bias, -bias]))
+        for policy in ("target", "online"):
+            agent.generator.set_state(drawn)
+            agent.config = replace(agent.config, munchausen_policy=policy)
+            out[policy] = agent._targets(b)
+        difference = out["target"] - out["online"]
+        moved.append(difference.abs().max())
+        assert (difference.abs() <= 0.9 + 1e-4).all() and torch.allclose(difference, difference[:, :1].expand_as(difference), atol=1e-4)  # the bonus alone
+    assert max(moved) > 0.1
 
 
 # -- network -----------------------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def test_bad_flags(flags, words, command, tmp_path):
 
 
 @pytest.mark.parametrize("argv,words", [
-    (["nonsense"], ["nonsense", "train, reproduce, status"]), (["train", "pp0"], ["'pp0'", "ppo"]), (["train"], ["agent"]),
+    (["nonsense"], ["nonsense", "train, dashboard, reproduce, status"]), (["train", "pp0"], ["'pp0'", "ppo"]), (["train"], ["agent"]),
     (["reproduce", "quik"], ["quik", "quick"]), (["reproduce", "quick", "--scale", "huge"], ["huge", "smoke"]), (["status", "quick"], ["quick"])],
     ids=" ".join)
 def test_bad_commands(argv, words, command, tmp_path):

@@ -199,7 +199,7 @@ def test_started_twice(tmp_path):
 @pytest.mark.parametrize("wrong, said", [
     (dict(low=0.9, high=0.1), "did you mean low=0.1, high=0.9"), (dict(low=0.99), "0 < low < high"), (dict(high=0.01), "0 < low < high"),
     (dict(size_min=40), "size_min must be at most size_max=32"), (dict(lw=0.1), "did you mean low"), (dict(network="pqn"), "a run can change 'network'"),
-    (dict(size_max=10**10), "GiB are free"), (dict(lr=-1.0), "lr must be positive"), (dict(low="a"), "must be a float")])
+    (dict(size_max=10**10), "GiB are free"), (dict(lr=-1.0), "lr must be positive"), (dict(low="a"), "must be of type float")])
 def test_a_change_that_is_refused_changes_nothing(tmp_path, wrong, said):
     session = stepped(tmp_path/"a", 2)
     with pytest.raises(AbsLabError, match=said): session.set(**wrong)
@@ -252,4 +252,5 @@ def test_who_waits_for_an_answer_gets_one_when_training_ends_first(tmp_path):
         session._stopping = True
         session._gap.notify_all()
     asker.join(60)
-    assert len(answers) == 1 and answers[0].config.controller.low == 0.1 and session.wait(60) == "stopped"
+    session.thread.join(60)
+    assert len(answers) == 1 and answers[0].config.controller.low == 0.1 and session.state == "stopped"
