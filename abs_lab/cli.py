@@ -23,7 +23,7 @@ from typing import Annotated
 import tyro
 
 # %% ../nbs/27_cli.ipynb #18a1e17c
-from .config import AGENTS, OWN, RunConfig, configure, describe, settings
+from .config import AGENTS, OWN, RunConfig, configure, describe, earliest_change, settings
 from .controllers import CONTROLLERS
 from .divergence import METERS
 from .envs import EnvConfig
@@ -71,6 +71,9 @@ def _train(argv):
     config = train_config(argv)
     dir = Path(settings()["runs_dir"]) / "train" / config.id
     print(f"writing {dir}")
+    if (config.names[0], config.names[2]) in (("pqn", "abs"), ("ppo", "abs")) and earliest_change(config) > 1:
+        print(f"note: in this run ABS cannot leave its smallest size, {config.controller.smallest}: give it more measurements than warmup={config.controller.warmup} "
+              "(a smaller interval), and under rounding='author' limits that are more than 10 apart")
     score = run(config, dir, lambda steps, config: progress_bar(until_asked(steps, config), config))["eval"]
     print(f"greedy evaluation: mean return {score['mean']:.1f} over {len(score['returns'])} episodes")
     return 0
