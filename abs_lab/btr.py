@@ -20,6 +20,7 @@ from torch import nn
 from .envs import is_atari, role_seeds
 from .networks import dormant_fraction, feature_rank, weight_norm
 from .plan import AbsLabError, BatchPlan, Progress, at_least, choose
+from .pqn import linear_epsilon
 from .rainbow import TORSOS, quantile_network
 from .replay import Replay
 
@@ -100,8 +101,7 @@ def epsilon_at(
 ) -> float:             # share of random actions, 0 to 1
     "Exploration at a step."
     if step >= config.epsilon_off * total and config.epsilon_off < 1: return 0.0
-    done = min(step / (config.epsilon_fraction * total), 1.0)
-    return config.epsilon_start + (config.epsilon_end - config.epsilon_start) * done
+    return linear_epsilon(config, step, total)
 
 # %% ../nbs/10_btr.ipynb #e47b3b63
 def plan_update(
