@@ -70,11 +70,13 @@ def _train(argv):
     if not argv or argv[0] in ("-h", "--help"): raise AbsLabError(f"name an agent: {', '.join(AGENTS)}; then --help lists its flags")
     config = train_config(argv)
     dir = Path(settings()["runs_dir"]) / "train" / config.id
-    print(f"writing {dir}")
     if (config.names[0], config.names[2]) in (("pqn", "abs"), ("ppo", "abs")) and earliest_change(config) > 1:
         print(f"note: in this run ABS cannot leave its smallest size, {config.controller.smallest}: give it more measurements than warmup={config.controller.warmup} "
               "(a smaller interval), and under rounding='author' limits that are more than 10 apart")
-    score = run(config, dir, lambda steps, config: progress_bar(until_asked(steps, config), config))["eval"]
+    def watch(steps, config):
+        print(f"writing {dir}")
+        return progress_bar(until_asked(steps, config), config)
+    score = run(config, dir, watch)["eval"]
     print(f"greedy evaluation: mean return {score['mean']:.1f} over {len(score['returns'])} episodes")
     return 0
 
@@ -137,7 +139,7 @@ def _dry_run(work, jobs):
 def _cost_of(times, sizes, jobs=1):
     "What runs will cost together, for people; `None` is a run of which nothing is known."
     said = []
-    for what, values, show in (("time", times, lambda x: clock(x / jobs)), ("disk", sizes, lambda x: f"{x / 1e6:.1f} MB")):
+    for what, values, show in (("time", times, lambda x: clock(x / jobs)), ("disk", sizes, lambda x: f"{x / 1e9:.1f} GB" if x >= 1e9 else f"{x / 1e6:.1f} MB")):
         known = [v for v in values if v is not None]
         said.append((show(sum(known)) if known else f"{what} unknown") + f" and {len(values) - len(known)} runs of unknown {what}" * (0 < len(known) < len(values)))
     return ", ".join(said)

@@ -54,6 +54,7 @@ class _Controller:
         m: Measurement,  # of the update that has just been done
     ) -> int:            # the size of the next one
         "Hear a measurement, answer with the next size."
+        if not isinstance(m, Measurement): raise AbsLabError(f"a controller hears a Measurement, not {m!r}; Measurement(signal) will do")
         self._hear(m)
         return self.size
 

@@ -113,9 +113,16 @@ def cores() -> int:  # 1 or more
     "The cores that this process may use: OMP_NUM_THREADS, or all."
     return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count())
 
-def _make_envpool(config, seeds):
+def _whole_machine():
+    "The number of cores of a machine all of whose cores this process may run on; else 0."
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0  # Linux alone can say, and pin
+    return allowed if allowed == os.cpu_count() else 0
+
+def _make_envpool(config, seeds, render):
     threads = config.env_threads or min(cores(), config.num_envs)
     options = dict(env_type="gymnasium", num_envs=config.num_envs, seed=seeds, num_threads=threads)
+    if threads > 1 and threads == _whole_machine(): options["thread_affinity_offset"] = 0
+    if render: options["render_mode"] = "rgb_array"
     if config.episodic_life: options["episodic_life"] = True
     if config.sticky_actions: options["repeat_action_probability"] = config.sticky_actions
     try:
@@ -126,12 +133,12 @@ def _make_envpool(config, seeds):
     except (TypeError, ValueError, AssertionError) as e:
         raise AbsLabError(f"EnvPool cannot make {config.env_id} with {sorted(options)}: {e}") from e
 
-def _make_gymnasium(config, seeds):
+def _make_gymnasium(config, seeds, render):
     if config.episodic_life: raise AbsLabError("episodic_life needs the EnvPool backend: Gymnasium does not report lives")
     if config.sticky_actions: raise AbsLabError("sticky_actions needs the EnvPool backend; Gymnasium's ids have their own (ALE/…-v5 repeats at 0.25)")
     try:
         sync = gym.spec(config.env_id.split(":")[-1]).entry_point is not None  # else only a vectorised form exists
-        env = gym.make_vec(config.env_id, config.num_envs, "sync" if sync else "vector_entry_point")
+        env = gym.make_vec(config.env_id, config.num_envs, "sync" if sync else "vector_entry_point", **(dict(render_mode="rgb_array") if render else {}))
     except (gym.error.Error, ImportError) as e: raise AbsLabError(f"Gymnasium cannot make {config.env_id}: {e}") from e
     mode = env.metadata.get("autoreset_mode")
     if mode != gym.vector.AutoresetMode.NEXT_STEP:
@@ -291,15 +298,16 @@ class VecEnvs:
         seed: int = 0,          # the run's seed
         role: str = "train",    # train, eval, heldout: roles never share a stream
         device: str = "cpu",    # where rollouts live
+        render: bool = False,   # whether `env.render()` will be asked for pictures
     ):
-        self.config, self.seed, self.role, self.device = config, seed, role, torch.device(device)
+        self.config, self.seed, self.role, self.device, self.render = config, seed, role, torch.device(device), render
         self.backend, self.num_envs, self.segment = backend_for(config), config.num_envs, 0
         self._build()
 
     def _build(self):
         make = {"envpool": _make_envpool, "gymnasium": _make_gymnasium}[self.backend]
         seeds = role_seeds(self.seed, self.num_envs, self.role, self.segment)
-        self.env, self.obs_space, self.action_space, obs = make(self.config, seeds)
+        self.env, self.obs_space, self.action_space, obs = make(self.config, seeds, self.render)
         _check_spaces(self.config.env_id, self.obs_space, self.action_space)
         if self.config.change_at and not hasattr(self.action_space, "n"): raise AbsLabError(f"change_at needs discrete actions, which {self.config.env_id} has not")
         self.obs = self.on_device(obs)                              # [N, *] what the agent sees next

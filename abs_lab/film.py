@@ -14,11 +14,10 @@ import numpy as np
 import torch
 
 # %% ../nbs/29_film.ipynb #c2255772
-from .config import AGENTS
-from .envs import VecEnvs, role_seeds
-from .plan import AbsLabError, Progress
+from .envs import VecEnvs
+from .plan import AbsLabError
+from .runs import load_agent
 from .session import Session
-from .storage import load_tree
 
 # %% ../nbs/29_film.ipynb #3ea8e96d
 def policy_of(
@@ -26,13 +25,8 @@ def policy_of(
 ):                     # a module that maps obs to policy outputs, and the environment steps it was trained for
     "A copy of a session's present policy."
     if session.run: return session.ask(lambda run: (session.run.agent.frozen(), session.run.progress.step))
-    path, c = session.dir / "checkpoint.safetensors", session.config
-    if not path.exists(): raise AbsLabError(f"{session.dir} has no checkpoint yet: train first")
-    tree, envs = load_tree(path), VecEnvs(replace(c.env, num_envs=1), c.seed, "eval")
-    agent = AGENTS[c.names[0]].make(c.agent, envs.obs_space, envs.action_space, c.env.num_envs, Progress(c.total_steps), c.seed, "cpu")
-    envs.close()
-    agent.load_state_dict(tree["agent"])
-    return agent.frozen(), tree["progress"]["step"]
+    agent = load_agent(session.dir)
+    return agent.frozen(), agent.progress.step
 
 def greedy(
     out,           # policy outputs: [N, A] values, or (mean, log_std)
@@ -43,20 +37,6 @@ def greedy(
     return out.argmax(-1).cpu().numpy()
 
 # %% ../nbs/29_film.ipynb #26c10efb
-def _rendering(config, seed):
-    "The environment of a config, alone, rendering."
-    envs = VecEnvs(replace(config, num_envs=1, episodic_life=False, segment_steps=0), seed, "eval")
-    envs.env.close()
-    seeds = role_seeds(seed, 1, "eval")
-    if envs.backend == "envpool":
-        import envpool
-        envs.env = envpool.make(config.env_id, env_type="gymnasium", num_envs=1, seed=seeds, render_mode="rgb_array")
-        envs.obs = envs.on_device(envs.env.reset()[0])
-    else:
-        envs.env = gym.make_vec(config.env_id, 1, "sync", render_mode="rgb_array")
-        envs.obs = envs.on_device(envs.env.reset(seed=seeds)[0])
-    return envs
-
 def _fit(picture, width):
     "A picture of [h, w, 3] bytes, about `width` pixels wide."
     if picture.dtype != np.uint8: picture = (255 * picture).astype(np.uint8)  # MinAtar renders shares
@@ -73,7 +53,7 @@ def film(
     "Let the present policy play an episode, and film it."
     policy, step = policy_of(session)
     device = next(policy.parameters()).device
-    try: envs = _rendering(session.config.env, seed)
+    try: envs = VecEnvs(replace(session.config.env, num_envs=1, episodic_life=False, segment_steps=0), seed, "eval", device, render=True)
     except (TypeError, gym.error.Error, AssertionError) as e: raise AbsLabError(f"{session.config.env.env_id} does not render: {e}") from e
     shots, every, obs, ended = [], 1, envs.obs, []
     for t in count():
@@ -81,7 +61,7 @@ def film(
             shots.append(_fit(np.asarray(envs.env.render())[0], width))
         if len(shots) > frames: shots, every = shots[::2], every * 2
         if ended or t == max_steps: break
-        with torch.no_grad(): actions = greedy(policy(obs.to(device)), envs.action_space)
+        with torch.no_grad(): actions = greedy(policy(obs), envs.action_space)
         obs, *_, ended = envs.step(actions)
         obs = envs.on_device(obs)
     envs.close()

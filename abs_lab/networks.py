@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NETWORKS', 'init_layer', 'ImageNorm', 'ChannelNorm', 'Pixels', 'Planes', 'Vector', 'mlp', 'QNetwork', 'MultiSkip',
-           'networks_for', 'q_network', 'dormant_fraction', 'feature_rank', 'weight_norm']
+           'networks_for', 'q_network', 'dormant_fraction', 'feature_rank', 'weight_norm', 'one_tensor']
 
 # %% ../nbs/02_networks.ipynb #c4d23b1c
 from functools import partial
@@ -223,3 +223,15 @@ def weight_norm(
 ) -> torch.Tensor:      # 0-d, Euclidean norm
     "The length of all parameters as one vector."
     return torch.stack([torch.linalg.vector_norm(p) for p in module.parameters()]).norm()
+
+# %% ../nbs/02_networks.ipynb #14db3e5e
+def one_tensor(
+    module: nn.Module,  # its parameters, and their gradients, become views
+) -> nn.Parameter:      # [P] all parameters, with `.grad` [P]
+    "Lay a module's parameters into one tensor."
+    parts = list(module.parameters())
+    whole = nn.Parameter(torch.cat([p.detach().flatten() for p in parts]))
+    whole.grad = torch.zeros_like(whole)
+    for p, place, grad in zip(parts, *(t.split([p.numel() for p in parts]) for t in (whole.data, whole.grad))):
+        p.data, p.grad = place.view_as(p), grad.view_as(p)
+    return whole

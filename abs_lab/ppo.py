@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EPOCH_RULES', 'PRESETS', 'MUJOCO', 'PPOConfig', 'preset_for', 'plan_update', 'ActorCritic', 'log_prob', 'entropy',
-           'one_tensor', 'ppo_loss', 'ppo_gradient', 'log_prob_gradient', 'linear_layers', 'layer_outputs',
-           'backpropagate', 'check_spaces', 'single_bounds', 'PPO']
+           'ppo_loss', 'ppo_gradient', 'log_prob_gradient', 'linear_layers', 'layer_outputs', 'backpropagate',
+           'check_spaces', 'single_bounds', 'PPO']
 
 # %% ../nbs/09_ppo.ipynb #507a4e57
 import copy
@@ -21,7 +21,7 @@ from torch import nn
 
 # %% ../nbs/09_ppo.ipynb #0170bfc4
 from .envs import ObsNormalizer, RewardNormalizer, role_seeds
-from .networks import Vector, mlp
+from .networks import Vector, mlp, one_tensor
 from .plan import AbsLabError, BatchPlan, Progress, at_least, choose
 from .returns import gae
 
@@ -137,18 +137,6 @@ def entropy(
     if isinstance(out, tuple): return out[1].sum() + 0.5 * (math.log(2 * math.pi) + 1) * len(out[1])
     logs = F.log_softmax(out, -1)
     return -(logs.exp() * logs).sum(-1).mean()
-
-# %% ../nbs/09_ppo.ipynb #f874b751
-def one_tensor(
-    module: nn.Module,  # its parameters, and their gradients, become views
-) -> nn.Parameter:      # [P] all parameters, with `.grad` [P]
-    "Lay a module's parameters into one tensor."
-    parts = list(module.parameters())
-    whole = nn.Parameter(torch.cat([p.detach().flatten() for p in parts]))
-    whole.grad = torch.zeros_like(whole)
-    for p, place, grad in zip(parts, *(t.split([p.numel() for p in parts]) for t in (whole.data, whole.grad))):
-        p.data, p.grad = place.view_as(p), grad.view_as(p)
-    return whole
 
 # %% ../nbs/09_ppo.ipynb #971030b2
 def ppo_loss(

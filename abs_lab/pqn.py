@@ -12,11 +12,10 @@ from dataclasses import dataclass
 # %% ../nbs/08_pqn.ipynb #c1892209
 import gymnasium as gym
 import torch
-from torch import nn
 
 # %% ../nbs/08_pqn.ipynb #dd97cd4a
 from .envs import is_atari, role_seeds
-from .networks import NETWORKS, dormant_fraction, feature_rank, q_network, weight_norm
+from .networks import NETWORKS, dormant_fraction, feature_rank, one_tensor, q_network, weight_norm
 from .plan import AbsLabError, BatchPlan, Progress, at_least, choose
 from .returns import q_lambda
 
@@ -138,7 +137,9 @@ class PQN:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(role_seeds(seed, 1, "weights")[0])
             self.net = q_network(config.network, obs_space.shape, self.n_actions, config.init, config.layer_norm).to(self.device)
-        self.optimizer = torch.optim.RAdam(self.net.parameters(), lr=config.lr, foreach=True)
+        self.weights = one_tensor(self.net)  # one optimiser step for all of them
+        self.gradients = [p.grad for p in self.net.parameters()]
+        self.optimizer = torch.optim.RAdam([self.weights], lr=config.lr, foreach=True)
         self.generator = torch.Generator(self.device).manual_seed(role_seeds(seed, 1, "agent")[0])
         self.piece = 128 if self.device.type == "cpu" and len(obs_space.shape) > 1 else None  # rows per backward pass; None: all
 
@@ -168,7 +169,7 @@ class PQN:
         c, p = self.config, self.progress
         rows = self._rows(rollout)
         lr = c.lr * (1 - (p.step - rollout.steps) / p.total) if c.anneal_lr else c.lr
-        for group in self.optimizer.param_groups: group["lr"] = lr
+        self.optimizer.param_groups[0]["lr"] = lr
         seen = []
         for _ in range(plan.epochs):
             order = torch.randperm(rollout.steps, generator=self.generator, device=self.device)
@@ -180,13 +181,14 @@ class PQN:
 
     def _gradient_step(self, chosen, obs, actions, targets, weight):
         real, parts = weight[chosen].sum().clamp(min=1), []
-        self.optimizer.zero_grad(set_to_none=True)
+        self.weights.grad.zero_()
         for i in chosen.split(self.piece or len(chosen)):
             q = self.net(obs.index_select(0, i))
             loss = self.config.loss_scale * q_loss(q, actions[i], targets[i], weight[i], real)
             loss.backward()
             parts.append(torch.stack([loss.detach(), q.detach().mean() * (len(i) / len(chosen))]))
-        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.config.max_grad_norm)
+        norm = torch.stack([torch.linalg.vector_norm(g) for g in self.gradients]).norm()
+        self.weights.grad.mul_((self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1))
         self.optimizer.step()
         return torch.cat([torch.stack(parts).sum(0), norm[None]])
 
