@@ -629,6 +629,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'abs_lab.reports._confound': ('reports.html#_confound', 'abs_lab/reports.py'),
                                  'abs_lab.reports._pair': ('reports.html#_pair', 'abs_lab/reports.py'),
                                  'abs_lab.reports._same': ('reports.html#_same', 'abs_lab/reports.py'),
+                                 'abs_lab.reports._settled': ('reports.html#_settled', 'abs_lab/reports.py'),
                                  'abs_lab.reports._shown': ('reports.html#_shown', 'abs_lab/reports.py'),
                                  'abs_lab.reports._span': ('reports.html#_span', 'abs_lab/reports.py'),
                                  'abs_lab.reports.cautions': ('reports.html#cautions', 'abs_lab/reports.py'),

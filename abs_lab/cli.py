@@ -52,6 +52,7 @@ def train_config(
     "The config that a command line asks for; exits with tyro's help or message when asked or when a flag is unknown."
     first = argparse.ArgumentParser("abs-lab train", add_help=False, allow_abbrev=False)
     for name, default in (("--preset", "auto"), ("--controller", "abs"), ("--meter", "divergence"), ("--env-id", EnvConfig.env_id)): first.add_argument(name, default=default)
+    argv = [re.sub(r"(?<![\w.])\d+(\.\d+)?e\d+$", lambda m: f"{float(m[0]):.0f}" if float(m[0]).is_integer() else m[0], a) for a in argv]  # 1e6 is a whole number
     flags = [a.split("=")[0].replace("_", "-") + a[len(a.split("=")[0]):] if a.startswith("--") else a for a in argv[1:]]
     chosen, rest = first.parse_known_args(flags)
     agent = choose("agent", argv[0] if argv else "", AGENTS)

@@ -137,6 +137,18 @@ def _acted(group, arm) -> str:
     when = _span([100 * share for share in moved])
     return f"{arm} changed its size in {len(moved)} of {len(group)} runs, first after {when} % of the run."
 
+# %% ../nbs/16_reports.ipynb #a60a0034
+def _settled(group, arm) -> list:
+    "Whether what an arm measured fell from the first tenth of its runs to the last, in one sentence; none where nothing was measured."
+    ends = []
+    for run in group:
+        xs, ys = series(run, "signal")
+        when = xs / run["curve"]["step"][-1]
+        if (when <= 0.1).any() and (when > 0.9).any(): ends.append((ys[when <= 0.1].mean(), ys[when > 0.9].mean()))
+    if not ends: return []
+    (first, last), fell = np.mean(ends, 0), sum(a > b for a, b in ends)
+    return [f"The {unit(group[0])} of {arm} was {first:.2g} on average in the first tenth of training and {last:.2g} in the last; it fell in {fell} of {len(ends)} runs."]
+
 # %% ../nbs/16_reports.ipynb #85fb48e4
 def _confound(arms) -> str:
     "Whether the arms took different numbers of gradient steps for the same data."
@@ -169,7 +181,7 @@ def findings(
     out = lacking(absent)
     if arm not in arms: return [*out, f"There is no finished run of {arm}, so nothing can be said about it."]
     out += [compare(scores[arm], scores[other], arm, other) for other in arms if other != arm]
-    return [*out, _confound(arms), _acted(arms[arm], arm)]
+    return [*out, _confound(arms), _acted(arms[arm], arm), *_settled(arms[arm], arm)]
 
 # %% ../nbs/16_reports.ipynb #16d00002
 def normalised(

@@ -301,8 +301,8 @@ def percent(
     return f"{100 * share:.0f} %"
 
 def _number(value) -> str:
-    "Four digits, or whole thousands."
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    "Three digits, or whole numbers."
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 def _count(scores) -> str:
     "Number of seeds, and of tasks where they are several."
