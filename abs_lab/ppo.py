@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['EPOCH_RULES', 'PRESETS', 'MUJOCO', 'PPOConfig', 'preset_for', 'plan_update', 'ActorCritic', 'log_prob', 'entropy',
-           'ppo_loss', 'ppo_gradient', 'log_prob_gradient', 'linear_layers', 'layer_outputs', 'backpropagate',
-           'check_spaces', 'single_bounds', 'PPO']
+           'ppo_loss', 'ppo_gradient', 'log_prob_gradient', 'check_spaces', 'single_bounds', 'PPO']
 
 # %% ../nbs/09_ppo.ipynb #507a4e57
 import copy
@@ -20,8 +19,9 @@ import torch.nn.functional as F
 from torch import nn
 
 # %% ../nbs/09_ppo.ipynb #0170bfc4
-from .envs import ObsNormalizer, RewardNormalizer, role_seeds
-from .networks import Vector, mlp, one_tensor
+from .envs import role_seeds
+from .networks import Vector, backpropagate, layer_outputs, linear_layers, mlp, one_tensor
+from .normalizers import ObsNormalizer, RewardNormalizer
 from .plan import AbsLabError, BatchPlan, Progress, at_least, choose
 from .returns import gae
 
@@ -199,38 +199,6 @@ def log_prob_gradient(
     by_logits = (-by * chances).scatter_add_(-1, actions.unsqueeze(-1), by)
     if entropy_coef: by_logits += entropy_coef / len(out) * chances * (logs - (logs * chances).sum(-1, keepdim=True))
     return by_logits, None
-
-def linear_layers(
-    net: nn.Sequential,     # Linear layers, with Tanh between
-) -> list:                  # weight [out, in] and bias [out] of each
-    "The parameters of an mlp, layer by layer."
-    return [(layer.weight, layer.bias) for layer in net if isinstance(layer, nn.Linear)]
-
-def _tanh(x):
-    "tanh in place; on a CPU NumPy's, which takes a tenth of torch's time."
-    if x.device.type != "cpu": return x.tanh_()
-    np.tanh(x.numpy(), out=x.numpy())
-    return x
-
-def layer_outputs(
-    layers: list,           # what `linear_layers` returned
-    x: torch.Tensor,        # [B, inputs]
-) -> list:                  # the input, then what each layer makes of it, with tanh after all but the last
-    "A network's outputs, layer by layer."
-    outs = [x]
-    for weight, bias in layers[:-1]: outs.append(_tanh(torch.addmm(bias, outs[-1], weight.T)))
-    return [*outs, torch.addmm(layers[-1][1], outs[-1], layers[-1][0].T)]
-
-def backpropagate(
-    layers: list,           # what `linear_layers` returned; the gradients are overwritten
-    outs: list,             # what `layer_outputs` returned
-    by: torch.Tensor,       # [B, outputs] derivative of the loss by the last of them
-):
-    "The chain rule, from the last layer to the first."
-    for i, (weight, bias) in reversed([*enumerate(layers)]):
-        torch.mm(by.T, outs[i], out=weight.grad)
-        torch.sum(by, 0, out=bias.grad)
-        if i: by = torch.ops.aten.tanh_backward(by @ weight, outs[i])  # times 1 - tanh²
 
 # %% ../nbs/09_ppo.ipynb #eb63a72b
 def check_spaces(

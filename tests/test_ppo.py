@@ -10,7 +10,8 @@ import torch
 from abs_lab.config import configure
 from abs_lab.controllers import ABS, Fixed
 from abs_lab.divergence import Divergence, policy_distance
-from abs_lab.envs import EnvConfig, ObsNormalizer, RewardNormalizer, Rollout, VecEnvs
+from abs_lab.envs import EnvConfig, Rollout, VecEnvs
+from abs_lab.normalizers import ObsNormalizer, RewardNormalizer
 from abs_lab.plan import AbsLabError, BatchPlan, Measurement, Progress
 from abs_lab.ppo import PPO, PPOConfig, entropy, log_prob, plan_update, ppo_gradient, ppo_loss
 from abs_lab.pqn import PQN, PQNConfig
