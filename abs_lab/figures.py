@@ -180,7 +180,7 @@ def curves(
     y: str,            # column of the curve
     x: str = "step",   # column to draw it against: "step", "gradient_steps" or "seconds"
     groups: dict | None = None,  # panels over one another: title -> arms
-) -> go.Figure:        # seeds thin, IQM of each arm thick, 95 % band with five seeds or more
+) -> go.Figure:        # seeds thin (of 60 runs at most), IQM of each arm thick, 95 % band with five seeds or more
     "A column of the curves, by arm."
     arms = by_arm(runs)
     if not any(len(series(run, y, x)[0]) for run in runs): return _nothing(f"No run has a {LABELS.get(y, y)}.")

@@ -257,7 +257,7 @@ def cautions(
     arms, out = by_arm(runs), []
     out += [SAME.format(arm, other) for _, arm, other in pairs if arm in arms and other in arms and _same(arms, arm, other)]
     for arm, group in arms.items():
-        if group[0]["params"]["controller"] in ("abs", "gns"): out.append(_acted(group, arm))
+        if group[0]["params"]["controller"] in ("abs", "gns"): out += [_acted(group, arm), *_settled(group, arm)]
         if group[0]["params"]["controller"] == "abs" and group[0]["params"].get("epochs_rule") == "author":
             usual = group[0]["params"]["epochs"]
             more = sum(max(run["curve"]["epochs"]) > usual for run in group)
