@@ -69,7 +69,7 @@ def kill_again_and_again(config, path, dir, kills, reference, rng):
             wait = time.monotonic() + rng.uniform(0, 1.5 * training / kills)
             if n == 1 or late: wait_for((dir/"checkpoint.safetensors").exists, process)  # at least one life reaches a checkpoint
             wait_for(lambda: done(dir, config) or not late and time.monotonic() > wait, process)
-            if done(dir, config): time.sleep(rng.uniform(0, 0.5 * evaluation))
+            if done(dir, config): time.sleep(rng.uniform(0, 0.3 * evaluation))  # before it is over, on a machine that is quicker now
         in_evaluation += life(config, path, dir, 1000 if n == 0 else rng.choice([0, 0.05, 0.3]), moment)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a torn last line is skipped with a warning
@@ -100,7 +100,7 @@ def killed_is_identical(name, kills, tmp_path, seed):
     assert_same_run(whole, killed)
 
 
-@pytest.mark.parametrize("name", ["LunarLander", "Atari", "Gymnasium", "PPO", "PPO discrete", "Replay"])
+@pytest.mark.parametrize("name", ["LunarLander", "Atari", "Gymnasium", "PPO", "Replay"])
 def test_killed_five_times_is_identical(name, tmp_path): killed_is_identical(name, 5, tmp_path, seed=1)
 
 
