@@ -234,6 +234,7 @@ class VecEnvs:
         self.obs = self.on_device(obs)                              # [N, *] what the agent sees next
         self.resetting = np.zeros(self.num_envs, bool)              # [N] the next row will be an autoreset row
         self.games, self.log, self.rows = Games(self.num_envs), [], 0  # rows: steps since the build
+        self.sent = self.ahead = None                               # actions with the simulators; those of an agent that overlaps, with what `act` added
 
     def on_device(
         self,
@@ -250,8 +251,10 @@ class VecEnvs:
 
     def close(self):
         "Release the simulators."
-        if self.env is not None: self.env.close()
-        self.env = None
+        if self.env is not None:
+            if self.sent is not None and self.backend == "envpool": self.env.recv()
+            self.env.close()
+        self.env = self.sent = None
 
     def step(
         self,
@@ -259,15 +262,35 @@ class VecEnvs:
         at: int = 0,      # environment steps taken by the run, recorded with finished games
     ) -> tuple:           # obs [N, *], reward, terminated, truncated, real [N], games that ended
         "Advance every environment by one step."
+        self.send(actions, at)
+        return self.receive(at)
+
+    def send(
+        self,
+        actions,          # [N] or [N, D], checked here
+        at: int = 0,      # environment steps taken by the run, with these
+    ):
+        "Hand actions to the simulators, which set to work at once (Gymnasium's: when they are waited for)."
         if self.env is None: raise AbsLabError(f"{self.config.env_id} is closed: make a new VecEnvs")
         actions = check_actions(actions, self.action_space, self.num_envs, at)
         if self.config.change_at and (at > self.config.change_at or self.role == "eval"):  # evaluation comes after the change
             actions = ((actions + 1) % self.action_space.n).astype(actions.dtype)
-        obs, reward, terminated, truncated, info = self.env.step(actions)
+        self._launch(actions)
+
+    def _launch(self, actions):
+        if self.backend == "envpool": self.env.send(actions)
+        self.sent = actions
+
+    def receive(
+        self,
+        at: int = 0,      # environment steps taken by the run, recorded with finished games
+    ) -> tuple:           # obs [N, *], reward, terminated, truncated, real [N], games that ended
+        "Wait for what follows the actions that were sent."
+        obs, reward, terminated, truncated, info = self.env.recv() if self.backend == "envpool" else self.env.step(self.sent)
         if not np.isfinite(reward).all():
             raise AbsLabError(f"{self.config.env_id} gave reward {reward[~np.isfinite(reward)][0]} at step {at}, in environment {np.flatnonzero(~np.isfinite(reward))[0]}")
-        self.log.append(actions)  # as the simulator had them
-        self.rows += 1
+        self.log.append(self.sent)  # as the simulator had them
+        self.sent, self.rows = None, self.rows + 1
         real = ~self.resetting
         over = (np.asarray(info["terminated"], bool) if "terminated" in info else terminated) | truncated
         ended = self.games.add(reward, real, over, at)
@@ -288,13 +311,18 @@ class VecEnvs:
         obs[0] = self.obs
         for t in range(T):
             progress.step += N
-            action, extra = agent.act(obs[t])
-            after, reward[t], flags[0, t], flags[1, t], flags[2, t], ended = self.step(action, progress.step)
+            action, extra = self.ahead or agent.act(obs[t])
+            if not self.ahead: self.send(action, progress.step)
+            after, reward[t], flags[0, t], flags[1, t], flags[2, t], ended = self.receive(progress.step)
+            self.ahead = None
             obs[t + 1] = torch.from_numpy(after)
             actions.append(action); extras.append(extra); episodes += ended
         self.obs = obs[T].clone()
         if not c.bootstrap_truncation: flags[0], flags[1] = flags[0] | flags[1], False
         if c.segment_steps and progress.step // c.segment_steps > self.segment: self._rebuild(progress.step // c.segment_steps, flags)
+        if getattr(agent, "overlap", False):
+            self.ahead = agent.act(self.obs)
+            self.send(self.ahead[0], progress.step + N)
         if c.reward_clip: reward = np.sign(reward)
         if not c.mask_resets: flags[2] = True
         reward, flags = (torch.from_numpy(x).to(self.device) for x in (reward * np.float32(c.reward_scale), flags))
@@ -310,7 +338,7 @@ class VecEnvs:
     def state_dict(self) -> dict:  # everything but the actions: fetch those with `drain_log`
         "What has to be saved beside the action log."
         return dict(segment=self.segment, rows=self.rows, obs=self.obs, resetting=self.resetting,
-                    ret=self.games.ret.copy(), length=self.games.length.copy())
+                    ret=self.games.ret.copy(), length=self.games.length.copy(), ahead=self.ahead and dict(action=self.ahead[0], extra=self.ahead[1], sent=self.sent))
 
     @property
     def log_dtype(self) -> np.dtype:  # one byte where actions fit in one
@@ -339,3 +367,6 @@ class VecEnvs:
             raise AbsLabError(f"{self.config.env_id} did not replay to its saved state: was another version of the simulator installed?")
         self.resetting, self.rows = np.array(state["resetting"]), state["rows"]
         self.games.ret, self.games.length = np.array(state["ret"]), np.array(state["length"])
+        if ahead := state.get("ahead"):
+            self.ahead = ahead["action"].to(self.device), {k: v.to(self.device) for k, v in ahead["extra"].items()}
+            self._launch(np.array(ahead["sent"]))

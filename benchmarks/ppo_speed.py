@@ -47,7 +47,7 @@ def ours(env_id, num_envs, clock=None):
     envs, progress = VecEnvs(config.env, 0), Progress(FOREVER)
     agent = PPO(config.agent, envs.obs_space, envs.action_space, num_envs, progress)
     if clock:
-        envs.env.step = clock.around(envs.env.step, "environment")
+        envs.send, envs.receive = clock.around(envs.send, "environment"), clock.around(envs.receive, "environment")
         agent.act, agent.update = clock.around(agent.act, "acting"), clock.around(agent.update, "learning")
     for s in train(agent, envs, replace(config.meter), replace(config.controller), progress):
         envs.drain_log()  # a recorded run writes the actions out

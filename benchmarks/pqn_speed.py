@@ -76,7 +76,7 @@ def ours(config, device, controller=None, clock=None):
     progress = Progress(FOREVER)
     agent = pqn.PQN(config.agent, envs.obs_space, envs.action_space, config.env.num_envs, progress, config.seed, device)
     if clock:
-        envs.env.step = clock.around(envs.env.step, "environment")
+        envs.send, envs.receive = clock.around(envs.send, "environment"), clock.around(envs.receive, "environment")
         agent.act, agent.update = clock.around(agent.act, "acting"), clock.around(agent.update, "learning")
     for s in train(agent, envs, replace(config.meter), controller or replace(config.controller), progress):
         envs.drain_log()  # a recorded run writes the actions out
