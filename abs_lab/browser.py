@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'X', 'COLUMNS', 'Record', 'records', 'small_of', 'varying', 'grouped', 'lines', 'RunBrowser', 'Measured',
-           'measured', 'rule_of', 'WhatIf']
+           'measured', 'rule_of', 'answers', 'WhatIf']
 
 # %% ../nbs/30_browser.ipynb #6fe3005a
 import html
@@ -24,8 +24,8 @@ import plotly.graph_objects as go
 from .config import settings
 from .controllers import ABS, MAPS
 from .figures import on_grid, series
-from .look import Frame, Give, Table, faint, panels
-from .plan import AbsLabError
+from .look import Frame, Give, Shown, Table, faint, panels, push, stage, tools
+from .plan import AbsLabError, Measurement
 from .results import compact, steps_done
 from .runs import read_config, result_of
 from .stats import band, iqm
@@ -106,7 +106,7 @@ METRICS = {"training return": "return", "size L": "size", "divergence D": "signa
 X = {"environment steps": "step", "gradient steps": "gradient_steps", "training time (s)": "seconds"}
 COLUMNS = ("study", "environment", "agent", "controller", "seed", "status", "steps", "return", "set", "run")
 
-class RunBrowser:
+class RunBrowser(Shown):
     "Recorded runs: chosen from a table, overlaid, grouped, compared, exported."
     def __init__(self):
         drop = lambda text, options, width: W.Dropdown(options=options, description=text, style=dict(description_width="initial"), layout=W.Layout(width=width))
@@ -118,19 +118,10 @@ class RunBrowser:
         csv, again = W.Button(description="CSV", tooltip="the data of the plot as a file", layout=W.Layout(width="auto")), W.Button(description="Refresh", tooltip="look for runs again", layout=W.Layout(width="auto"))
         csv.on_click(lambda _: self.give.file("abs_lab.csv", self.csv()))
         again.on_click(lambda _: self.refresh())
-        tools = W.HBox([self.y, self.x, self.by, self.baseline, csv, again], layout=W.Layout(flex_flow="row wrap"))
-        tools.add_class("tools")
-        frame = Frame()
-        frame.fit(self.figure)
-        self.widget = W.VBox([frame, self.table, tools, self.figure, self.say, self.diff, self.give])
-        self.widget.add_class("abs-lab")
+        self.lay(Frame(self.figure), self.table, tools(self.y, self.x, self.by, self.baseline, csv, again), self.figure, self.say, self.diff, self.give)
         self.refresh()
         self.table.observe(lambda _: self.choose(), "selected")
         for w in (self.y, self.x, self.by, self.baseline): w.observe(lambda _: self.draw(), "value")
-
-    def _ipython_display_(self):
-        from IPython.display import display
-        display(self.widget)
 
     def refresh(self):
         "Look for runs again."
@@ -218,7 +209,15 @@ def rule_of(
     return ABS(low=low, high=high if high > low else 2 * low, size_min=max(c.smallest // 2, 1), size_max=max(c.largest, 2))
 
 # %% ../nbs/30_browser.ipynb #2560338e
-class WhatIf:
+def answers(
+    rule: ABS,            # as it is before the first measurement
+    signals: np.ndarray,  # [n] in the order measured
+) -> tuple:               # ([n] size after each of them, [n] the average that it followed from)
+    "What a rule makes of a recorded trace."
+    heard = [(rule(Measurement(signal)), rule.mean) for signal in signals.tolist()]
+    return np.array([size for size, _ in heard]), np.array([mean for _, mean in heard])
+
+class WhatIf(Shown):
     "Sliders for the rule, and the schedule that it would have made of a recorded run."
     def __init__(
         self,
@@ -235,18 +234,9 @@ class WhatIf:
         self.folders = [Path(dir)] if dir else [r.path for r in records() if r.path.is_dir() and steps_done(r.path)]
         self.which = W.Dropdown(options={f"{p.name} ({p.parent.name})": p for p in self.folders}, description="run", style=dict(description_width="40px"), layout=W.Layout(width="auto"))
         self.side, self.text = W.VBox(layout=W.Layout(width="238px", min_width="238px")), W.HTML()
-        stage = W.VBox([self.figure], layout=W.Layout(flex="1 1 auto", width="0", min_height="360px", overflow="hidden"))
-        frame = Frame()
-        frame.fit(self.figure)
-        stage.add_class("stage")
-        self.widget = W.VBox([frame, self.which, W.HBox([self.side, stage]), self.text])
-        self.widget.add_class("abs-lab")
+        self.lay(Frame(self.figure), self.which, W.HBox([self.side, stage(self.figure)]), self.text)
         self.which.observe(lambda _: self.open(), "value")
         self.open()
-
-    def _ipython_display_(self):
-        from IPython.display import display
-        display(self.widget)
 
     def open(self):
         "Read the chosen run."
@@ -279,22 +269,16 @@ class WhatIf:
     ):
         "Compute the schedule anew, and show it."
         if self.silent: return
-        low, high = self.fields["low"], self.fields["high"]
-        if low.value >= high.value:
-            self.silent = True
-            if moved == "high": low.value = max(high.value / 1.03, 10**low.min / 1.03)
-            else: high.value = low.value * 1.03
-            self.silent = False
+        self.silent = True
+        push(self.fields["low"], self.fields["high"], moved)
+        self.silent = False
         v = {n: w.value for n, w in self.fields.items()}
         limits = v.pop("limits")
         began = time.perf_counter()
-        try: rule = replace(self.rule, **v | dict(low=min(v["low"], v["high"] / 1.001)), size_min=limits[0], size_max=limits[1], start=None)
+        try: rule = replace(self.rule, **v, size_min=limits[0], size_max=limits[1], start=None)
         except AbsLabError as e: self.text.value = f"<div class='say error'>{html.escape(str(e))}</div>"; return
-        sizes = np.array(rule.schedule(self.measured.signals.tolist()))
+        sizes, means = answers(rule, self.measured.signals)
         self.took = time.perf_counter() - began
-        n = min(rule.window, len(sizes))
-        sums = np.cumsum(np.concatenate([[0.0], self.measured.signals]))
-        means = np.array([(sums[i + 1] - sums[max(i + 1 - n, 0)]) / min(i + 1, n) for i in range(len(sizes))])
         keep = slice(None, None, max(len(sizes) // 800, 1))
         with self.figure.batch_update():
             for i, ys in ((1, means), (3, sizes)): self.figure.data[i].x, self.figure.data[i].y = self.measured.steps[keep], ys[keep]

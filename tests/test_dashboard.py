@@ -5,6 +5,7 @@ import importlib.util, json, os, shutil, socket, subprocess, sys, time
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from abs_lab.runs import set_events
@@ -38,7 +39,7 @@ def free_port():
 
 @contextmanager
 def served(*command, cwd, **settings):
-    "A server, once it answers; its kernels end with it."
+    "A server, once it answers. It is ended as a service is, and leaves no process behind."
     port = free_port()
     with open(Path(cwd)/"server.log", "w") as log:
         process = subprocess.Popen([sys.executable, "-m", *command[:1], f"--port={port}", *command[1:]], cwd=cwd, env=environment(checkpoint_seconds=5) | settings, stdout=log, stderr=log)
@@ -51,9 +52,13 @@ def served(*command, cwd, **settings):
                 time.sleep(0.1)
             yield f"http://127.0.0.1:{port}"
         finally:
+            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
             process.terminate()
-            try: process.wait(30)
-            except subprocess.TimeoutExpired: process.kill()
+            left = psutil.wait_procs(family, PATIENCE / 2)[1]
+            names = [p.name() for p in left if p.is_running()]
+            for p in left: p.kill()
+            process.wait()
+    assert not names, f"left behind: {names}"
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +72,18 @@ def browser():
 
 class Lab:
     "A page, with the words in which the tests speak of it."
-    def __init__(self, browser): self.page = browser.new_page(viewport=dict(width=1280, height=800)); self.page.set_default_timeout(PATIENCE * 1000)
+    def __init__(self, browser):
+        self.browser = browser
+        self.new_page()
+
+    def new_page(self):
+        self.page = self.browser.new_page(viewport=dict(width=1280, height=800))
+        self.page.set_default_timeout(PATIENCE * 1000)
+
+    def open_notebook(self, address):
+        self.page.goto(address)
+        self.page.locator(".jp-CodeCell").first.wait_for()
+        self.page.wait_for_function("() => document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
 
     def press(self, name, board=0): self.page.locator(".abs-lab").nth(board).get_by_role("button", name=name, exact=True).click()
 
@@ -122,10 +138,8 @@ def lab(browser, tmp_path_factory):
     with served("jupyterlab", "--no-browser", "--ServerApp.token=", "--ServerApp.password=", "--ServerApp.allow_root=True", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={folder/'nbs'}",
                 cwd=folder, ABS_LAB_RUNS_DIR=str(folder/"runs"), ABS_LAB_REPORTS_DIR=str(folder/"reports"), JUPYTERLAB_SETTINGS_DIR=str(folder/"settings")) as url:
         lab = Lab(browser)
-        lab.folder, lab.runs = folder, folder/"runs"/"live"
-        lab.page.goto(f"{url}/lab/tree/live.ipynb?reset")
-        lab.page.locator(".jp-CodeCell").first.wait_for()
-        lab.page.wait_for_function("() => document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
+        lab.folder, lab.runs, lab.address = folder, folder/"runs"/"live", f"{url}/lab/tree/live.ipynb"
+        lab.open_notebook(f"{lab.address}?reset")
         lab.page.keyboard.press("Control+B")
         yield lab
 
@@ -205,24 +219,41 @@ def test_the_other_views(lab):
 
 
 def test_a_tab_that_is_closed_and_opened_again(lab):
-    "The kernel goes on, and so does training: the same line shows it again."
+    "The kernel goes on, and so does training. The page that is opened anew shows it, and its widgets live."
     lab.page.keyboard.press("Control+S")
     saved = lab.folder/"nbs"/"live.ipynb"
     lab.until(lambda: "abs-lab-still" in saved.read_text() and "data:image/svg+xml" in saved.read_text(), "the still picture in the saved notebook")
     run = next(d for d in lab.runs.iterdir() if not d.name.endswith("-fork"))
-    before = len(rows(run))
-    lab.page.reload()
-    lab.page.locator(".jp-CodeCell").first.wait_for()
-    lab.page.wait_for_function("() => document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
-    lab.until(lambda: len(rows(run)) > before, "training to go on without the page")
+    before, sets = len(rows(run)), len(set_events(run))
+    lab.page.close()
+    lab.until(lambda: len(rows(run)) > before, "training to go on without a page")
+    lab.new_page()
+    lab.open_notebook(lab.address)
+
+    # the board in the saved notebook: its curves go on, its buttons and its sliders are heard
+    lab.page.locator(".abs-lab").first.wait_for()
+    lab.press(run.name.removeprefix("LunarLander-v3-"))  # of the two runs, the one that trains
+    lab.state("running")
+    lab.until(lambda: len(lab.curve(SIZE)[0]) > 20 and len(lab.curve(SIZE)[0]) == len(lab.curve(SIZE)[1]), "the curves")
+    end = lab.curve(SIZE)[0][-1]
+    lab.until(lambda: lab.curve(SIZE)[0][-1] > end, "a curve that grows")
+    assert len(lab.curve(7 + SIZE)[0]) > 10  # the fork's, too
+    lab.press("Pause")
+    lab.state("paused")
+    lab.page.locator(".abs-lab .high .noUi-handle").first.press("ArrowRight")
+    lab.press("Start")
+    lab.until(lambda: len(set_events(run)) == sets + 1, "a slider's move in the log")
+    lab.shot("reopened")
+
+    # and the same line shows it again
     run_cell(lab, 1)
     lab.state("running", 1)
     lab.until(lambda: len(lab.curve(SIZE, 1)[0]) > 20, "the curves")
     lab.press("Stop", 1)
     lab.state("stopped", 1)
+    lab.state("stopped")
 
 
-@pytest.mark.xfail(reason="after the tab was closed and opened again, the slider of the what-if view does not answer in JupyterLab", run=False)
 def test_reopened_from_disk_what_if_and_the_browser(lab):
     run = next(d for d in lab.runs.iterdir() if not d.name.endswith("-fork"))
     for i in (2, 3, 4): run_cell(lab, i)
