@@ -27,7 +27,7 @@ from .figures import on_grid, series
 from .look import Frame, Give, Shown, Table, faint, panels, push, stage, tools
 from .plan import AbsLabError, Measurement
 from .results import compact, steps_done
-from .runs import read_config, result_of
+from .runs import read_config, result_of, set_events
 from .stats import band, iqm
 from .storage import read_jsonl
 from .traces import COLOURS, GREY, HIGH, LOW
@@ -73,11 +73,11 @@ def varying(
 
 def grouped(
     runs: list[Record],  # chosen
-    by: str | None,      # a parameter; None: every run alone
+    by: str,             # a parameter; empty: every run alone
 ) -> dict:               # label -> runs
     "Runs that belong to one line."
     out = {}
-    for r in runs: out.setdefault(r.id if by is None else f"{by} = {r.params.get(by)}", []).append(r)
+    for r in runs: out.setdefault(f"{by} = {r.params.get(by)}" if by else r.id, []).append(r)
     return out
 
 def lines(
@@ -112,7 +112,7 @@ class RunBrowser(Shown):
         drop = lambda text, options, width: W.Dropdown(options=options, description=text, style=dict(description_width="initial"), layout=W.Layout(width=width))
         self.table, self.give, self.small, self.drawn = Table(columns=list(COLUMNS)), Give(), {}, []
         self.y, self.x = drop("plot", METRICS, "190px"), drop("against", X, "215px")
-        self.by, self.baseline = drop("group by", {"every run": None}, "200px"), drop("baseline", {"none": None}, "270px")
+        self.by, self.baseline = drop("group by", {"every run": ""}, "200px"), drop("baseline", {"none": ""}, "270px")
         self.figure = panels([[""]], 330, right=14)
         self.diff, self.say = W.HTML(), W.HTML("<div class='say'></div>")
         csv, again = W.Button(description="CSV", tooltip="the data of the plot as a file", layout=W.Layout(width="auto")), W.Button(description="Refresh", tooltip="look for runs again", layout=W.Layout(width="auto"))
@@ -127,10 +127,11 @@ class RunBrowser(Shown):
         "Look for runs again."
         self.records, self.table.selected = records(), []
         self.small.clear()
-        row = lambda r: [r.study, r.params.get("env_id"), r.params.get("agent"), r.params.get("controller"), r.params.get("seed"), r.result.get("status", "unfinished"),
-                         r.result.get("steps"), r.result.get("eval", {}).get("mean"), r.result.get("interventions", 0), r.id]
+        def row(r):
+            done = r.result or dict(status="unfinished", steps=steps_done(r.path), interventions=len(set_events(r.path)))
+            return [r.study, *(r.params.get(k) for k in ("env_id", "agent", "controller", "seed")), done["status"], done["steps"], done.get("eval", {}).get("mean"), done.get("interventions", 0), r.id]
         self.table.rows = [row(r) for r in self.records]
-        self.baseline.options = {"none": None} | {f"{r.id} ({r.study})": r for r in self.records}
+        self.baseline.options = {"none": ""} | {f"{r.id} ({r.study})": r for r in self.records}
         self.choose()
 
     @property
@@ -141,8 +142,8 @@ class RunBrowser(Shown):
     def choose(self):
         "After a change of what is chosen: offer what it can be grouped by."
         old = self.by.value
-        self.by.options = {"every run": None} | {k: k for k in varying(self.chosen)}
-        self.by.value = old if old in self.by.options.values() else None
+        self.by.options = {"every run": ""} | {k: k for k in varying(self.chosen)}
+        if old in self.by.options.values(): self.by.value = old
         self.draw()
 
     def _small(self, record):
@@ -229,8 +230,8 @@ class WhatIf(Shown):
                 (go.Scatter(mode="lines", line=dict(color=GREY, width=2, shape="hv"), name="as recorded"), 2, 1),
                 (go.Scatter(mode="lines", line=dict(color=COLOURS[1], width=2.4, shape="hv"), name="as these thresholds would have it"), 2, 1)]
         level = [dict(type="line", xref="paper", x0=0, x1=1, yref="y", y0=1, y1=1, line=dict(color=c, width=2)) for c in (LOW, HIGH)]
-        self.figure = panels([["divergence D"], ["size L"]], 360, past, right=14, shapes=level)
-        self.figure.layout.xaxis2.title.text = "environment steps"
+        self.figure = panels([["divergence D"], ["size"]], 360, past, right=14, shapes=level)
+        self.figure.update_layout(xaxis2_title_text="environment steps", xaxis_rangemode="tozero", xaxis2_rangemode="tozero", yaxis_rangemode="tozero", yaxis2_rangemode="tozero")
         self.folders = [Path(dir)] if dir else [r.path for r in records() if r.path.is_dir() and steps_done(r.path)]
         self.which = W.Dropdown(options={f"{p.name} ({p.parent.name})": p for p in self.folders}, description="run", style=dict(description_width="40px"), layout=W.Layout(width="auto"))
         self.side, self.text = W.VBox(layout=W.Layout(width="238px", min_width="238px")), W.HTML()
@@ -246,11 +247,11 @@ class WhatIf(Shown):
         try: self.measured, rule = measured(self.which.value), rule_of(self.which.value)
         except AbsLabError as e: self.text.value = f"<div class='say error'>{html.escape(str(e))}</div>"; return
         top = max(float(self.measured.signals.max()), rule.high)
-        slider = lambda kind, text, **k: kind(description=text, style=dict(description_width="64px"), layout=W.Layout(width="auto"), **k)
+        slider = lambda kind, text, **k: kind(description=text, style=dict(description_width="72px"), layout=W.Layout(width="auto"), **k)
         self.fields = dict(
             low=slider(W.FloatLogSlider, "D low", value=rule.low, min=np.log10(top) - 4, max=np.log10(top), step=0.01, readout_format=".3g"),
             high=slider(W.FloatLogSlider, "D high", value=rule.high, min=np.log10(top) - 4, max=np.log10(top), step=0.01, readout_format=".3g"),
-            limits=slider(W.IntRangeSlider, "L limits", value=(rule.size_min, rule.size_max), min=rule.multiple, max=4 * rule.size_max, step=rule.multiple),
+            limits=slider(W.IntRangeSlider, "limits", value=(rule.size_min, rule.size_max), min=rule.multiple, max=4 * rule.size_max, step=rule.multiple),
             window=slider(W.IntSlider, "window", value=rule.window, min=1, max=max(100, rule.window)),
             warmup=slider(W.IntSlider, "warmup", value=rule.warmup, min=0, max=max(50, rule.warmup)),
             smoothing=slider(W.FloatSlider, "smoothing", value=rule.smoothing, min=0, max=0.99, step=0.01),

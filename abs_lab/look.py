@@ -47,7 +47,7 @@ CSS = """<style>
 .abs-lab-table th {position: sticky; top: 0; background: var(--jp-layout-color2, #eee); text-align: left; padding: 4px 8px; cursor: pointer; white-space: nowrap; user-select: none; font-weight: 600}
 .abs-lab-table td {padding: 2px 8px; white-space: nowrap; text-align: left; max-width: 330px; overflow: hidden; text-overflow: ellipsis; font-variant-numeric: tabular-nums}
 .abs-lab-table tr.on td {background: var(--jp-brand-color3, #2f9bd844)} .abs-lab-table tbody tr {cursor: pointer; background: transparent !important}
-.abs-lab-table tbody tr:hover td {background: var(--jp-layout-color2, #8882)}
+.abs-lab-table tbody tr:hover:not(.on) td {background: var(--jp-layout-color2, #8882)}
 .abs-lab-find {width: 260px; margin: 2px 0 5px; padding: 3px 6px; border: 1px solid var(--jp-border-color1, #8888); border-radius: 4px; background: transparent; color: inherit}
 .abs-lab canvas {max-width: 100%; image-rendering: pixelated; border-radius: 4px; display: block}
 .abs-lab-still {display: none}
@@ -79,6 +79,7 @@ def panels(
     fig = make_subplots(rows, cols, specs=places, shared_xaxes=cols == 1, vertical_spacing=0.045 if cols == 1 else 0.16, horizontal_spacing=0.075)
     for trace, row, col in traces: fig.add_trace(trace, row, col)
     fig.update_xaxes(_axis, matches="x")
+    fig.layout.xaxis.matches = None  # the one that the others match
     fig.update_yaxes(_axis)
     for r, line in enumerate(titles, 1):
         for c, title in enumerate(line, 1): fig.update_yaxes(title_text=title, row=r, col=c)
@@ -258,7 +259,7 @@ def field(
     kind = W.Checkbox if isinstance(value, bool) else W.IntText if isinstance(value, int) else W.FloatText if isinstance(value, float) else W.Text
     if kind is W.Text: options, value = dict(continuous_update=False) | options, "" if value is None else str(value)
     if kind is W.Checkbox: options |= dict(indent=False)
-    return kind(value=value, description=name, tooltip=about, description_tooltip=about, style=dict(description_width="112px"), **options)
+    return kind(value=value, description=name, tooltip=about, style=dict(description_width="112px"), **options)
 
 # %% ../nbs/28_look.ipynb #a39a70ea
 def push(
@@ -284,7 +285,7 @@ def controls(
     "The widgets with which a run's parameters are set while it trains."
     rule, about = config.controller, describe(type(config.controller)) | describe(type(config.meter)) | describe(type(config.agent))
     wide = dict(style=dict(description_width="54px"), layout=W.Layout(width="auto"))
-    tip = lambda name: dict(tooltip=about.get(name, ""), description_tooltip=about.get(name, ""))
+    tip = lambda name: dict(tooltip=about.get(name, ""))
     found = {}
     if hasattr(rule, "low"):
         share = rule.high <= 1 and rule.low >= 0.005

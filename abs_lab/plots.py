@@ -265,12 +265,13 @@ class Plots:
         if lines: self.figure.layout.shapes = (*self.figure.layout.shapes[:2], *lines)
 
     def _span(self):
-        "The x range: all of the run where its length is known; else what there is, and half as much again."
-        front = self.front.trace
-        ends = [front.present.total_steps * (front.frame_skip if self.x.value == "frames" else 1)] if self.x.value in ("step", "frames") else []
-        known = max([run.trace.place(run.trace.end(), self.x.value) for run in self.runs] + ends)
-        old = self.ranges.get("span", 0)
-        self.ranges["span"] = span = known if ends else old if known <= old else 1.5 * known or 1
+        "The x range: what there is, and room for as much again; at the end, where the run's length is known, just that."
+        front, x = self.front.trace, self.x.value
+        known, span = max(run.trace.place(run.trace.end(), x) for run in self.runs), self.ranges.get("span", 0)
+        if x in ("step", "frames"):
+            span = front.present.total_steps * (front.frame_skip if x == "frames" else 1)
+            while span >= 2 * known > 0: span /= 2
+        self.ranges["span"] = span = span if 0 < known <= span else 2 * known or span or 1
         return 0, span
 
     def _send_range(self, figure, axis, low, high):
