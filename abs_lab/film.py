@@ -7,8 +7,12 @@ __all__ = ['policy_of', 'greedy', 'film', 'Watch']
 
 # %% ../nbs/29_film.ipynb #a4f1ae61
 import html
+import importlib
+import subprocess
+import sys
 import threading
 from dataclasses import replace
+from functools import cache
 from itertools import count
 
 import gymnasium as gym
@@ -42,6 +46,20 @@ def greedy(
     return out.argmax(-1).cpu().numpy()
 
 # %% ../nbs/29_film.ipynb #26c10efb
+@cache
+def _draws(env_id):
+    "Whether MuJoCo can draw on this machine, asked of a process that may die of it."
+    code = "import sys, envpool; e = envpool.make_gymnasium(sys.argv[1], num_envs=1, render_mode='rgb_array'); e.reset(); e.render()"
+    return subprocess.run([sys.executable, "-c", code, env_id], capture_output=True, stdin=subprocess.DEVNULL).returncode == 0
+
+def _renderer(config, seed, device):
+    "One environment that can be asked for pictures."
+    envs = VecEnvs(replace(config, num_envs=1, episodic_life=False, segment_steps=0), seed, "eval", device, render=True)
+    if envs.backend == "envpool" and "mujoco" in importlib.import_module("envpool.registration").registry.specs[config.env_id][0] and not _draws(config.env_id):
+        raise AbsLabError("MuJoCo found no OpenGL on this machine (libEGL or OSMesa)")
+    envs.env.render()
+    return envs
+
 def _fit(picture, width):
     "A picture of [h, w, 3] bytes, about `width` pixels wide."
     if picture.dtype != np.uint8: picture = (255 * picture).astype(np.uint8)  # MinAtar renders shares
@@ -58,8 +76,8 @@ def film(
     "Let the present policy play an episode, and film it."
     policy, step = policy_of(session)
     device = next(policy.parameters()).device
-    try: envs = VecEnvs(replace(session.config.env, num_envs=1, episodic_life=False, segment_steps=0), seed, "eval", device, render=True)
-    except (TypeError, gym.error.Error, AssertionError) as e: raise AbsLabError(f"{session.config.env.env_id} does not render: {e}") from e
+    try: envs = _renderer(session.config.env, seed, device)
+    except (TypeError, RuntimeError, ImportError, AssertionError, AbsLabError, gym.error.Error) as e: raise AbsLabError(f"{session.config.env.env_id} does not render: {e}") from e
     shots, every, obs, ended = [], 1, envs.obs, []
     for t in count():
         if t % every == 0:

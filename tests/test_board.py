@@ -9,9 +9,7 @@ for package in ("ipywidgets", "anywidget"):
 
 from abs_lab.config import configure
 from abs_lab.dashboard import Form
-from abs_lab.film import film
 from abs_lab.live import Dashboard
-from abs_lab.plan import AbsLabError
 from abs_lab.plots import LABELS
 from abs_lab.runs import repeat, run, set_events
 from abs_lab.session import Session
@@ -21,7 +19,7 @@ TASKS = {
     "pqn": dict(env_id="CartPole-v1", total_steps=40_000, num_envs=16, interval=1, epsilon_fraction=0.5),
     "ppo": dict(env_id="LunarLander-v3", total_steps=100_000, interval=1),
     "btr": dict(env_id="CartPole-v1", total_steps=3_000, num_envs=16, learning_starts=600, replay_size=4_000, replay_ratio=1 / 16, interval=10, record_every=5, diagnose_every=50),
-    "gaussian": dict(env_id="Pendulum-v1", num_envs=16, size=64, size_min=32, size_max=128, multiple=32, interval=1, total_steps=60_000),
+    "gaussian": dict(env_id="Pendulum-v1", num_envs=16, size_min=32, size_max=128, multiple=32, interval=1, total_steps=60_000),
 }
 REPORTED = {"pqn": "loss, mean Q-value, gradient norm, dormant units (share), feature rank, weight norm, steps per second",
             "ppo": "policy loss, value loss, entropy (nats), KL per update (nats), clipped (share), explained variance, gradient norm, steps per second"}
@@ -51,7 +49,7 @@ def stepped(board, updates):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_agent_is_watched_steered_forked_and_filmed(task):
-    updates = 120 if task == "btr" else 8
+    updates = dict(btr=120, pqn=40).get(task, 8)
     board = board_of(task)
     stepped(board, updates)
     curves = dict(board.plots.front.curves)
@@ -89,8 +87,7 @@ def test_every_agent_is_watched_steered_forked_and_filmed(task):
 
     # the film
     board.watch.play().join()
-    if task == "gaussian": assert "return" in board.watch.said.value or "does not render" in board.watch.said.value
-    else: assert board.watch.clip.shape[0] > 5 and "greedy policy at step" in board.watch.said.value, board.watch.said.value
+    assert board.watch.clip.shape[0] > 5 and "greedy policy at step" in board.watch.said.value, board.watch.said.value
 
     fork.stop(); fork.wait(60)
     session = board.sessions[0]
@@ -125,15 +122,19 @@ def test_the_form_makes_every_agents_config(task):
     assert form.fields["lr"].tooltip and form.top["preset"].options[0] == "auto" and len(form.top["preset"].options) > 2
 
 
-def test_what_cannot_be_filmed_says_so():
-    board = board_of("pqn", env_id="Catch-v0", num_envs=4)
+@pytest.mark.parametrize("task, changes, why", [("pqn", dict(env_id="Catch-v0", num_envs=4), "render not implemented"),
+                                                ("gaussian", dict(env_id="HalfCheetah-v5", num_envs=8), "MuJoCo found no OpenGL")])
+def test_what_cannot_be_filmed_says_so_and_training_goes_on(task, changes, why):
+    "MuJoCo ends a process in which it looks for OpenGL in vain: not this one."
+    board = board_of(task, **changes)
     board.watch.play().join()
     assert "nothing was trained yet" in board.watch.said.value
     stepped(board, 2)
     board.watch.play().join()
-    try: film(board.session)
-    except AbsLabError as e: assert "does not render" in str(e) and "does not render" in board.watch.said.value
-    else: assert "greedy policy" in board.watch.said.value
+    said = board.watch.said.value
+    assert "greedy policy at step" in said or f"{changes['env_id']} does not render: {why}" in said
+    stepped(board, 2)
+    assert board.session.run.progress.update == 4
     board.session.stop(); board.session.wait(60)
 
 
