@@ -260,7 +260,7 @@ def test_reopened_from_disk_what_if_and_the_browser(lab):
     lab.until(lambda: lab.curve(SIZE, 2)[0] and lab.curve(SIZE, 2)[0][-1] == rows(run)[-1]["step"], "the recorded curves")
     lab.until(lambda: lab.curve(3, 3)[0], "the what-if schedule")
     before = lab.curve(3, 3)[1]
-    handle = lab.page.locator(".abs-lab").nth(3).locator(".high .noUi-handle")
+    handle = lab.page.locator(".abs-lab").nth(3).locator(".low .noUi-handle")
     handle.focus()
     handle.press("End")
     lab.until(lambda: lab.curve(3, 3)[1] != before, "another schedule")
