@@ -390,6 +390,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'abs_lab.look': { 'abs_lab.look.Clip': ('look.html#clip', 'abs_lab/look.py'),
                               'abs_lab.look.Clip.show': ('look.html#clip.show', 'abs_lab/look.py'),
                               'abs_lab.look.Figure': ('look.html#figure', 'abs_lab/look.py'),
+                              'abs_lab.look.Figure._handler_js2py_traceDeltas': ( 'look.html#figure._handler_js2py_tracedeltas',
+                                                                                  'abs_lab/look.py'),
                               'abs_lab.look.Figure.get_state': ('look.html#figure.get_state', 'abs_lab/look.py'),
                               'abs_lab.look.Frame': ('look.html#frame', 'abs_lab/look.py'),
                               'abs_lab.look.Frame.__init__': ('look.html#frame.__init__', 'abs_lab/look.py'),

@@ -55,7 +55,12 @@ CSS = """<style>
 
 # %% ../nbs/28_look.ipynb #add1b085
 class Figure(go.FigureWidget):
-    "A figure that every page finds as it is now, however late the page is opened."
+    "A figure that every page finds as it is now, however late the page is opened, and that does not hear what a page fills in."
+    _js2py_traceDeltas = T.Dict(allow_none=True).tag(sync=True, echo_update=False, **custom_serializers)
+
+    @T.observe("_js2py_traceDeltas")
+    def _handler_js2py_traceDeltas(self, change): self._trace_edit_in_process = False
+
     def get_state(self, key=None, drop_defaults=False):
         "What a page is told of the widget; Plotly's own answer is what the figure was when it was made."
         state = super().get_state(key, drop_defaults)

@@ -22,7 +22,15 @@ CELLS = ["""from abs_lab.config import configure
 from abs_lab.dashboard import Dashboard
 from abs_lab.session import Session
 session = Session(configure(env_id="LunarLander-v3", total_steps=20_000_000, interval=1))
-Dashboard(session)""", "Dashboard(session)", "Dashboard(Session.open(session.dir))", "from abs_lab.browser import RunBrowser, WhatIf\nWhatIf(session.dir)", "RunBrowser()"]
+Dashboard(session)""", "Dashboard(session)", "Dashboard(Session.open(session.dir))", "from abs_lab.browser import RunBrowser, WhatIf\nWhatIf(session.dir)", "RunBrowser()",
+"""import json, threading, time
+def cost():
+    clock = lambda: {t: time.clock_gettime(time.pthread_getcpuclockid(t.ident)) for t in threading.enumerate()}
+    before, whole = clock(), time.process_time()
+    time.sleep(10)
+    ours = sum(seconds - before.get(t, 0) for t, seconds in clock().items() if not t.name.startswith("session"))
+    open("cost.json", "w").write(json.dumps([ours, time.process_time() - whole]))
+threading.Thread(target=cost).start()"""]
 
 
 def notebook(path, cells):
@@ -216,6 +224,17 @@ def test_the_other_views(lab):
     assert lab.page.locator(".abs-lab canvas").first.evaluate("c => c.width") == 300
     lab.shot("watch")
     lab.press("Live")
+
+
+def test_it_costs_little(lab):
+    "All threads of the kernel but those that train, while the page shows a run: under 3 % of a core, which training alone would fill."
+    run_cell(lab, 5)
+    lab.page.evaluate("() => { document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0; }")
+    file = lab.folder/"nbs"/"cost.json"
+    lab.until(lambda: file.exists() and file.read_text(), "the measurement")
+    ours, whole = json.loads(file.read_text())
+    print(f"the dashboard: {ours:.2f} s of CPU in 10 s, of {whole:.2f} s of the whole process")
+    assert ours < 0.3
 
 
 def test_a_tab_that_is_closed_and_opened_again(lab):
