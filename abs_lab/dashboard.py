@@ -38,10 +38,10 @@ def _parsed(widget, default):
 class Form:
     "Choose a run: its parties, and every parameter of them."
     def __init__(self):
-        drop = lambda name, options, about: W.Dropdown(options=list(options), description=name, tooltip=about, style=dict(description_width="84px"), layout=W.Layout(width="270px"))
+        drop = lambda name, options, about: W.Dropdown(options=list(options), description=name, tooltip=about, style=dict(description_width="84px"), layout=W.Layout(width="243px"))
         self.top = dict(agent=drop("agent", AGENTS, "what learns"),
                         env_id=W.Combobox(value=TASKS[0], options=TASKS, ensure_option=False, continuous_update=False, description="environment", tooltip="EnvPool's id or Gymnasium's",
-                                          style=dict(description_width="84px"), layout=W.Layout(width="270px")),
+                                          style=dict(description_width="84px"), layout=W.Layout(width="243px")),
                         preset=drop("preset", ["auto"], "named settings to start from"), controller=drop("controller", CONTROLLERS, "what sets the batch size"),
                         meter=drop("meter", METERS, "what the controller hears"))
         self.top["controller"].value = "abs"
@@ -60,12 +60,12 @@ class Form:
         except AbsLabError as e: return self._tell(str(e))
         sections = dict(environments=base.env, agent=base.agent, meter=base.meter, controller=base.controller)
         self.fields, boxes = {}, []
-        def fields(values, about):
-            made = {n: field(n, v, about.get(n, ""), layout=W.Layout(width="270px")) for n, v in values.items() if n != "env_id"}
+        def fields(values, about, width="270px"):
+            made = {n: field(n, v, about.get(n, ""), layout=W.Layout(width=width)) for n, v in values.items() if n != "env_id"}
             for n, w in made.items(): w.observe(lambda _, n=n: self._give(n, values[n]), "value")
             self.fields |= made
             return list(made.values())
-        self.own.children = fields({n: getattr(base, n) for n in OWN}, describe(RunConfig))
+        self.own.children = fields({n: getattr(base, n) for n in OWN}, describe(RunConfig), "243px")
         for part in sections.values():
             boxes.append(W.HBox(fields({n: getattr(part, n) for n in describe(type(part))}, describe(type(part))), layout=W.Layout(flex_flow="row wrap")))
         self.parts.children, self.parts.titles, self.parts.selected_index = boxes, list(sections), None
@@ -118,7 +118,7 @@ class Page(Shown):
         self.boards.append(board)
         board.picture = self.picture
         board.begin()
-        self.live.children = [board.widget, back]
+        self.live.children = [board.widget, tools(back)]
 
     def turn(self):
         "Show the chosen tab."

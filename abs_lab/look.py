@@ -46,7 +46,7 @@ CSS = """<style>
 .abs-lab-table table {border-collapse: collapse; width: 100%; font-size: 12px; margin: 0}
 .abs-lab-table th {position: sticky; top: 0; background: var(--jp-layout-color2, #eee); text-align: left; padding: 4px 8px; cursor: pointer; white-space: nowrap; user-select: none; font-weight: 600}
 .abs-lab-table td {padding: 2px 8px; white-space: nowrap; text-align: left; max-width: 330px; overflow: hidden; text-overflow: ellipsis; font-variant-numeric: tabular-nums}
-.abs-lab-table tr.on td {background: var(--jp-brand-color3, #2f9bd844)} .abs-lab-table tbody tr {cursor: pointer; background: transparent !important}
+.abs-lab-table tr.on td {background: #2f9bd855} .abs-lab-table tbody tr {cursor: pointer; background: transparent !important}
 .abs-lab-table tbody tr:hover:not(.on) td {background: var(--jp-layout-color2, #8882)}
 .abs-lab-find {width: 260px; margin: 2px 0 5px; padding: 3px 6px; border: 1px solid var(--jp-border-color1, #8888); border-radius: 4px; background: transparent; color: inherit}
 .abs-lab canvas {max-width: 100%; image-rendering: pixelated; border-radius: 4px; display: block}
