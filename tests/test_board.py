@@ -159,6 +159,7 @@ def test_a_million_updates_take_no_more_memory_than_a_few():
         board.tick()
         used[first + batch - 2] = process.memory_info().rss
     trace.rows.read = lambda: []
+    board.tab.value = "Live"
     print(f"1,000,000 updates in {time.monotonic() - began:.0f} s; after 100,000 {used[100_000] / 2**20:.0f} MB, at the end {used[1_000_000] / 2**20:.0f} MB")
     assert trace.row["update"] == 1_000_002
     assert all(len(s.kept) <= s.points and len(s.bucket) <= 2 for s in trace.series.values())
