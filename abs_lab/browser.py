@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'X', 'COLUMNS', 'Record', 'records', 'small_of', 'varying', 'grouped', 'lines', 'RunBrowser', 'Measured',
-           'measured', 'rule_of', 'WhatIf']
+           'measured', 'rule_of', 'answers', 'WhatIf']
 
 # %% ../nbs/30_browser.ipynb #6fe3005a
 import html
@@ -24,10 +24,10 @@ import plotly.graph_objects as go
 from .config import settings
 from .controllers import ABS, MAPS
 from .figures import on_grid, series
-from .look import Frame, Give, Table, faint, panels
-from .plan import AbsLabError
+from .look import Frame, Give, Shown, Table, faint, panels, push, stage, tools
+from .plan import AbsLabError, Measurement
 from .results import compact, steps_done
-from .runs import read_config, result_of
+from .runs import read_config, result_of, set_events
 from .stats import band, iqm
 from .storage import read_jsonl
 from .traces import COLOURS, GREY, HIGH, LOW
@@ -73,11 +73,11 @@ def varying(
 
 def grouped(
     runs: list[Record],  # chosen
-    by: str | None,      # a parameter; None: every run alone
+    by: str,             # a parameter; empty: every run alone
 ) -> dict:               # label -> runs
     "Runs that belong to one line."
     out = {}
-    for r in runs: out.setdefault(r.id if by is None else f"{by} = {r.params.get(by)}", []).append(r)
+    for r in runs: out.setdefault(f"{by} = {r.params.get(by)}" if by else r.id, []).append(r)
     return out
 
 def lines(
@@ -106,40 +106,32 @@ METRICS = {"training return": "return", "size L": "size", "divergence D": "signa
 X = {"environment steps": "step", "gradient steps": "gradient_steps", "training time (s)": "seconds"}
 COLUMNS = ("study", "environment", "agent", "controller", "seed", "status", "steps", "return", "set", "run")
 
-class RunBrowser:
+class RunBrowser(Shown):
     "Recorded runs: chosen from a table, overlaid, grouped, compared, exported."
     def __init__(self):
         drop = lambda text, options, width: W.Dropdown(options=options, description=text, style=dict(description_width="initial"), layout=W.Layout(width=width))
         self.table, self.give, self.small, self.drawn = Table(columns=list(COLUMNS)), Give(), {}, []
         self.y, self.x = drop("plot", METRICS, "190px"), drop("against", X, "215px")
-        self.by, self.baseline = drop("group by", {"every run": None}, "200px"), drop("baseline", {"none": None}, "270px")
+        self.by, self.baseline = drop("group by", {"every run": ""}, "200px"), drop("baseline", {"none": ""}, "270px")
         self.figure = panels([[""]], 330, right=14)
         self.diff, self.say = W.HTML(), W.HTML("<div class='say'></div>")
         csv, again = W.Button(description="CSV", tooltip="the data of the plot as a file", layout=W.Layout(width="auto")), W.Button(description="Refresh", tooltip="look for runs again", layout=W.Layout(width="auto"))
         csv.on_click(lambda _: self.give.file("abs_lab.csv", self.csv()))
         again.on_click(lambda _: self.refresh())
-        tools = W.HBox([self.y, self.x, self.by, self.baseline, csv, again], layout=W.Layout(flex_flow="row wrap"))
-        tools.add_class("tools")
-        frame = Frame()
-        frame.fit(self.figure)
-        self.widget = W.VBox([frame, self.table, tools, self.figure, self.say, self.diff, self.give])
-        self.widget.add_class("abs-lab")
+        self.lay(Frame(self.figure), self.table, tools(self.y, self.x, self.by, self.baseline, csv, again), self.figure, self.say, self.diff, self.give)
         self.refresh()
         self.table.observe(lambda _: self.choose(), "selected")
         for w in (self.y, self.x, self.by, self.baseline): w.observe(lambda _: self.draw(), "value")
-
-    def _ipython_display_(self):
-        from IPython.display import display
-        display(self.widget)
 
     def refresh(self):
         "Look for runs again."
         self.records, self.table.selected = records(), []
         self.small.clear()
-        row = lambda r: [r.study, r.params.get("env_id"), r.params.get("agent"), r.params.get("controller"), r.params.get("seed"), r.result.get("status", "unfinished"),
-                         r.result.get("steps"), r.result.get("eval", {}).get("mean"), r.result.get("interventions", 0), r.id]
+        def row(r):
+            done = r.result or dict(status="unfinished", steps=steps_done(r.path), interventions=len(set_events(r.path)))
+            return [r.study, *(r.params.get(k) for k in ("env_id", "agent", "controller", "seed")), done["status"], done["steps"], done.get("eval", {}).get("mean"), done.get("interventions", 0), r.id]
         self.table.rows = [row(r) for r in self.records]
-        self.baseline.options = {"none": None} | {f"{r.id} ({r.study})": r for r in self.records}
+        self.baseline.options = {"none": ""} | {f"{r.id} ({r.study})": r for r in self.records}
         self.choose()
 
     @property
@@ -150,8 +142,8 @@ class RunBrowser:
     def choose(self):
         "After a change of what is chosen: offer what it can be grouped by."
         old = self.by.value
-        self.by.options = {"every run": None} | {k: k for k in varying(self.chosen)}
-        self.by.value = old if old in self.by.options.values() else None
+        self.by.options = {"every run": ""} | {k: k for k in varying(self.chosen)}
+        if old in self.by.options.values(): self.by.value = old
         self.draw()
 
     def _small(self, record):
@@ -218,7 +210,15 @@ def rule_of(
     return ABS(low=low, high=high if high > low else 2 * low, size_min=max(c.smallest // 2, 1), size_max=max(c.largest, 2))
 
 # %% ../nbs/30_browser.ipynb #2560338e
-class WhatIf:
+def answers(
+    rule: ABS,            # as it is before the first measurement
+    signals: np.ndarray,  # [n] in the order measured
+) -> tuple:               # ([n] size after each of them, [n] the average that it followed from)
+    "What a rule makes of a recorded trace."
+    heard = [(rule(Measurement(signal)), rule.mean) for signal in signals.tolist()]
+    return np.array([size for size, _ in heard]), np.array([mean for _, mean in heard])
+
+class WhatIf(Shown):
     "Sliders for the rule, and the schedule that it would have made of a recorded run."
     def __init__(
         self,
@@ -230,23 +230,14 @@ class WhatIf:
                 (go.Scatter(mode="lines", line=dict(color=GREY, width=2, shape="hv"), name="as recorded"), 2, 1),
                 (go.Scatter(mode="lines", line=dict(color=COLOURS[1], width=2.4, shape="hv"), name="as these thresholds would have it"), 2, 1)]
         level = [dict(type="line", xref="paper", x0=0, x1=1, yref="y", y0=1, y1=1, line=dict(color=c, width=2)) for c in (LOW, HIGH)]
-        self.figure = panels([["divergence D"], ["size L"]], 360, past, right=14, shapes=level)
-        self.figure.layout.xaxis2.title.text = "environment steps"
+        self.figure = panels([["divergence D"], ["size"]], 360, past, right=14, shapes=level)
+        self.figure.update_layout(xaxis2_title_text="environment steps", xaxis_rangemode="tozero", xaxis2_rangemode="tozero", yaxis_rangemode="tozero", yaxis2_rangemode="tozero")
         self.folders = [Path(dir)] if dir else [r.path for r in records() if r.path.is_dir() and steps_done(r.path)]
         self.which = W.Dropdown(options={f"{p.name} ({p.parent.name})": p for p in self.folders}, description="run", style=dict(description_width="40px"), layout=W.Layout(width="auto"))
         self.side, self.text = W.VBox(layout=W.Layout(width="238px", min_width="238px")), W.HTML()
-        stage = W.VBox([self.figure], layout=W.Layout(flex="1 1 auto", width="0", min_height="360px", overflow="hidden"))
-        frame = Frame()
-        frame.fit(self.figure)
-        stage.add_class("stage")
-        self.widget = W.VBox([frame, self.which, W.HBox([self.side, stage]), self.text])
-        self.widget.add_class("abs-lab")
+        self.lay(Frame(self.figure), self.which, W.HBox([self.side, stage(self.figure)]), self.text)
         self.which.observe(lambda _: self.open(), "value")
         self.open()
-
-    def _ipython_display_(self):
-        from IPython.display import display
-        display(self.widget)
 
     def open(self):
         "Read the chosen run."
@@ -256,11 +247,11 @@ class WhatIf:
         try: self.measured, rule = measured(self.which.value), rule_of(self.which.value)
         except AbsLabError as e: self.text.value = f"<div class='say error'>{html.escape(str(e))}</div>"; return
         top = max(float(self.measured.signals.max()), rule.high)
-        slider = lambda kind, text, **k: kind(description=text, style=dict(description_width="64px"), layout=W.Layout(width="auto"), **k)
+        slider = lambda kind, text, **k: kind(description=text, style=dict(description_width="72px"), layout=W.Layout(width="auto"), **k)
         self.fields = dict(
             low=slider(W.FloatLogSlider, "D low", value=rule.low, min=np.log10(top) - 4, max=np.log10(top), step=0.01, readout_format=".3g"),
             high=slider(W.FloatLogSlider, "D high", value=rule.high, min=np.log10(top) - 4, max=np.log10(top), step=0.01, readout_format=".3g"),
-            limits=slider(W.IntRangeSlider, "L limits", value=(rule.size_min, rule.size_max), min=rule.multiple, max=4 * rule.size_max, step=rule.multiple),
+            limits=slider(W.IntRangeSlider, "limits", value=(rule.size_min, rule.size_max), min=rule.multiple, max=4 * rule.size_max, step=rule.multiple),
             window=slider(W.IntSlider, "window", value=rule.window, min=1, max=max(100, rule.window)),
             warmup=slider(W.IntSlider, "warmup", value=rule.warmup, min=0, max=max(50, rule.warmup)),
             smoothing=slider(W.FloatSlider, "smoothing", value=rule.smoothing, min=0, max=0.99, step=0.01),
@@ -279,22 +270,16 @@ class WhatIf:
     ):
         "Compute the schedule anew, and show it."
         if self.silent: return
-        low, high = self.fields["low"], self.fields["high"]
-        if low.value >= high.value:
-            self.silent = True
-            if moved == "high": low.value = max(high.value / 1.03, 10**low.min / 1.03)
-            else: high.value = low.value * 1.03
-            self.silent = False
+        self.silent = True
+        push(self.fields["low"], self.fields["high"], moved)
+        self.silent = False
         v = {n: w.value for n, w in self.fields.items()}
         limits = v.pop("limits")
         began = time.perf_counter()
-        try: rule = replace(self.rule, **v | dict(low=min(v["low"], v["high"] / 1.001)), size_min=limits[0], size_max=limits[1], start=None)
+        try: rule = replace(self.rule, **v, size_min=limits[0], size_max=limits[1], start=None)
         except AbsLabError as e: self.text.value = f"<div class='say error'>{html.escape(str(e))}</div>"; return
-        sizes = np.array(rule.schedule(self.measured.signals.tolist()))
+        sizes, means = answers(rule, self.measured.signals)
         self.took = time.perf_counter() - began
-        n = min(rule.window, len(sizes))
-        sums = np.cumsum(np.concatenate([[0.0], self.measured.signals]))
-        means = np.array([(sums[i + 1] - sums[max(i + 1 - n, 0)]) / min(i + 1, n) for i in range(len(sizes))])
         keep = slice(None, None, max(len(sizes) // 800, 1))
         with self.figure.batch_update():
             for i, ys in ((1, means), (3, sizes)): self.figure.data[i].x, self.figure.data[i].y = self.measured.steps[keep], ys[keep]

@@ -12,7 +12,6 @@ import json
 import math
 import os
 import re
-import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, field, make_dataclass
@@ -98,9 +97,10 @@ def _dashboard(argv):
         kernel = dict(kernelspec=dict(name="python3", display_name="python3", language="python"))
         page = Path(folder) / "abs_lab.ipynb"
         page.write_text(json.dumps(dict(cells=[code], metadata=kernel, nbformat=4, nbformat_minor=5)))
-        env = os.environ | {f"ABS_LAB_{k.upper()}": str(v) for k, v in settings().items()}
-        command = [sys.executable, "-m", "voila", str(page), "--Voila.ip=127.0.0.1", f"--port={args.port}", f"--theme={args.theme}"]
-        return subprocess.run(command + ["--no-browser"] * args.no_browser, env=env).returncode
+        os.environ |= {f"ABS_LAB_{k.upper()}": str(v) for k, v in settings().items()}  # the page's kernel works in another folder
+        from voila.app import Voila
+        Voila.launch_instance([str(page), "--Voila.ip=127.0.0.1", f"--port={args.port}", f"--theme={args.theme}"] + ["--no-browser"] * args.no_browser)
+        return 0
 
 # %% ../nbs/27_cli.ipynb #25e00002
 def _reproduce_flags():

@@ -5,6 +5,7 @@ import importlib.util, json, os, shutil, socket, subprocess, sys, time
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from abs_lab.runs import set_events
@@ -21,7 +22,15 @@ CELLS = ["""from abs_lab.config import configure
 from abs_lab.dashboard import Dashboard
 from abs_lab.session import Session
 session = Session(configure(env_id="LunarLander-v3", total_steps=20_000_000, interval=1))
-Dashboard(session)""", "Dashboard(session)", "Dashboard(Session.open(session.dir))", "from abs_lab.browser import RunBrowser, WhatIf\nWhatIf(session.dir)", "RunBrowser()"]
+Dashboard(session)""", "Dashboard(session)", "Dashboard(Session.open(session.dir))", "from abs_lab.browser import RunBrowser, WhatIf\nWhatIf(session.dir)", "RunBrowser()",
+"""import json, threading, time
+def cost():
+    clock = lambda: {t: time.clock_gettime(time.pthread_getcpuclockid(t.ident)) for t in threading.enumerate()}
+    before, whole = clock(), time.process_time()
+    time.sleep(10)
+    ours = sum(seconds - before.get(t, 0) for t, seconds in clock().items() if not t.name.startswith("session"))
+    open("cost.json", "w").write(json.dumps([ours, time.process_time() - whole]))
+threading.Thread(target=cost).start()"""]
 
 
 def notebook(path, cells):
@@ -38,7 +47,7 @@ def free_port():
 
 @contextmanager
 def served(*command, cwd, **settings):
-    "A server, once it answers; its kernels end with it."
+    "A server, once it answers. It is ended as a service is, and leaves no process behind."
     port = free_port()
     with open(Path(cwd)/"server.log", "w") as log:
         process = subprocess.Popen([sys.executable, "-m", *command[:1], f"--port={port}", *command[1:]], cwd=cwd, env=environment(checkpoint_seconds=5) | settings, stdout=log, stderr=log)
@@ -51,9 +60,13 @@ def served(*command, cwd, **settings):
                 time.sleep(0.1)
             yield f"http://127.0.0.1:{port}"
         finally:
+            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
             process.terminate()
-            try: process.wait(30)
-            except subprocess.TimeoutExpired: process.kill()
+            left = psutil.wait_procs(family, PATIENCE / 2)[1]
+            names = [p.name() for p in left if p.is_running()]
+            for p in left: p.kill()
+            process.wait()
+    assert not names, f"left behind: {names}"
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +80,18 @@ def browser():
 
 class Lab:
     "A page, with the words in which the tests speak of it."
-    def __init__(self, browser): self.page = browser.new_page(viewport=dict(width=1280, height=800)); self.page.set_default_timeout(PATIENCE * 1000)
+    def __init__(self, browser):
+        self.browser = browser
+        self.new_page()
+
+    def new_page(self):
+        self.page = self.browser.new_page(viewport=dict(width=1280, height=800))
+        self.page.set_default_timeout(PATIENCE * 1000)
+
+    def open_notebook(self, address):
+        self.page.goto(address)
+        self.page.locator(".jp-CodeCell").first.wait_for()
+        self.page.wait_for_function("() => document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
 
     def press(self, name, board=0): self.page.locator(".abs-lab").nth(board).get_by_role("button", name=name, exact=True).click()
 
@@ -122,10 +146,8 @@ def lab(browser, tmp_path_factory):
     with served("jupyterlab", "--no-browser", "--ServerApp.token=", "--ServerApp.password=", "--ServerApp.allow_root=True", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={folder/'nbs'}",
                 cwd=folder, ABS_LAB_RUNS_DIR=str(folder/"runs"), ABS_LAB_REPORTS_DIR=str(folder/"reports"), JUPYTERLAB_SETTINGS_DIR=str(folder/"settings")) as url:
         lab = Lab(browser)
-        lab.folder, lab.runs = folder, folder/"runs"/"live"
-        lab.page.goto(f"{url}/lab/tree/live.ipynb?reset")
-        lab.page.locator(".jp-CodeCell").first.wait_for()
-        lab.page.wait_for_function("() => document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
+        lab.folder, lab.runs, lab.address = folder, folder/"runs"/"live", f"{url}/lab/tree/live.ipynb"
+        lab.open_notebook(f"{lab.address}?reset")
         lab.page.keyboard.press("Control+B")
         yield lab
 
@@ -204,32 +226,60 @@ def test_the_other_views(lab):
     lab.press("Live")
 
 
+def test_it_costs_little(lab):
+    "All threads of the kernel but those that train, while the page shows a run: under 3 % of a core, which training alone would fill."
+    run_cell(lab, 5)
+    lab.page.evaluate("() => { document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0; }")
+    file = lab.folder/"nbs"/"cost.json"
+    lab.until(lambda: file.exists() and file.read_text(), "the measurement")
+    ours, whole = json.loads(file.read_text())
+    print(f"the dashboard: {ours:.2f} s of CPU in 10 s, of {whole:.2f} s of the whole process")
+    assert ours < 0.3
+
+
 def test_a_tab_that_is_closed_and_opened_again(lab):
-    "The kernel goes on, and so does training: the same line shows it again."
+    "The kernel goes on, and so does training. The page that is opened anew shows it, and its widgets live."
     lab.page.keyboard.press("Control+S")
     saved = lab.folder/"nbs"/"live.ipynb"
     lab.until(lambda: "abs-lab-still" in saved.read_text() and "data:image/svg+xml" in saved.read_text(), "the still picture in the saved notebook")
     run = next(d for d in lab.runs.iterdir() if not d.name.endswith("-fork"))
-    before = len(rows(run))
-    lab.page.reload()
-    lab.page.locator(".jp-CodeCell").first.wait_for()
-    lab.page.wait_for_function("() => document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
-    lab.until(lambda: len(rows(run)) > before, "training to go on without the page")
+    before, sets = len(rows(run)), len(set_events(run))
+    lab.page.close()
+    lab.until(lambda: len(rows(run)) > before, "training to go on without a page")
+    lab.new_page()
+    lab.open_notebook(lab.address)
+
+    # the board in the saved notebook: its curves go on, its buttons and its sliders are heard
+    lab.page.locator(".abs-lab").first.wait_for()
+    lab.press(run.name.removeprefix("LunarLander-v3-"))  # of the two runs, the one that trains
+    lab.state("running")
+    lab.until(lambda: len(lab.curve(SIZE)[0]) > 20 and len(lab.curve(SIZE)[0]) == len(lab.curve(SIZE)[1]), "the curves")
+    end = lab.curve(SIZE)[0][-1]
+    lab.until(lambda: lab.curve(SIZE)[0][-1] > end, "a curve that grows")
+    assert len(lab.curve(7 + SIZE)[0]) > 10  # the fork's, too
+    lab.press("Pause")
+    lab.state("paused")
+    lab.page.locator(".abs-lab .high .noUi-handle").first.press("ArrowRight")
+    lab.press("Start")
+    lab.until(lambda: len(set_events(run)) == sets + 1, "a slider's move in the log")
+    lab.shot("reopened")
+
+    # and the same line shows it again
     run_cell(lab, 1)
     lab.state("running", 1)
     lab.until(lambda: len(lab.curve(SIZE, 1)[0]) > 20, "the curves")
     lab.press("Stop", 1)
     lab.state("stopped", 1)
+    lab.state("stopped")
 
 
-@pytest.mark.xfail(reason="after the tab was closed and opened again, the slider of the what-if view does not answer in JupyterLab", run=False)
 def test_reopened_from_disk_what_if_and_the_browser(lab):
     run = next(d for d in lab.runs.iterdir() if not d.name.endswith("-fork"))
     for i in (2, 3, 4): run_cell(lab, i)
     lab.until(lambda: lab.curve(SIZE, 2)[0] and lab.curve(SIZE, 2)[0][-1] == rows(run)[-1]["step"], "the recorded curves")
     lab.until(lambda: lab.curve(3, 3)[0], "the what-if schedule")
     before = lab.curve(3, 3)[1]
-    handle = lab.page.locator(".abs-lab").nth(3).locator(".high .noUi-handle")
+    handle = lab.page.locator(".abs-lab").nth(3).locator(".low .noUi-handle")
     handle.focus()
     handle.press("End")
     lab.until(lambda: lab.curve(3, 3)[1] != before, "another schedule")
@@ -237,7 +287,9 @@ def test_reopened_from_disk_what_if_and_the_browser(lab):
     lab.page.locator(".abs-lab").nth(3).scroll_into_view_if_needed()
     lab.shot("what-if")
     table = lab.page.locator(".abs-lab-table").first
-    table.locator("tbody tr").nth(0).click(); table.locator("tbody tr").nth(1).click()
+    for i in (0, 1):
+        table.locator("tbody tr").nth(i).click()
+        lab.until(lambda: table.locator("tbody tr.on").count() == i + 1, "a chosen row")
     lab.until(lambda: len(lab.curve(0, 4)[0]) > 5 and len(lab.curve(1, 4)[0]) > 5, "two runs overlaid")
     lab.page.get_by_text("differs").wait_for()
     with lab.page.expect_download() as given: lab.press("CSV", 4)
