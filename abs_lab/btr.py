@@ -72,10 +72,10 @@ class BTRConfig:
         if self.munchausen_floor > 0: raise AbsLabError(f"munchausen_floor must be at most 0, not {self.munchausen_floor}")
 
 # %% ../nbs/10_btr.ipynb #e59014dd
-_ABS = dict(size_min=128, size_max=1024, multiple=128, rounding="exact", states="replay", lag=8)
+_ABS = dict(size_min=128, size_max=1024, multiple=128, rounding="exact", states="replay", lag=8, low=0.08, high=0.2)
 _CLASSIC = _ABS | dict(
     env_id="LunarLander-v3", num_envs=16, reward_scale=0.1, total_steps=200_000, size=64, size_min=32, size_max=256, multiple=32, gamma=0.99,
-    replay_size=100_000, learning_starts=4_000, replay_ratio=1 / 4, rollout=1, base_batch=64, temperature=0.003, munchausen_floor=-0.1, target_period=50, lr=5e-4, adam_eps=1e-5,
+    replay_size=100_000, learning_starts=2_000, replay_ratio=1 / 4, rollout=1, base_batch=64, temperature=0.003, munchausen_floor=-0.1, target_period=50, lr=2e-3, adam_eps=1e-5,
     epsilon_fraction=0.1, epsilon_end=0.01, epsilon_off=1.0, diagnose_every=500, record_every=50)
 
 PRESETS = {
