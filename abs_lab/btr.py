@@ -18,7 +18,7 @@ from torch import nn
 
 # %% ../nbs/10_btr.ipynb #1e0ab285
 from .envs import is_atari, role_seeds
-from .networks import dormant_fraction, feature_rank, weight_norm
+from .networks import dormant_fraction, feature_rank, one_tensor, weight_norm
 from .plan import AbsLabError, BatchPlan, Progress, at_least, choose
 from .pqn import linear_epsilon
 from .rainbow import TORSOS, quantile_network
@@ -72,10 +72,10 @@ class BTRConfig:
         if self.munchausen_floor > 0: raise AbsLabError(f"munchausen_floor must be at most 0, not {self.munchausen_floor}")
 
 # %% ../nbs/10_btr.ipynb #e59014dd
-_ABS = dict(size_min=128, size_max=1024, multiple=128, rounding="exact", states="replay", lag=8)
+_ABS = dict(size_min=128, size_max=1024, multiple=128, rounding="exact", states="replay", lag=8, low=0.08, high=0.2)
 _CLASSIC = _ABS | dict(
     env_id="LunarLander-v3", num_envs=16, reward_scale=0.1, total_steps=200_000, size=64, size_min=32, size_max=256, multiple=32, gamma=0.99,
-    replay_size=100_000, learning_starts=4_000, replay_ratio=1 / 4, rollout=1, base_batch=64, temperature=0.003, munchausen_floor=-0.1, target_period=50, lr=5e-4, adam_eps=1e-5,
+    replay_size=100_000, learning_starts=2_000, replay_ratio=1 / 4, rollout=1, base_batch=64, temperature=0.003, munchausen_floor=-0.1, target_period=50, lr=2e-3, adam_eps=1e-5,
     epsilon_fraction=0.1, epsilon_end=0.01, epsilon_off=1.0, diagnose_every=500, record_every=50)
 
 PRESETS = {
@@ -183,7 +183,8 @@ class BTR:
             self.net = quantile_network(c.network, obs_space.shape, self.n_actions, c.spectral, **parts).to(self.device)
         self.target = copy.deepcopy(self.net).requires_grad_(False)
         kind, more = (torch.optim.Adam, {}) if c.optimizer == "adam" else (torch.optim.AdamW, dict(weight_decay=c.weight_decay))
-        self.optimizer = kind(self.net.parameters(), lr=c.lr, eps=c.adam_eps, foreach=True, **more)
+        self.weights = one_tensor(self.net)  # one optimiser step for all of them
+        self.optimizer = kind([self.weights], lr=c.lr, eps=c.adam_eps, foreach=True, **more)
         draws, samples = role_seeds(seed, 2, "agent")
         self.generator, self.sampler = torch.Generator(self.device).manual_seed(draws), torch.Generator().manual_seed(samples)
         self.paid = 0.0  # what past gradient steps have cost: see `plan_update`
@@ -239,9 +240,9 @@ class BTR:
         predicted = z.gather(2, b.actions[:, None, None].expand(-1, z.shape[1], 1))
         errors = targets[:, None, :] - predicted
         loss = (b.weights * quantile_huber(errors, taus if c.iqn else None)).mean()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.weights.grad.zero_()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.net.parameters(), c.max_grad_norm)
+        norm = nn.utils.clip_grad_norm_(self.weights, c.max_grad_norm)
         self.optimizer.step()
         self.replay.update_priorities(b.slots, errors.detach().abs().mean(2).sum(1))
         return torch.stack([loss.detach(), predicted.detach().mean(), norm])

@@ -70,7 +70,7 @@ def _train(argv):
     if not argv or argv[0] in ("-h", "--help"): raise AbsLabError(f"name an agent: {', '.join(AGENTS)}; then --help lists its flags")
     config = train_config(argv)
     dir = Path(settings()["runs_dir"]) / "train" / config.id
-    if (config.names[0], config.names[2]) in (("pqn", "abs"), ("ppo", "abs")) and earliest_change(config) > 1:
+    if config.names[2] == "abs" and earliest_change(config) > 1:
         print(f"note: in this run ABS cannot leave its smallest size, {config.controller.smallest}: give it more measurements than warmup={config.controller.warmup} "
               "(a smaller interval), and under rounding='author' limits that are more than 10 apart")
     def watch(steps, config):

@@ -195,7 +195,9 @@ def _check(config, kind):
 def earliest_change(
     config: RunConfig,  # with an ABS controller
 ) -> float:             # share of the run, 0 to 1 (more than 1: never)
-    "The share of a run after which ABS can first leave its smallest size, at the lowest signal it can see (on-policy agents)."
+    "The share of a run after which ABS can first leave its smallest size, at the lowest signal it can see (of a replay agent: nearly)."
     schedule = config.controller.schedule([config.controller.low] * 1000)
     measurements = next((i + 1 for i, size in enumerate(schedule) if size != schedule[0]), math.inf)
-    return measurements * config.meter.interval * config.env.num_envs * schedule[0] / config.total_steps
+    rollout = AGENTS[config.names[0]].plan(config.agent, schedule[0], config.env.num_envs, Progress(config.total_steps)).rollout
+    silent = getattr(config.agent, "learning_starts", 0)  # before a replay agent learns, nothing is measured
+    return (silent + measurements * config.meter.interval * config.env.num_envs * rollout) / config.total_steps

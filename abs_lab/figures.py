@@ -218,10 +218,11 @@ def learning_curves(
 def batch_size(
     runs: list,        # runs of a study
     groups: dict | None = None,  # panels: title -> arms
-) -> go.Figure:        # rollout length L in force
-    "Rollout length over time."
-    fig = curves(runs, "size", groups=groups)
-    fig.update_yaxes(rangemode="tozero", dtick=16 if max(max(run["curve"]["size"]) for run in runs) <= 64 else 32)
+) -> go.Figure:        # size in force: rollout length L, of BTR the replay batch
+    "Size over time."
+    fig, most = curves(runs, "size", groups=groups), max(max(run["curve"]["size"]) for run in runs)
+    fig.update_yaxes(rangemode="tozero", dtick=16 if most <= 64 else 32 if most <= 256 else None)
+    if runs[0]["params"].get("agent") == "btr": fig.for_each_yaxis(lambda axis: axis.update(title_text="replay batch") if axis.title.text == LABELS["size"] else None)
     return fig
 
 def gradient_steps(

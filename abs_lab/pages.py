@@ -179,7 +179,8 @@ def what_was_run(
     for task, group in figures.by_task(runs).items():
         arms, done = figures.by_arm(group), [run["result"] for run in group]
         frames = {"Frames per run": reports._span([r["frames"] for r in done])} if all(r.get("frames") for r in done) else {}
-        share = {"Share of the paper's 20M steps": f"{max(r['steps'] for r in done) / 2e5:.3g} %"} if task in ATARI_SCORES else {}
+        whole = 50 if group[0]["params"].get("agent") == "btr" else 20  # million steps, as published
+        share = {f"Share of the paper's {whole}M steps": f"{max(r['steps'] for r in done) / whole / 1e4:.3g} %"} if task in ATARI_SCORES else {}
         row = {"Runs on each": len(group), "Arms": len(arms), "Seeds of an arm": reports._span([len(g) for g in arms.values()]),
                "Environment steps per run": reports._span([r["steps"] for r in done])} | frames | share
         rows.setdefault(tuple(row.items()), []).append(task)
@@ -201,7 +202,7 @@ CAPTIONS = dict(
     steps="Gradient steps taken so far. Arms of different slope train a different amount on the same data.",
     divergence="Divergence D: share of sampled rollout states whose greedy action changes across one update, unless the arm's label says otherwise. tr(Σ)/|G|²: gradient noise scale, in transitions, of which ABS hears the reciprocal; logarithmic, without estimates of 0 or less. Points: windows of single seeds. Line: mean over seeds of the trailing mean over a tenth of the run. Dashed: thresholds that the arm acts on.",
     measured="What was measured, how often in each run, its mean in the first and the last tenth of training, share of points outside ABS's thresholds on that signal, and the thresholds that the arm itself acts on.",
-    cost="What each arm did and what it took; ranges are over seeds. L is in steps per environment. Time is that of training alone, with as many runs at once as the study was given: no benchmark.",
+    cost="What each arm did and what it took; ranges are over seeds. Size is L, in steps per environment. Time is that of training alone, with as many runs at once as the study was given: no benchmark.",
     pairs="Probability that a run of the first arm scores higher than one of the second. Bar: 95 % interval. Diamonds at the dashed line say nothing either way.",
     table="IQM of the final evaluation, with its 95 % interval where there are five seeds or more. The same table is in `compare.md`.",
     profiles="Share of an arm's runs above a score, averaged over tasks, with its 95 % band. The axis leaves out the lowest and the highest 2 % of the runs.",
@@ -216,7 +217,7 @@ def _task(task, runs, pairs, groups, more, captions) -> list:
     if len(table): blocks += ["### Pairs of arms", (comparisons.improvements(runs, pairs), CAPTIONS["pairs"]), (table, "The pairs of the study on this task.")]
     for title, block in (more or {}).items(): blocks += [f"### {title}", *block(runs)]
     blocks += ["### Learning curves", *((figures.learning_curves(runs, x, groups), CAPTIONS[x]) for x in ("step", "gradient_steps", "seconds"))]
-    blocks += ["### Size, gradient steps and cost", (figures.batch_size(runs, groups), CAPTIONS["size"]), (figures.gradient_steps(runs, groups), CAPTIONS["steps"]), (reports.cost(runs), CAPTIONS["cost"])]
+    blocks += ["### Size, gradient steps and cost", (figures.batch_size(runs, groups), captions["size"]), (figures.gradient_steps(runs, groups), CAPTIONS["steps"]), (reports.cost(runs), captions["cost"])]
     return [*blocks, "### Divergence", (figures.divergence(runs), captions["divergence"]), (reports.divergence_table(runs), CAPTIONS["measured"])]
 
 def _together(runs, units, scale, pairs, groups) -> list:

@@ -57,7 +57,7 @@ def gradient_rate(
 
 def cost(
     runs: list,          # finished runs
-) -> pd.DataFrame:       # text: updates, gradient steps, rollout length, seconds; ranges over seeds
+) -> pd.DataFrame:       # text: updates, gradient steps, size, seconds; ranges over seeds
     "What each arm did and what it took, one row an arm."
     rows = []
     for arm, group in by_arm(runs).items():
@@ -65,7 +65,7 @@ def cost(
         rate = _span([gradient_rate(run) for run in group], "{:.2f}")
         speed = _span([run["result"]["steps"] / run["result"]["seconds"] for run in group])
         rows.append({"Arm": arm, "Updates": of("updates"), "Gradient steps": of("gradient_steps"), "per 1,000 env steps": rate,
-                     "Mean L": of("mean_size", "{:.1f}"), "Final L": of("final_size"), "Training time (s)": of("seconds"),
+                     "Mean size": of("mean_size", "{:.1f}"), "Final size": of("final_size"), "Training time (s)": of("seconds"),
                      "env steps/s": speed})
     return pd.DataFrame(rows)
 

@@ -246,5 +246,37 @@ _WITH_PPO = (
           first=tuple(dict(env_id=[task], arm=["fixed 2048", "fixed 8192 (10 epochs)", "ABS 1024–8192", "ramp 1024→8192"]) for task in ("HalfCheetah-v4", "Hopper-v4"))),
 )
 
+# %% ../nbs/19_studies.ipynb #8e9392d1
+_BTR = "nbs/experiments/btr.ipynb"
+_GAMES = ["MinAtar/Breakout-v1", "MinAtar/SpaceInvaders-v1"]
+_SMALL = {_LANDER: dict(preset="classic", total_steps=200_000)} | {game: dict(preset="minatar", total_steps=1_000_000) for game in _GAMES}
+_OFF_POLICY = dict(agent="btr", coupling="steps")
+_FIRST_TWENTIETH = dict(tasks=ATARI5, total_steps=2_500_000, epsilon_fraction=0.8, epsilon_off=1.0)
+_BRIEF = dict(total_steps=3_000, learning_starts=1_000, eval_envs=2, seeds=1, tasks=[_LANDER, _GAMES[0]])
+_PARTS = {"Munchausen": dict(munchausen=False), "implicit quantiles": dict(iqn=False), "noisy layers": dict(noisy=False), "dueling": dict(dueling=False),
+          "spectral norm": dict(spectral=False), "residual torso": dict(network="plain"), "priorities": dict(alpha=0.0, beta=0.0), "n-step returns (DQN)": dict(n_steps=1)}
+
+def _sizes(base):
+    "The arms of `btr-batch` around a base batch."
+    return {f"fixed {name}base": _fixed(int(share * base)) for name, share in {"½ × ": 0.5, "": 1, "2 × ": 2}.items()} | {
+            "ABS ½–4 × base": dict(controller="abs", size_min=base // 2, size_max=4 * base)}
+
+def _rungs():
+    "The whole agent, and what is left when one part after the other goes."
+    arms, gone = {"BTR": {}}, {}
+    for part, off in _PARTS.items(): arms[f"− {part}"] = gone = gone | off
+    return arms
+
+_WITH_BTR = (
+    Study("btr-batch", "Does ABS on the replay batch help an off-policy agent?", _BTR, "nbs/figures/btr-batch.ipynb",
+          _sizes(64), _SMALL | {game: dict(preset="paper") for game in ATARI5}, _OFF_POLICY, seeds=5,
+          scales={"cpu": dict(tasks=[*_SMALL]), "smoke": _BRIEF, "gpu": _FIRST_TWENTIETH | dict(arms=_sizes(256)), "paper": dict(tasks=ATARI5, arms=_sizes(256))},
+          first=(dict(env_id=[_LANDER]),)),
+    Study("btr-ladder", "Which parts of BTR does it need?", _BTR, "nbs/figures/btr-ladder.ipynb",
+          _rungs(), _SMALL | {game: dict(preset="paper") for game in ATARI5}, _OFF_POLICY | dict(controller="fixed"), seeds=5,
+          scales={"cpu": dict(tasks=[_LANDER, _GAMES[0]]), "smoke": _BRIEF, "gpu": _FIRST_TWENTIETH, "paper": dict(tasks=ATARI5)},
+          first=(dict(env_id=[_LANDER]),)),
+)
+
 # %% ../nbs/19_studies.ipynb #19c00001
-STUDIES = {s.name: s for s in (*_QUICK_SANITY, *_ON_ATARI, *_OTHER_RULES, _WHY, *_MEASURES, *_WITH_PPO)}
+STUDIES = {s.name: s for s in (*_QUICK_SANITY, *_ON_ATARI, *_OTHER_RULES, _WHY, *_MEASURES, *_WITH_PPO, *_WITH_BTR)}

@@ -79,6 +79,9 @@ def test_every_scale_gives_a_grid_that_can_be_run(name, scale):
 def test_no_preset_decides_unseen_about_rate_and_epochs(name):
     for scale in STUDIES[name].scales:
         for p in whole(STUDIES[name], scale):
+            if p.get("agent") == "btr":                                        # its rate never falls, and epochs are gradient steps
+                assert p["coupling"] == "steps"
+                continue
             assert "anneal_lr" in p and "epochs_rule" in p
             falls = "constant rate" not in p["arm"] if p.get("agent") == "ppo" else "decayed rate" in p["arm"]   # PPO's is published as falling
             assert p["anneal_lr"] == falls, p["arm"]
@@ -86,7 +89,7 @@ def test_no_preset_decides_unseen_about_rate_and_epochs(name):
 
 def test_all_that_is_asked_for_is_there():
     assert set(STUDIES) == {"quick", "sanity", "atari-pqn", "scaling", "controllers", "thresholds", "why", "divergence", "plasticity",
-                            "ppo-parity", "ppo-mujoco"}
+                            "ppo-parity", "ppo-mujoco", "btr-batch", "btr-ladder"}
     for name in set(STUDIES) - {"quick", "sanity", "ppo-parity", "ppo-mujoco"}: assert {"smoke", "cpu", "gpu", "paper"} <= set(STUDIES[name].scales), name
     assert {"smoke", "cpu", "paper"} <= set(STUDIES["ppo-mujoco"].scales)
 
