@@ -35,6 +35,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'abs_lab.btr.BTR.frozen': ('btr.html#btr.frozen', 'abs_lab/btr.py'),
                              'abs_lab.btr.BTR.greedy': ('btr.html#btr.greedy', 'abs_lab/btr.py'),
                              'abs_lab.btr.BTR.load_state_dict': ('btr.html#btr.load_state_dict', 'abs_lab/btr.py'),
+                             'abs_lab.btr.BTR.overlap': ('btr.html#btr.overlap', 'abs_lab/btr.py'),
                              'abs_lab.btr.BTR.plan': ('btr.html#btr.plan', 'abs_lab/btr.py'),
                              'abs_lab.btr.BTR.policy': ('btr.html#btr.policy', 'abs_lab/btr.py'),
                              'abs_lab.btr.BTR.state_dict': ('btr.html#btr.state_dict', 'abs_lab/btr.py'),

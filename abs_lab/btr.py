@@ -46,6 +46,7 @@ class BTRConfig:
     beta: float = 0.45              # exponent of the importance weights, 0 (none) to 1
     learning_starts: int = 200_000  # environment steps before the first gradient step
     rollout: int = 1                # steps of every environment between two updates
+    overlap: bool = True            # the next step is taken while the agent learns, with actions of the policy from before
     replay_ratio: float = 1 / 64    # gradient steps per environment step, at a batch of `base_batch`
     base_batch: int = 256           # the batch at which both couplings agree
     coupling: str = "steps"         # what a changing batch leaves constant per environment step: steps (gradient steps), samples
@@ -76,7 +77,7 @@ _ABS = dict(size_min=128, size_max=1024, multiple=128, rounding="exact", states=
 _CLASSIC = _ABS | dict(
     env_id="LunarLander-v3", num_envs=16, reward_scale=0.1, total_steps=200_000, size=64, size_min=32, size_max=256, multiple=32, gamma=0.99,
     replay_size=100_000, learning_starts=2_000, replay_ratio=1 / 4, rollout=1, base_batch=64, temperature=0.003, munchausen_floor=-0.1, target_period=50, lr=2e-3, adam_eps=1e-5,
-    epsilon_fraction=0.1, epsilon_end=0.01, epsilon_off=1.0, diagnose_every=500, record_every=50)
+    epsilon_fraction=0.1, epsilon_end=0.01, epsilon_off=1.0, diagnose_every=500, record_every=50, overlap=False)
 
 PRESETS = {
     "paper": _ABS | dict(env_id="Breakout-v5", num_envs=64, sticky_actions=0.25, reward_clip=True, size=256, total_steps=50_000_000, eval_envs=100, record_every=250),
@@ -199,6 +200,9 @@ class BTR:
     def frozen(self): return copy.deepcopy(self.net).requires_grad_(False)
 
     def states(self, count, generator): return self.replay.states(count, generator)
+
+    @property
+    def overlap(self): return self.config.overlap
 
     @property
     def epsilon(self) -> float:  # 0 to 1
