@@ -18,7 +18,7 @@ reproduce: setup  ## the main job: PQN with fixed batches against ABS, into repo
 test: setup  ## what CI runs: generated files in step, every notebook, every test that is not long
 	python tools/sync.py check
 	OMP_NUM_THREADS=1 nbdev-test --n-workers 2
-	OMP_NUM_THREADS=1 python -m pytest -m "not long"
+	OMP_NUM_THREADS=1 python -m pytest -m "not long" -n 2 --dist loadfile
 
 test-long: setup  ## the tests that take minutes to hours
 	OMP_NUM_THREADS=1 python -m pytest -m long
