@@ -250,7 +250,7 @@ def test_a_tab_that_is_closed_and_opened_again(lab):
     lab.open_notebook(lab.address)
 
     # the board in the saved notebook: its curves go on, its buttons and its sliders are heard
-    lab.page.locator(".abs-lab").first.wait_for()
+    lab.page.locator(".abs-lab .js-plotly-plot .main-svg").first.wait_for()  # drawn, as for a person who then clicks
     lab.press(run.name.removeprefix("LunarLander-v3-"))  # of the two runs, the one that trains
     lab.state("running")
     lab.until(lambda: len(lab.curve(SIZE)[0]) > 20 and len(lab.curve(SIZE)[0]) == len(lab.curve(SIZE)[1]), "the curves")
