@@ -221,7 +221,7 @@ def test_an_error_in_training_reaches_the_caller_and_leaves_the_checkpoint(tmp_p
     session.save()
     before = (tmp_path/"a"/"checkpoint.safetensors").read_bytes()
     def broken(*_): raise RuntimeError("the simulator is gone")
-    session.run.envs.step = broken
+    session.run.envs.receive = broken
     session.resume()
     with pytest.raises(RuntimeError, match="the simulator is gone") as caught: session.wait(60)
     assert {"broken", "collect", "train"} <= {f.name for f in traceback.extract_tb(caught.value.__traceback__)}
