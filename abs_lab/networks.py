@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NETWORKS', 'init_layer', 'ImageNorm', 'ChannelNorm', 'Pixels', 'Planes', 'Vector', 'mlp', 'QNetwork', 'MultiSkip',
-           'networks_for', 'q_network', 'dormant_fraction', 'feature_rank', 'weight_norm', 'one_tensor',
-           'linear_layers', 'layer_outputs', 'backpropagate']
+           'networks_for', 'q_network', 'dormant_fraction', 'feature_rank', 'weight_norm', 'one_tensor', 'as_array',
+           'array_namespace', 'matmul', 'linear_layers', 'layer_outputs', 'backpropagate']
 
 # %% ../nbs/02_networks.ipynb #c4d23b1c
 from functools import partial
@@ -239,34 +239,56 @@ def one_tensor(
     return whole
 
 # %% ../nbs/02_networks.ipynb #414a3dfa
-def linear_layers(
-    net: nn.Sequential,     # Linear layers, with Tanh between
-) -> list:                  # weight [out, in] and bias [out] of each
-    "The parameters of an mlp, layer by layer."
-    return [(layer.weight, layer.bias) for layer in net if isinstance(layer, nn.Linear)]
+def as_array(
+    x: torch.Tensor,  # of any shape
+):                    # on a CPU NumPy's array of the same memory, elsewhere x without its history
+    "A tensor as that which computes small sums fastest."
+    return x.detach().numpy() if x.device.type == "cpu" else x.detach()
 
-def _tanh(x):
-    "tanh in place; on a CPU NumPy's, which takes a tenth of torch's time."
-    if x.device.type != "cpu": return x.tanh_()
-    np.tanh(x.numpy(), out=x.numpy())
-    return x
+def array_namespace(
+    x,  # what `as_array` returned
+):      # numpy or torch
+    "The library that an array belongs to."
+    return torch if isinstance(x, torch.Tensor) else np
+
+def matmul(
+    a,         # [M, K]
+    b,         # [K, N]
+    out=None,  # where the product goes, [M, N]
+):             # [M, N]
+    "The product of two matrices; its bits depend on no threads but torch's."
+    if isinstance(a, torch.Tensor): return torch.matmul(a, b, out=out)
+    if a.size * b.shape[1] <= 2**18 and a.size + b.size <= 9_216: return np.matmul(a, b, out=out)
+    if out is not None: out = torch.from_numpy(out)
+    return torch.matmul(torch.from_numpy(a), torch.from_numpy(b), out=out).numpy()
+
+# %% ../nbs/02_networks.ipynb #5b1c0a72
+def linear_layers(
+    net: nn.Sequential,  # Linear layers with Tanh between, whose gradients exist (see `one_tensor`)
+) -> list:               # of each: weight [out, in], bias [out], and the gradient of both, as arrays
+    "The parameters of an mlp, layer by layer."
+    return [tuple(map(as_array, (l.weight, l.bias, l.weight.grad, l.bias.grad))) for l in net if isinstance(l, nn.Linear)]
 
 def layer_outputs(
-    layers: list,           # what `linear_layers` returned
-    x: torch.Tensor,        # [B, inputs]
-) -> list:                  # the input, then what each layer makes of it, with tanh after all but the last
+    layers: list,  # what `linear_layers` returned
+    x,             # array [B, inputs]
+) -> list:         # the input, then what each layer makes of it, with tanh after all but the last
     "A network's outputs, layer by layer."
-    outs = [x]
-    for weight, bias in layers[:-1]: outs.append(_tanh(torch.addmm(bias, outs[-1], weight.T)))
-    return [*outs, torch.addmm(layers[-1][1], outs[-1], layers[-1][0].T)]
+    outs, xp = [x], array_namespace(x)
+    for i, (weight, bias, *_) in enumerate(layers, 1):
+        out = matmul(outs[-1], weight.T)
+        out += bias
+        outs.append(xp.tanh(out, out=out) if i < len(layers) else out)
+    return outs
 
 def backpropagate(
-    layers: list,           # what `linear_layers` returned; the gradients are overwritten
-    outs: list,             # what `layer_outputs` returned
-    by: torch.Tensor,       # [B, outputs] derivative of the loss by the last of them
+    layers: list,  # what `linear_layers` returned; the gradients are overwritten
+    outs: list,    # what `layer_outputs` returned
+    by,            # array [B, outputs]: derivative of the loss by the last of them
 ):
     "The chain rule, from the last layer to the first."
-    for i, (weight, bias) in reversed([*enumerate(layers)]):
-        torch.mm(by.T, outs[i], out=weight.grad)
-        torch.sum(by, 0, out=bias.grad)
-        if i: by = torch.ops.aten.tanh_backward(by @ weight, outs[i])  # times 1 - tanh²
+    xp = array_namespace(by)
+    for i, (weight, _, by_weight, by_bias) in reversed([*enumerate(layers)]):
+        matmul(by.T, outs[i], out=by_weight)
+        xp.sum(by, 0, out=by_bias)
+        if i: by = matmul(by, weight) * (1 - outs[i] * outs[i])

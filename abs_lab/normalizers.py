@@ -9,6 +9,8 @@ __all__ = ['ObsNormalizer', 'RewardNormalizer']
 import numpy as np
 import torch
 
+from .networks import as_array
+
 # %% ../nbs/03_normalizers.ipynb #0df98829
 class ObsNormalizer(torch.nn.Module):
     "Standardises observations by the mean and variance of all that it has counted."
@@ -39,12 +41,14 @@ class ObsNormalizer(torch.nn.Module):
         obs: torch.Tensor,  # [N, …], D numbers each
     ) -> torch.Tensor:      # [N, D] float32
         "Count every row, then standardise."
-        apart, total = obs.flatten(1) - self.mean, self.count + len(obs)
-        shift = apart.sum(0).div_(total)
-        self.var.mul_(self.count / total).add_(apart.square().sum(0), alpha=1 / total).addcmul_(shift, shift, value=-1)
-        self.mean.add_(shift)
+        (rows, mean, var), total = map(as_array, (obs.flatten(1), self.mean, self.var)), self.count + len(obs)
+        apart = rows - mean
+        shift = apart.sum(0) / total
+        var *= self.count / total
+        var += (apart * apart).sum(0) / total - shift * shift
+        mean += shift
         self.count = total
-        return apart.sub_(shift).div_((self.var + 1e-8).sqrt_()).clamp_(-self.clip, self.clip).float()
+        return torch.as_tensor(((apart - shift) / (var + 1e-8) ** 0.5).clip(-self.clip, self.clip)).float()
 
 # %% ../nbs/03_normalizers.ipynb #c415477a
 class RewardNormalizer:

@@ -1,5 +1,5 @@
 "PPO: its pieces on literal values, its normalisers against plain computations, tasks whose answer is known, and what it refuses."
-import copy, json
+import copy, json, os, subprocess, sys
 from dataclasses import replace
 
 import gymnasium as gym
@@ -227,7 +227,7 @@ def test_masked_rows_have_no_part_in_an_update(what):
 
 def test_actions_are_drawn_from_the_policy_and_brought_within_the_bounds():
     envs, agent, _ = made("Pendulum-v1", 8)
-    agent.log_std.data.fill_(1.0)
+    agent.net.log_std.data.fill_(1.0)
     rollout = envs.collect(agent, 400, agent.progress)
     mean, log_std = agent.net(rollout.extras["x"])
     z = ((rollout.extras["drawn"] - mean) / log_std.exp()).detach().flatten()
@@ -382,6 +382,25 @@ def test_mismatches_are_refused_by_the_run(tmp_path):
 
 def test_bounds_in_double_precision_are_kept():
     envs, agent, stream = made("Humanoid-v4", 2, 256)
-    agent.log_std.data.fill_(2.0)                      # most actions end at a bound
+    agent.net.log_std.data.fill_(2.0)                      # most actions end at a bound
     for _ in stream: pass
     assert envs.rows == 128
+
+
+# -- arithmetic --------------------------------------------------------------------------------------------------------
+
+PRODUCTS = """
+import hashlib, numpy as np
+from abs_lab.networks import matmul
+rng, bits = np.random.default_rng(0), hashlib.sha256()
+for rows in (1, 32, 64, 128, 144, 150, 256, 1024):
+    for inputs, outputs in ((17, 64), (64, 64), (64, 6), (64, 1), (376, 64), (256, 256)):
+        x, weight, by = (rng.normal(size=s).astype(np.float32) for s in ((rows, inputs), (outputs, inputs), (rows, outputs)))
+        for product in (matmul(x, weight.T), matmul(by.T, x, out=np.empty_like(weight)), matmul(by, weight)): bits.update(np.ascontiguousarray(product).tobytes())
+print(bits.hexdigest())
+"""
+
+def test_products_do_not_depend_on_numpys_threads():
+    bits = {subprocess.run([sys.executable, "-c", "import torch; torch.set_num_threads(1)\n" + PRODUCTS], env=os.environ | dict(OPENBLAS_NUM_THREADS=str(n), OMP_NUM_THREADS=str(n)),
+                           capture_output=True, text=True, check=True).stdout for n in (1, 2, 4)}
+    assert len(bits) == 1
