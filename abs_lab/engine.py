@@ -9,6 +9,7 @@ __all__ = ['PATIENCE', 'check_grid', 'matching', 'Job', 'run_queue', 'Work', 'pr
 import json
 import math
 import os
+import re
 import subprocess
 import time
 from contextlib import suppress
@@ -54,7 +55,7 @@ def matching(
     "The part of a grid that conditions name."
     flat = [{k: str(v) for k, v in (c.flat() | dict(arm=p.get("arm"))).items()} for p, c in zip(grid, configs)]
     wanted = {}
-    for part in filter(None, only.split(",")):
+    for part in filter(None, re.split(r",(?=[^,]*=)|,$", only)):  # a comma within a value is part of it, as in arm=fixed 16, decayed rate
         name, given, value = (x.strip() for x in part.partition("="))
         if not given: raise AbsLabError(f"a condition is written as in seed=0,env_id=Pong-v5; not {part!r}")
         choose("parameter of the grid", name, sorted({k for f in flat for k in f}))
