@@ -154,7 +154,7 @@ AT_EVERY_WRITE = {
 @pytest.mark.parametrize("name,every", [("segments", 7), ("replay", 29), *(pytest.param(n, 1, marks=pytest.mark.long) for n in AT_EVERY_WRITE)])
 def test_killed_before_any_write_is_identical(name, every, tmp_path):
     params = dict(env_id="CartPole-v1", num_envs=16, eval_envs=2) | MOVING | dict(size_max=32) | AT_EVERY_WRITE[name]
-    code, out, err = finish(start("-c", KILLER, json.dumps(params), tmp_path, every, cwd=tmp_path, checkpoint_seconds=0))
+    code, out, err = finish(start("-c", KILLER, json.dumps(params), tmp_path, every, cwd=tmp_path, checkpoint_seconds=0), seconds=300 if every > 1 else 3600)
     assert code == 0, err
     lines = [tuple(map(int, line.split())) for line in out.splitlines()]
     assert len(lines) > 25 / every
