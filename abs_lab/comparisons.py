@@ -14,7 +14,7 @@ from plotly.subplots import make_subplots
 
 from . import stats
 from .figures import DASHES, _faint, _grouped, _numbers, _wrapped, by_arm, by_task, on_grid, score, styles
-from .reports import _pair, results, scores
+from .reports import matched, results, scores
 
 # %% ../nbs/24_comparisons.ipynb #24a00008
 def improvements(
@@ -22,7 +22,7 @@ def improvements(
     pairs: list,           # (what it is about, arm, other arm)
 ) -> go.Figure:            # one row a pair: probability that the arm is higher, with its interval; single tasks as dots
     "Probability of improvement of every pair of arms."
-    found = [(arm, other, pair) for _, arm, other in pairs if (pair := _pair(runs, arm, other))]
+    found = [(arm, other, pair) for _, arm, other, pair, _ in matched(runs, pairs)]
     fig, style = go.Figure(layout=dict(template="abs_lab")), styles(by_arm(runs))
     for row, (arm, other, (x, y)) in enumerate(found):
         colour, ends = style[arm][0], stats.improvement_interval(x, y)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RESULTS', 'SAME', 'results', 'evaluation', 'gradient_rate', 'cost', 'divergence_table', 'parameters', 'provenance',
-           'lacking', 'findings', 'normalised', 'scores', 'contrasts', 'compared', 'cautions', 'task_table', 'markdown']
+           'lacking', 'findings', 'normalised', 'scores', 'matched', 'contrasts', 'compared', 'cautions', 'task_table',
+           'markdown']
 
 # %% ../nbs/16_reports.ipynb #e9375c1a
 import numpy as np
@@ -215,12 +216,17 @@ def _same(arms, arm, other) -> bool:
     parts = [{(run["params"].get("env_id"), run["params"]["seed"]): (run["curve"].get("size"), run["curve"].get("signal"), score(run)) for run in arms[a]} for a in (arm, other)]
     return parts[0] == parts[1]
 
-def _pair(runs, arm, other) -> tuple:
-    "Scores of two arms on the tasks that both have: arrays where that is one task, else {task: [seeds]}."
+def matched(
+    runs: list,            # finished runs, of several tasks on one scale
+    pairs: list,           # (what it is about, arm, other arm)
+):                         # about, arm, other arm, the scores of both ([seeds], or {task: [seeds]}), tasks that are not counted
+    "The pairs that have runs, on the tasks where both arms have enough seeds; on all of them where none has."
     found = scores(runs)
-    tasks = [t for t in found.get(arm, {}) if t in found.get(other, {})]
-    pair = [{t: found[a][t] for t in tasks} for a in (arm, other) if tasks]
-    return tuple(next(iter(s.values())) if len(tasks) == 1 else s for s in pair) or None
+    for about, arm, other in pairs:
+        shared = {t: min(len(found[a][t]) for a in (arm, other)) for t in found.get(arm, {}) if t in found.get(other, {})}
+        tasks = [t for t, seeds in shared.items() if seeds >= stats.MIN_SEEDS] or list(shared)
+        pair = [found[a][tasks[0]] if len(tasks) == 1 else {t: found[a][t] for t in tasks} for a in (arm, other) if tasks]
+        if pair: yield about, arm, other, pair, [t for t in shared if t not in tasks]
 
 def contrasts(
     runs: list,            # finished runs, of several tasks on one scale
@@ -228,10 +234,10 @@ def contrasts(
 ) -> pd.DataFrame:         # text, one row a pair that has runs
     "What each pair of arms shows."
     rows, form = [], "{:,.3g}" if len(by_task(runs)) > 1 else "{:,.0f}"
-    for about, arm, other in pairs:
-        if not (pair := _pair(runs, arm, other)): continue
+    for about, arm, other, pair, without in matched(runs, pairs):
         ends = stats.improvement_interval(*pair)
-        rows.append({"About": about.rstrip(":"), "Arm": arm, "Against": other, **{f"IQM of the {name}": form.format(stats.iqm(s)) for name, s in zip(("arm", "other"), pair)},
+        about = about.rstrip(":") + (f" (not on {', '.join(without)})" if without else "")
+        rows.append({"About": about, "Arm": arm, "Against": other, **{f"IQM of the {name}": form.format(stats.iqm(s)) for name, s in zip(("arm", "other"), pair)},
                      "Arm higher, share of pairs": percent(stats.improvement(*pair)), "95 % interval": f"{percent(ends[0])} to {percent(ends[1])}" if ends else "too few seeds"})
     return pd.DataFrame(rows)
 
@@ -241,11 +247,10 @@ def compared(
 ) -> list:                 # sentences
     "What each pair of arms allows to be said, without the numbers that `contrasts` gives."
     arms, said = by_arm(runs), []
-    for about, arm, other in pairs:
-        if not (pair := _pair(runs, arm, other)): continue
+    for about, arm, other, pair, without in matched(runs, pairs):
         chance = f"({arm} is higher in {percent(stats.improvement(*pair))} of the pairs of seeds)"
         text = SAME.format(arm, other) if _same(arms, arm, other) else f"{compare(*pair, arm, other).split('. ')[0].rstrip('.')} {chance}."
-        said.append(f"**{about}** {text}")
+        said.append(f"**{about}** {text}" + (f" (Fewer than {stats.MIN_SEEDS} seeds, and not counted: {', '.join(without)}.)" if without else ""))
     return said
 
 # %% ../nbs/16_reports.ipynb #16d00008
