@@ -293,9 +293,9 @@ def controls(
     tip = lambda name: dict(tooltip=about.get(name, ""))
     found = {}
     if hasattr(rule, "low"):
-        share = rule.high <= 1 and rule.low >= 0.005
+        share = rule.high <= 1 and rule.low >= 0.02  # smaller ones, as of a KL divergence, have no room on a linear scale
         kind = (lambda **k: W.FloatSlider(min=0.005, max=1.0, step=0.005, readout_format=".3f", **k)) if share else (
-            lambda **k: W.FloatLogSlider(min=np.floor(np.log10(rule.low)) - 1, max=np.ceil(np.log10(rule.high)) + 1, step=0.02, readout_format=".2e", **k))
+            lambda **k: W.FloatLogSlider(min=np.floor(np.log10(rule.low)) - 1, max=np.ceil(np.log10(rule.high)) + 1, step=0.02, readout_format=".3g", **k))
         found["low"], found["high"] = (kind(value=getattr(rule, n), description=f"D {n}", **wide, **tip(n)) for n in ("low", "high"))
         for n in ("low", "high"): found[n].add_class(n)
     step = getattr(rule, "multiple", 1)

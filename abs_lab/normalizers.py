@@ -35,7 +35,6 @@ class ObsNormalizer(torch.nn.Module):
         "Standardise, counting nothing."
         return ((obs.flatten(1) - self.mean) / (self.var + 1e-8).sqrt_()).clamp_(-self.clip, self.clip).float()
 
-    @torch.no_grad()
     def see(
         self,
         obs: torch.Tensor,  # [N, …], D numbers each

@@ -274,7 +274,6 @@ class PPO:
 
     def frozen(self): return copy.deepcopy(nn.Sequential(self.seen, self.net)).requires_grad_(False)
 
-    @torch.inference_mode()
     def act(self, obs):
         "Actions drawn from the policy, and what an update needs: what the networks saw, and what was drawn."
         x = self.seen.see(obs) if self.config.normalize_obs else self.seen(obs)
@@ -305,7 +304,6 @@ class PPO:
         p.gradient_steps += plan.epochs * c.num_minibatches
         return dict(grad_norm=torch.as_tensor(array_namespace(arrays[0]).stack(norms)).mean(), lr=lr, masked=1 - rollout.mask.float().mean(), **self._outcome(*rows))
 
-    @torch.no_grad()
     def _gradient_step(self, x, drawn, *old):
         c, actor, critic = self.config, layer_outputs(self.actor, x), layer_outputs(self.critic, x)
         out = (actor[-1], self.log_std) if self.gaussian else actor[-1]
