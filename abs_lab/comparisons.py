@@ -92,7 +92,7 @@ def each_task(
     fig = make_subplots(rows=down, cols=columns, subplot_titles=[*tasks], vertical_spacing=48 / height, horizontal_spacing=0.06)
     for i, group in enumerate(tasks.values()):
         for arm, mine in by_arm(group).items():
-            if not (shared := on_grid(mine, "return", points=50)): continue
+            if not (shared := on_grid(mine, "return")): continue
             fig.add_scatter(x=_numbers(shared[0]), y=_numbers(stats.iqm(shared[1], axis=0)), mode="lines", name=html.escape(arm, quote=False), legendgroup=arm,
                             showlegend=arm not in named, line=dict(color=style[arm][0], width=1.8, dash=style[arm][1]), row=i // columns + 1, col=i % columns + 1)
             named.add(arm)

@@ -124,7 +124,7 @@ def on_grid(
     runs: list,             # runs of one arm
     y: str,                 # column of the curve
     x: str = "step",        # column to draw it against
-    points: int = 100,      # points of the grid
+    points: int = 50,       # points of the grid
 ):                          # ([points] x, [seeds, points] y), or None where the runs share no stretch of x
     "Curves of several runs, interpolated linearly where all of them have data."
     parts = [series(run, y, x) for run in runs]
@@ -266,8 +266,8 @@ def thresholds(
 
 # %% ../nbs/15_figures.ipynb #730bd1f5
 def _measured(fig, row, arm, group, style) -> list:
-    "Draw an arm's measurements, their mean over seeds and its thresholds into a panel; returns the values that must be seen."
-    traces, limits = _seeds(group, "signal", "step", arm, style[0], mode="markers"), thresholds(group) or ()
+    "Draw an arm's measurements (of five seeds), their mean over all seeds and its thresholds into a panel; returns the values that must be seen."
+    traces, limits = _seeds(group[:MIN_SEEDS], "signal", "step", arm, style[0], mode="markers"), thresholds(group) or ()
     shared = on_grid([smoothed(r) for r in group], "signal")
     if shared is not None: traces += _centre(*shared, arm, style, np.mean, showlegend=False)
     fig.add_traces(traces, rows=row, cols=1)
@@ -323,7 +323,7 @@ def dots(
         if limits: fig.add_scatter(x=limits, y=[row + 0.3] * 2, mode="lines", line=dict(color=colour, width=3), hoverinfo="skip")
         fig.add_scatter(x=[iqm(values)], y=[row + 0.3], mode="markers", name=html.escape(arm), hovertemplate="IQM %{x:.4~g}",
                         marker=dict(color=colour, size=12, symbol="diamond", line=dict(color="white", width=1)))
-    fig.update_layout(showlegend=False, height=100 + 72 * len(arms), margin=dict(l=84))
+    fig.update_layout(showlegend=False, height=100 + 72 * len(arms), margin=dict(l=96))
     fig.update_yaxes(tickvals=list(range(len(arms))), ticktext=[_wrapped(arm) for arm in arms], range=[len(arms) - 0.4, -0.5],
                      showgrid=False, ticks="", automargin=False)
     fig.update_xaxes(title_text=label)

@@ -165,11 +165,14 @@ def _confound(arms) -> str:
 # %% ../nbs/16_reports.ipynb #d4c9353e
 def lacking(
     missing: list,   # names of the runs that are missing
-    most: int = 8,   # of them that are named
+    most: int = 16,  # arms of them that are named
 ) -> list:           # one sentence, or none
     "What a report does not hold."
-    more = f"; and {len(missing) - most} more" if len(missing) > most else ""
-    return [f"{len(missing)} runs are missing and are in no figure or number: {'; '.join(missing[:most])}{more}."] if missing else []
+    alike = {}
+    for name in missing: alike.setdefault(name.rpartition(", seed ")[0] or name, []).append(name)
+    shown = [names[0] if len(names) == 1 else f"{arm}, {len(names)} seeds" for arm, names in alike.items()]
+    more = "; and others" if len(shown) > most else ""
+    return [f"{len(missing)} runs are missing and are in no figure or number: {'; '.join(shown[:most])}{more}."] if missing else []
 
 def findings(
     runs: list,            # finished runs of one task
@@ -211,10 +214,10 @@ def scores(
 # %% ../nbs/16_reports.ipynb #16d00005
 SAME = "{} and {} gave the same runs, number for number: what differs between them never acted here."
 
-def _same(arms, arm, other) -> bool:
-    "Whether two arms hold the same runs under two names."
-    parts = [{(run["params"].get("env_id"), run["params"]["seed"]): (run["curve"].get("size"), run["curve"].get("signal"), score(run)) for run in arms[a]} for a in (arm, other)]
-    return parts[0] == parts[1]
+def _same(arms, arm, other, without=()) -> bool:
+    "Whether two arms hold the same runs under two names, on the tasks that they share and that count."
+    found, seen = [by_task(arms[a]) for a in (arm, other)], lambda run: (run["params"]["seed"], run["curve"].get("size"), run["curve"].get("signal"), score(run))
+    return all([*map(seen, found[0][task])] == [*map(seen, found[1][task])] for task in {*found[0]} & {*found[1]} - {*without})
 
 def matched(
     runs: list,            # finished runs, of several tasks on one scale
@@ -249,7 +252,7 @@ def compared(
     arms, said = by_arm(runs), []
     for about, arm, other, pair, without in matched(runs, pairs):
         chance = f"({arm} is higher in {percent(stats.improvement(*pair))} of the pairs of seeds)"
-        text = SAME.format(arm, other) if _same(arms, arm, other) else f"{compare(*pair, arm, other).split('. ')[0].rstrip('.')} {chance}."
+        text = SAME.format(arm, other) if _same(arms, arm, other, without) else f"{compare(*pair, arm, other).split('. ')[0].rstrip('.')} {chance}."
         said.append(f"**{about}** {text}" + (f" (Fewer than {stats.MIN_SEEDS} seeds, and not counted: {', '.join(without)}.)" if without else ""))
     return said
 
