@@ -30,7 +30,7 @@ from .results import compact, steps_done
 from .runs import read_config, result_of, set_events
 from .stats import band, iqm
 from .storage import read_jsonl
-from .traces import COLOURS, GREY, HIGH, LOW
+from .traces import COLOURS, GREY, HIGH, LOW, titles
 
 # %% ../nbs/30_browser.ipynb #81ab1b1e
 class Record(NamedTuple):
@@ -101,7 +101,7 @@ def lines(
     return [*out, go.Scatter(x=grid, y=iqm(values, axis=0), mode="lines", line=dict(color=colour, width=2.4, dash=dash), name=name, legendgroup=name, hovertemplate=hover)]
 
 # %% ../nbs/30_browser.ipynb #5a360879
-METRICS = {"training return": "return", "size L": "size", "divergence D": "signal", "loss": "loss", "mean Q-value": "q_value", "gradient norm": "grad_norm",
+METRICS = {"training return": "return", "size (rollout L, or batch)": "size", "divergence D": "signal", "loss": "loss", "mean Q-value": "q_value", "gradient norm": "grad_norm",
            "dormant units (share)": "dormant", "feature rank": "rank", "weight norm": "weight_norm"}
 X = {"environment steps": "step", "gradient steps": "gradient_steps", "training time (s)": "seconds"}
 COLUMNS = ("study", "environment", "agent", "controller", "seed", "status", "steps", "return", "set", "run")
@@ -259,6 +259,8 @@ class WhatIf(Shown):
         for n in ("low", "high"): self.fields[n].add_class(n)
         for name, w in self.fields.items(): w.observe(lambda _, name=name: self.draw(name), "value")
         self.side.children, self.rule = list(self.fields.values()), rule
+        signal, size, _ = (title.replace(" (", "<br>(") for title in titles(read_config(self.which.value)))
+        self.figure.update_layout(yaxis_title_text=signal, yaxis2_title_text=size)
         keep = slice(None, None, max(len(self.measured.steps) // 800, 1))
         with self.figure.batch_update():
             for i, ys in ((0, self.measured.signals), (2, self.measured.sizes)): self.figure.data[i].x, self.figure.data[i].y = self.measured.steps[keep], ys[keep]
@@ -285,6 +287,6 @@ class WhatIf(Shown):
             for i, ys in ((1, means), (3, sizes)): self.figure.data[i].x, self.figure.data[i].y = self.measured.steps[keep], ys[keep]
             for shape, name in zip(self.figure.layout.shapes, ("low", "high")): shape.y0 = shape.y1 = v[name]
         between = np.mean((means > v["low"]) & (means < v["high"]))
-        self.text.value = (f"<div class='num'>mean L <b>{sizes.mean():.1f}</b> (recorded {self.measured.sizes.mean():.1f}), at the end <b>{sizes[-1]}</b> (recorded {self.measured.sizes[-1]}); "
+        self.text.value = (f"<div class='num'>mean size <b>{sizes.mean():.1f}</b> (recorded {self.measured.sizes.mean():.1f}), at the end <b>{sizes[-1]}</b> (recorded {self.measured.sizes[-1]}); "
                            f"the averaged D lies between the thresholds {between:.0%} of the time. {len(sizes):,} measurements, {1000 * self.took:.0f} ms.</div>"
                            "<div class='quiet'>Open loop: the divergence is as recorded. With other sizes the policy would have moved differently, so this shows how the rule reads the trace, not how it would train.</div>")

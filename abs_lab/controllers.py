@@ -299,9 +299,9 @@ class ABS(ABSRule, _Controller):
             near = _nearest(min(max(start, self.size_min), self.size_max), self.multiple)
             raise AbsLabError(f"start must be a multiple of {self.multiple} from size_min={self.size_min} to "
                               f"size_max={self.size_max}, not {start}; the nearest is {near}")
-        self._level, self._count, self._recent = self.inside(start), 0, deque(maxlen=self.window)
+        self._level, self._count, self._recent, self._mean = self.inside(start), 0, deque(maxlen=self.window), None
 
-    def _fit(self): self._level, self._recent = self.inside(self._level), deque(self._recent, maxlen=self.window)
+    def _fit(self): self._level, self._recent, self._mean = self.inside(self._level), deque(self._recent, maxlen=self.window), None
 
     @property
     def size(self) -> int: # a multiple of `multiple`, within the limits
@@ -312,7 +312,8 @@ class ABS(ABSRule, _Controller):
     def mean(self) -> float | None: # in the signal's unit
         "The smoothed signal, or None before the first measurement."
         values = self._recent
-        return min(max(math.fsum(values) / len(values), min(values)), max(values)) if values else None
+        if self._mean is None and values: self._mean = min(max(math.fsum(values) / len(values), min(values)), max(values))
+        return self._mean
 
     def state_dict(self) -> dict: # plain numbers, fit for JSON
         "What has happened, not what was configured."
@@ -331,7 +332,7 @@ class ABS(ABSRule, _Controller):
 
     def _take(self, signal: float):
         self._recent.append(_finite(signal))
-        self._count += 1
+        self._count, self._mean = self._count + 1, None
         if self._count >= self.warmup: self._level = self.step(self._level, self.mean)
 
     def schedule(

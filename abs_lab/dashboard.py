@@ -19,6 +19,7 @@ from .browser import RunBrowser, WhatIf
 from .config import AGENTS, OWN, RunConfig, configure, describe, settings
 from .controllers import CONTROLLERS
 from .divergence import METERS
+from .envs import backend_for
 from .live import Dashboard
 from .look import Frame, Shown, field, tools
 from .plan import AbsLabError
@@ -81,7 +82,9 @@ class Form:
 
     def config(self) -> RunConfig:
         "What the form says; raises `AbsLabError` when it cannot be."
-        return configure(**{n: w.value for n, w in self.top.items()} | self.given)
+        config = configure(**{n: w.value for n, w in self.top.items()} | self.given)
+        backend_for(config.env)
+        return config
 
 # %% ../nbs/33_dashboard.ipynb #8dbf77d9
 class Page(Shown):

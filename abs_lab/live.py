@@ -32,7 +32,7 @@ class Dashboard(Shown):
         self,
         session: Session,        # to be watched and steered
         refresh: float = 1.0,    # seconds between looks
-        height: int = 440,       # pixels of the main figure
+        height: int = 424,       # pixels of the main figure
     ):
         self.refresh, self.over, self.thread, self.picture, self.silent = refresh, threading.Event(), None, None, False
         self.sessions, self.wishes, self.said, self.gone = [], {}, {}, set()
@@ -53,10 +53,10 @@ class Dashboard(Shown):
         self.which.observe(lambda _: self._choose(), "index")
         self.tab = W.ToggleButtons(options=["Live", "Diagnostics", "Watch"], style=dict(button_width="100px"))
         self.tab.observe(lambda _: self._turn(), "value")
-        self.side, self.aim = W.VBox(layout=W.Layout(width="228px", min_width="228px")), W.HTML()
+        self.side, self.aim = W.VBox(layout=W.Layout(width="252px", min_width="252px")), W.HTML()
         row = dict(align_items="center", justify_content="space-between", flex_flow="row wrap")
-        self.lay(self.plots.frame, W.HBox([self.head, tools(*self.buttons.values())], layout=row), self.bar,
-                 W.HBox([tools(self.tab), tools(self.which), W.HBox([self.plots.log, self.plots.x])], layout=row), W.HBox([self.side, self.plots.stage]), self.say)
+        self.lay(self.plots.frame, W.HBox([self.head, tools(*self.buttons.values())], layout=row), self.bar, self.say,
+                 W.HBox([tools(self.tab), tools(self.which), W.HBox([self.plots.log, self.plots.x])], layout=row), W.HBox([self.side, self.plots.stage]))
 
     def _button(self, text, do, tip):
         button = W.Button(description=text, tooltip=tip, layout=W.Layout(width="auto"))
@@ -96,7 +96,7 @@ class Dashboard(Shown):
         error: bool = False,  # whether something went wrong
         more: str = "",       # a traceback, to be unfolded
     ):
-        "Say something below the plots."
+        "Say something above the plots."
         more = f"<details><summary>traceback</summary><pre>{html.escape(more)}</pre></details>" if more else ""
         self.say.value = f"<div class='say {'error' if error else ''}'>{html.escape(text)}{more}</div>"
 
@@ -195,7 +195,7 @@ class Dashboard(Shown):
         new = False
         for session, run in zip(self.sessions, self.plots.runs):
             if run.trace.row and not session.dir.exists():
-                if run not in self.gone: self.message(f"{session.dir} was deleted; what is shown was read before", True)
+                if run not in self.gone: self.message(f"{session.dir} was deleted: it can train no further, and what is shown was read before", True)
                 self.gone.add(run)
             else: new |= run.trace.read()
         return new
@@ -205,12 +205,13 @@ class Dashboard(Shown):
         said = self.said.get(run)
         if said != s.state:
             self.said[run] = s.state
-            if s.state == "failed": self.message(str(s.error), True, "".join(traceback.format_exception(s.error)))
+            if s.state == "failed" and s.dir.exists(): self.message(str(s.error), True, "".join(traceback.format_exception(s.error)))
             if s.state == "finished" and said and s.result: self.message(f"finished: mean greedy return {s.result['eval']['mean']:.1f} over {len(s.result['eval']['returns'])} episodes")
             if s.state in STILL and run.trace.row: self._still()
         can = dict(Start=s.state in ("ready", "stopped", "failed", "paused"), Pause=s.state == "running", Step=s.state in ("ready", "stopped", "paused"),
                    Stop=s.alive, Save=s.state in ("running", "paused"), Fork=s.state in ("running", "paused", "stopped", "finished", "failed"))
-        for name, able in can.items(): self.buttons[name].disabled = not able
+        for name, able in can.items(): self.buttons[name].disabled = not able or (run in self.gone and name != "Stop")
+        self._name(self.buttons["Start"], "Resume" if s.state == "paused" else "Start")
         agent, _, rule, _ = s.config.names
         self._put(self.head, f"<span class='title'>{html.escape(s.config.env.env_id)}</span> <span class='quiet'>{agent.upper()} · {rule.upper() if len(rule) < 4 else rule} · seed {s.config.seed}"
                              f"</span><span class='chip {s.state}'>{s.state}</span>")
@@ -241,6 +242,10 @@ class Dashboard(Shown):
     @staticmethod
     def _put(widget, text):
         if widget.value != text: widget.value = text
+
+    @staticmethod
+    def _name(button, text):
+        if button.description != text: button.description = text
 
     def _picture(self):
         traces = sorted((r.trace for r in self.plots.runs), key=lambda t: t is not self.plots.front.trace)  # the one in the foreground first

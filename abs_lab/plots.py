@@ -20,7 +20,7 @@ import plotly.graph_objects as go
 # %% ../nbs/31_plots.ipynb #68123203
 from .config import RunConfig
 from .look import Figure, Frame, faint, panels, stage
-from .traces import COLOURS, GREY, HIGH, LOW, Trace
+from .traces import COLOURS, GREY, HIGH, LOW, Trace, titles
 
 # %% ../nbs/31_plots.ipynb #da940f17
 def curves(
@@ -37,7 +37,7 @@ def curves(
             ("ret", 3, "episode", dot | dict(marker=dict(size=3, color=faint(colour, 0.3)))),
             ("smooth", 3, "mean of 100 episodes", line | dict(line=dict(width=2.2, color=colour))),
             ("marks", 2, "parameter set", dict(mode="markers", hovertemplate="%{text}<extra></extra>", marker=dict(size=8, symbol="diamond", color=colour, line=dict(width=1, color="white"))))]
-    shown = lambda s: first and s not in ("target", "marks")
+    shown = lambda s: first and s != "marks"
     return [(s, go.Scatter(name=kind if first else name, showlegend=shown(s), legendgroup=s if first else name, **style), row) for s, row, kind, style in look]
 
 AXES = {"environment steps": "step", "updates": "update", "frames": "frames", "training time (s)": "seconds"}
@@ -81,13 +81,6 @@ class Drawn:
     lines: list = field(default_factory=list)   # (series, its curve among the diagnostics)
     sent: dict = field(default_factory=dict)    # series -> what was last sent of it
 
-def _unit(config):
-    "In what the signal of a run is measured."
-    if config.names[3] != "divergence": return "1 / noise scale" if config.meter.estimator == "fair" else "transitions"
-    name, gaussian = config.meter.distance, config.names[0] == "ppo" and config.names[1] != "classic"
-    if name in ("auto", "kl"): name = "nats" if gaussian or name == "kl" else "disagreement"
-    return {"disagreement": "share of states", "total_variation": "total variation", "mean_shift": "shift of the mean"}.get(name, "nats")
-
 class Plots:
     "Some runs, drawn while they grow."
     def __init__(
@@ -115,9 +108,7 @@ class Plots:
         lines = [dict(type="line", xref="paper", x0=0, x1=1, yref="y", y0=1, y1=1, line=dict(color=colour, width=2.5), visible=False) for colour in (LOW, HIGH)]
         words = [dict(xref="paper", x=1.005, xanchor="left", yref="y", y=1, yanchor=side, text="", showarrow=False, font=dict(color=colour, size=11), visible=False)
                  for colour, side in ((LOW, "top"), (HIGH, "bottom"))]  # so that they do not lie on one another
-        signal = "divergence D" if config.names[3] == "divergence" else "gradient noise"
-        size = "rollout L<br>(steps per env)" if hasattr(config.agent, "num_minibatches") else "batch<br>(transitions)"
-        figure = panels([[f"{signal}<br>({_unit(config)})"], [size], ["episode return"]], self.height, past, shapes=lines, annotations=words)
+        figure = panels([[title.replace(" (", "<br>(")] for title in titles(config)], self.height, past, shapes=lines, annotations=words)
         figure._config = figure._config | dict(edits=dict(shapePosition=True))
         figure.layout.on_change(self._moved, "shapes")
         figure.layout.on_change(lambda _, r: self._link(self.diagnostics, r), "xaxis.range")
@@ -262,17 +253,18 @@ class Plots:
         "A line through all panels wherever a parameter was set."
         lines = [dict(type="line", xref="x", x0=x, x1=x, yref="paper", y0=0, y1=1, layer="below", line=dict(color=faint(GREY, 0.7), width=1, dash="2px,3px"))
                  for x in (self.front.trace.place(at, self.x.value) for at, _ in self.front.trace.marks[-100:])]
-        if lines: self.figure.layout.shapes = (*self.figure.layout.shapes[:2], *lines)
+        self.figure.layout.shapes = (*self.figure.layout.shapes[:2], *lines)
 
     def _span(self):
-        "The x range: what there is, and room for as much again; at the end, where the run's length is known, just that."
+        "The x range: what there is, and room for as much again; where the runs' length is known, no more than that (the last update may pass it)."
         front, x = self.front.trace, self.x.value
         known, span = max(run.trace.place(run.trace.end(), x) for run in self.runs), self.ranges.get("span", 0)
         if x in ("step", "frames"):
-            span = front.present.total_steps * (front.frame_skip if x == "frames" else 1)
+            span = max(run.trace.present.total_steps for run in self.runs) * (front.frame_skip if x == "frames" else 1)
             while span >= 2 * known > 0: span /= 2
-        self.ranges["span"] = span = span if 0 < known <= span else 2 * known or span or 1
-        return 0, span
+            self.ranges["span"] = max(span, known)
+        else: self.ranges["span"] = span if 0 < known <= span else 2 * known or span or 1
+        return 0, self.ranges["span"]
 
     def _send_range(self, figure, axis, low, high):
         key = (figure is self.figure, axis)

@@ -98,7 +98,7 @@ class Session:
 
     def _start(self, updates):
         with self._gap:
-            if self.alive: raise AbsLabError(f"this session was started before and is {self.state}: resume it, fork it, or make another")
+            if self.alive: raise AbsLabError(f"this session was started before and is {self.state}: " + ("resume it" if self.state == "paused" else "it needs no second start"))
             if self.state == "finished": raise AbsLabError("this run is finished; fork it with a larger total_steps to go on")
             if Lease.held(self.dir / "lock"): raise Busy(f"{self.dir} is being written by another session or process")
             self.state, self.error, self._stopping, self._left = "starting", None, False, updates
@@ -108,7 +108,7 @@ class Session:
 
     def _request(self, state, **wishes):
         with self._gap:
-            if not self.alive: raise AbsLabError(f"this session is {self.state} and does not train" + (f": {self.error}" if self.error else "; start it first"))
+            if not self.alive: raise AbsLabError(f"this session is {self.state} and does not train" + (f": {self.error}" if self.error else "; fork it to go on" if self.state == "finished" else "; start it first"))
             for name, value in wishes.items(): setattr(self, name, value)
             if state and self.state in ("paused", "running"): self.state = state
             self._gap.notify_all()
@@ -168,8 +168,9 @@ class Session:
         "A second session that goes on from the present state under other parameters."
         def work(run):
             if run: run.checkpoint()
+            elif self.state == "ready": raise AbsLabError("nothing has been trained yet, so there is nothing to fork: start this session, or make another")
             target = _new_folder(self.dir.with_name(self.dir.name.split("-fork")[0] + "-fork"))
-            return Session(fork(self.dir, target, **changes), target)
+            return Session(fork(self.dir, target, **self._wanted | changes), target)
         return self.ask(work)
 
     def ask(
@@ -199,7 +200,10 @@ class Session:
         "Hear what is asked for; wait here for as long as training is to stand still."
         with self._gap:
             while True:
-                if self._wanted: wanted, self._wanted = self._wanted, {}; self.run.set(**wanted)
+                if self._wanted:
+                    wanted, self._wanted = self._wanted, {}
+                    check_memory(with_changes(self.run.present, **wanted).controller.largest, self.run.envs.obs)
+                    self.run.set(**wanted)
                 self._answer(self.run)
                 if self._stopping: raise Stopped
                 self.state = "running" if self._left > 0 else "paused"

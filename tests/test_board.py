@@ -98,6 +98,15 @@ def test_every_agent_is_watched_steered_forked_and_filmed(task):
     assert "finished" in board.head.value and session.result["interventions"] == 1
 
 
+def test_a_finished_run_fills_its_axis():
+    "Its last update passes the total by some steps; a fork with a larger total has the axis that it needs."
+    board = board_of("pqn", total_steps=3_000)
+    board.session.start()
+    assert board.session.wait(120) == "finished"
+    board.tick()
+    assert board.plots.ranges[True, "xaxis"] == [0, board.session.result["steps"]] and board.session.result["steps"] > 3_000
+
+
 def test_what_was_set_of_ppo_and_btr_is_made_again_in_batch(tmp_path):
     for task in ("ppo", "btr"):
         board = board_of(task, total_steps=30_000 if task == "ppo" else 1_500)
@@ -120,6 +129,12 @@ def test_the_form_makes_every_agents_config(task):
     assert "<div class='say error'></div>" == form.say.value, form.say.value
     assert form.config() == configure(agent, **TASKS[task])
     assert form.fields["lr"].tooltip and form.top["preset"].options[0] == "auto" and len(form.top["preset"].options) > 2
+
+
+def test_the_form_refuses_an_environment_that_is_not_there():
+    form = Form()
+    form.top["env_id"].value = "NoSuchEnv-v9"
+    assert "NoSuchEnv-v9" in form.say.value and "did you mean" in form.say.value.lower() or "nearest" in form.say.value, form.say.value
 
 
 @pytest.mark.parametrize("task, changes, why", [("pqn", dict(env_id="Catch-v0", num_envs=4), "render not implemented"),

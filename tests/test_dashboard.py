@@ -193,7 +193,7 @@ def test_a_person_tunes_a_run(lab):
     updates = len(rows(run))
     time.sleep(1)
     assert len(rows(run)) == updates and lab.curve(SIZE)[0][-1] == rows(run)[-1]["step"]
-    lab.press("Start")
+    lab.press("Resume")
     lab.state("running")
     lab.until(lambda: len(rows(run)) > updates + 3, "training to go on")
 
@@ -218,6 +218,12 @@ def test_the_other_views(lab):
     lab.page.get_by_text("greedy policy at step").first.wait_for()
     assert lab.page.locator(".abs-lab canvas").first.evaluate("c => c.width") == 300
     lab.shot("watch")
+    lab.press("Live")
+    seen = lab.until(lambda: lab.curve(SIZE)[0], "the curves")
+    lab.until(lambda: lab.curve(SIZE)[0][-1] > seen[-1], "curves that go on growing where other views have been")
+    lab.press("Diagnostics")
+    seen = lab.until(lambda: lab.curve(0)[0], "diagnostics")
+    lab.until(lambda: lab.curve(0)[0][-1] > seen[-1], "diagnostics that go on growing")
     lab.press("Live")
 
 
@@ -244,7 +250,7 @@ def test_a_tab_that_is_closed_and_opened_again(lab):
     lab.press("Pause")
     lab.state("paused")
     lab.page.locator(".abs-lab .high .noUi-handle").first.press("ArrowRight")
-    lab.press("Start")
+    lab.press("Resume")
     lab.until(lambda: len(set_events(run)) == sets + 1, "a slider's move in the log")
     lab.shot("reopened")
 
@@ -277,6 +283,12 @@ def test_reopened_from_disk_what_if_and_the_browser(lab):
     lab.until(lambda: len(lab.curve(0, 4)[0]) > 5 and len(lab.curve(1, 4)[0]) > 5, "two runs overlaid")
     lab.page.get_by_text("differs").wait_for()
     with lab.page.expect_download() as given: lab.press("CSV", 4)
+    plot = lab.page.locator(".abs-lab").nth(4).locator(".js-plotly-plot")
+    plot.hover()
+    titles = plot.locator(".modebar-btn").evaluate_all("all => all.map(b => b.dataset.title)")
+    assert not any("Share" in title for title in titles)  # nothing here sends data away
+    with lab.page.expect_download() as picture: plot.locator(".modebar-btn[data-title*='PNG']").click()
+    assert Path(picture.value.path()).read_bytes()[:4] == b"\x89PNG"
     assert Path(given.value.path()).read_text().startswith("curve,step,return\n")
     lab.page.locator(".abs-lab").nth(4).scroll_into_view_if_needed()
     lab.shot("browser")

@@ -111,3 +111,8 @@ def test_collecting_a_study_leaves_other_runs_data_alone(tmp_path):
     assert ids == [] and len(missing) == 5 and (tmp_path / "data/other.json").exists()
     with pytest.raises(AbsLabError, match="seeds must be at least 1"): study.grid(seeds=0)
     with pytest.raises(AbsLabError, match="jobs must be at least 0"): engine.run_queue(ROOT / study.notebook, study.grid("smoke"), tmp_path, -1)
+
+
+def test_a_huge_range_of_sizes_is_checked_without_going_through_all_of_it():
+    assert configure(env_id="CartPole-v1", size_max=10**9).controller.largest == 10**9
+    with pytest.raises(AbsLabError, match="do not divide into num_minibatches"): configure(env_id="CartPole-v1", num_envs=6, size_max=10**9)

@@ -1,15 +1,15 @@
 "Sessions: what is set on the way outlives a kill and can be made again, bit for bit; forks; what goes wrong reaches the caller."
-import gc, json, os, shutil, signal, threading, time, traceback
+import shutil, signal, threading, time, traceback
 
 import pytest
 import torch
 
 from abs_lab.config import configure
 from abs_lab.plan import AbsLabError
-from abs_lab.runs import Run, fork, read_config, repeat, run, set_events
+from abs_lab.runs import read_config, repeat, run, set_events
 from abs_lab.session import Session, check_memory
 from abs_lab.storage import Busy
-from support import assert_same_run, events, finish, result, rows, start, state, wait_for
+from support import assert_same_run, events, finish, result, rows, start, state
 
 SMALL = dict(env_id="CartPole-v1", num_envs=16, total_steps=12_000, interval=1, size_max=32, eval_envs=4, epsilon_fraction=0.5)
 
@@ -214,6 +214,27 @@ def test_a_size_beyond_memory_ends_before_training(tmp_path):
     with pytest.raises(AbsLabError, match="the largest that fits"): check_memory(2_000_000, torch.zeros(100_000, 4))
     session.config = configure(**SMALL)
     session.start(); session.wait(120)  # and one that fits is trained
+
+
+def test_a_size_beyond_memory_that_is_set_before_the_start_ends_before_training(tmp_path, monkeypatch):
+    session = Session(configure(**SMALL), tmp_path/"a")
+    monkeypatch.setattr("abs_lab.session.free_bytes", lambda device: 2**20)
+    session.set(size_max=60_000)
+    session.step(1)
+    with pytest.raises(AbsLabError, match="a size of 60,000 needs about"): session.wait(60)
+    assert not rows(tmp_path/"a") and not set_events(tmp_path/"a")
+
+
+def test_what_was_set_while_stopped_holds_in_a_fork(tmp_path):
+    session = stepped(tmp_path/"a", 4)
+    session.stop(); session.wait(60)
+    session.set(low=0.3)
+    forked = session.fork(high=0.8)
+    assert (forked.present.controller.low, forked.present.controller.high) == (0.3, 0.8)
+
+
+def test_nothing_trained_is_nothing_to_fork(tmp_path):
+    with pytest.raises(AbsLabError, match="nothing has been trained yet"): Session(configure(**SMALL), tmp_path/"a").fork()
 
 
 def test_an_error_in_training_reaches_the_caller_and_leaves_the_checkpoint(tmp_path):
