@@ -386,6 +386,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'abs_lab.look.Figure._handler_js2py_traceDeltas': ( 'look.html#figure._handler_js2py_tracedeltas',
                                                                                   'abs_lab/look.py'),
                               'abs_lab.look.Figure.get_state': ('look.html#figure.get_state', 'abs_lab/look.py'),
+                              'abs_lab.look.Figure.open': ('look.html#figure.open', 'abs_lab/look.py'),
                               'abs_lab.look.Frame': ('look.html#frame', 'abs_lab/look.py'),
                               'abs_lab.look.Frame.__init__': ('look.html#frame.__init__', 'abs_lab/look.py'),
                               'abs_lab.look.Frame.fit': ('look.html#frame.fit', 'abs_lab/look.py'),

@@ -76,9 +76,10 @@ class Lab:
         self.browser = browser
         self.new_page()
 
-    def new_page(self):
+    def new_page(self, slow=False):
         self.page = self.browser.new_page(viewport=dict(width=1280, height=800))
         self.page.set_default_timeout(PATIENCE * 1000)
+        if slow: self.page.add_init_script("const after = AbortSignal.timeout.bind(AbortSignal); AbortSignal.timeout = ms => after(ms === 2000 ? 1 : ms);")  # anywidget's patience
 
     def open_notebook(self, address):
         self.page.goto(address)
@@ -93,7 +94,7 @@ class Lab:
     def curve(self, i, board=0):
         "The i-th curve of a board's first figure."
         return self.page.evaluate("""([board, i]) => { const p = document.querySelectorAll(".abs-lab")[board]?.querySelector(".js-plotly-plot");
-            const t = p && p.data && p.data[i]; return t && t.x ? [Array.from(t.x), Array.from(t.y)] : [[], []]; }""", [board, i])
+            const t = p && p.data && p.data[i]; return t && t.x && t.y ? [Array.from(t.x), Array.from(t.y)] : [[], []]; }""", [board, i])
 
     def until(self, what, why):
         end = time.monotonic() + PATIENCE
@@ -236,7 +237,7 @@ def test_a_tab_that_is_closed_and_opened_again(lab):
     before, sets = len(rows(run)), len(set_events(run))
     lab.page.close()
     lab.until(lambda: len(rows(run)) > before, "training to go on without a page")
-    lab.new_page()
+    lab.new_page(slow=True)  # its scripts are there too late, as on a busy machine
     lab.open_notebook(lab.address)
 
     # the board in the saved notebook: its curves go on, its buttons and its sliders are heard
