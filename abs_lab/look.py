@@ -105,7 +105,7 @@ def _script() -> str:
 class Figure(Heard, go.FigureWidget):
     "A figure that every page finds as it is now, however late the page is opened, and that does not hear what a page fills in."
     _esm = _script()
-    fresh = {"_widget_layout", "_widget_data"}
+    fresh = {"_widget_layout", "_widget_data", "_config"}
     _js2py_traceDeltas = T.Dict(allow_none=True).tag(sync=True, echo_update=False, **custom_serializers)
 
     @T.observe("_js2py_traceDeltas")
