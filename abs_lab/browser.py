@@ -259,10 +259,9 @@ class WhatIf(Shown):
         for n in ("low", "high"): self.fields[n].add_class(n)
         for name, w in self.fields.items(): w.observe(lambda _, name=name: self.draw(name), "value")
         self.side.children, self.rule = list(self.fields.values()), rule
-        signal, size, _ = (title.replace(" (", "<br>(") for title in titles(read_config(self.which.value)))
-        self.figure.update_layout(yaxis_title_text=signal, yaxis2_title_text=size)
         keep = slice(None, None, max(len(self.measured.steps) // 800, 1))
         with self.figure.batch_update():
+            for axis, title in zip(("yaxis", "yaxis2"), titles(read_config(self.which.value))): self.figure.layout[axis].title.text = title.replace(" (", "<br>(")
             for i, ys in ((0, self.measured.signals), (2, self.measured.sizes)): self.figure.data[i].x, self.figure.data[i].y = self.measured.steps[keep], ys[keep]
         self.draw()
 

@@ -211,11 +211,11 @@ class Dashboard(Shown):
         can = dict(Start=s.state in ("ready", "stopped", "failed", "paused"), Pause=s.state == "running", Step=s.state in ("ready", "stopped", "paused"),
                    Stop=s.alive, Save=s.state in ("running", "paused"), Fork=s.state in ("running", "paused", "stopped", "finished", "failed"))
         for name, able in can.items(): self.buttons[name].disabled = not able or (run in self.gone and name != "Stop")
-        self._name(self.buttons["Start"], "Resume" if s.state == "paused" else "Start")
+        self.buttons["Start"].description = "Resume" if s.state == "paused" else "Start"
         agent, _, rule, _ = s.config.names
-        self._put(self.head, f"<span class='title'>{html.escape(s.config.env.env_id)}</span> <span class='quiet'>{agent.upper()} · {rule.upper() if len(rule) < 4 else rule} · seed {s.config.seed}"
+        self.head.value = (f"<span class='title'>{html.escape(s.config.env.env_id)}</span> <span class='quiet'>{agent.upper()} · {rule.upper() if len(rule) < 4 else rule} · seed {s.config.seed}"
                              f"</span><span class='chip {s.state}'>{s.state}</span>")
-        self._put(self.bar, self._progress(run))
+        self.bar.value = self._progress(run)
         self._show_aim()
 
     def _progress(self, run):
@@ -237,15 +237,7 @@ class Dashboard(Shown):
                 try: aim = f"{replace(rule, low=low, high=high, size_min=limits[0], size_max=limits[1], start=None).target(float(means[0])):.0f}"
                 except AbsLabError: aim = "–"
                 text = f"averaged D <b>{means[0]:.3g}</b><br>aims at <b>{aim}</b>, {text}"
-        self._put(self.aim, f"<div class='num' style='min-height:34px;padding:2px 0 0 4px'>{text}</div>")
-
-    @staticmethod
-    def _put(widget, text):
-        if widget.value != text: widget.value = text
-
-    @staticmethod
-    def _name(button, text):
-        if button.description != text: button.description = text
+        self.aim.value = f"<div class='num' style='min-height:34px;padding:2px 0 0 4px'>{text}</div>"
 
     def _picture(self):
         traces = sorted((r.trace for r in self.plots.runs), key=lambda t: t is not self.plots.front.trace)  # the one in the foreground first

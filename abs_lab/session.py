@@ -200,10 +200,7 @@ class Session:
         "Hear what is asked for; wait here for as long as training is to stand still."
         with self._gap:
             while True:
-                if self._wanted:
-                    wanted, self._wanted = self._wanted, {}
-                    check_memory(with_changes(self.run.present, **wanted).controller.largest, self.run.envs.obs)
-                    self.run.set(**wanted)
+                if self._wanted: wanted, self._wanted = self._wanted, {}; self.run.set(**wanted)
                 self._answer(self.run)
                 if self._stopping: raise Stopped
                 self.state = "running" if self._left > 0 else "paused"
@@ -213,7 +210,7 @@ class Session:
                 self._gap.wait()
 
     def _train(self):
-        check_memory(self.run.controller.largest, self.run.envs.obs)
+        check_memory(self.present.controller.largest, self.run.envs.obs)
         self._between()
         for _ in self.run.steps():
             self._left -= 1

@@ -1,14 +1,31 @@
 "What the tests of resuming and of faults share: processes to start and kill, and runs to compare."
-import json, os, signal, subprocess, sys, time
+import json, os, subprocess, sys, time
 from pathlib import Path
 
+import pytest
 import torch
 
+from abs_lab.config import configure
 from abs_lab.storage import load_tree, read_jsonl
 from abs_lab.results import steps_done
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = Path(sys.executable)
+MOVING = dict(controller="abs", interval=1, warmup=3, window=5, low=0.05, high=0.9)  # a size that moves, within a few updates
+LANDER = dict(env_id="LunarLander-v3", total_steps=30_000, eval_envs=30, **MOVING)
+
+
+@pytest.fixture(autouse=True)
+def settings(monkeypatch, tmp_path):
+    "For the modules that import it: one thread, no checkpoint that was not asked for, and a folder of its own."
+    for key, value in dict(DEVICE="cpu", THREADS="1", CHECKPOINT_SECONDS="1000").items(): monkeypatch.setenv(f"ABS_LAB_{key}", value)
+    monkeypatch.chdir(tmp_path)
+
+
+def write(path, params):
+    "Leave the parameters of a run for a process; returns its config."
+    path.write_text(json.dumps(params))
+    return configure(**params)
 
 
 def environment(**settings):

@@ -134,7 +134,7 @@ def test_the_form_makes_every_agents_config(task):
 def test_the_form_refuses_an_environment_that_is_not_there():
     form = Form()
     form.top["env_id"].value = "NoSuchEnv-v9"
-    assert "NoSuchEnv-v9" in form.say.value and "did you mean" in form.say.value.lower() or "nearest" in form.say.value, form.say.value
+    assert "NoSuchEnv-v9" in form.say.value and "did you mean" in form.say.value
 
 
 @pytest.mark.parametrize("task, changes, why", [("pqn", dict(env_id="Catch-v0", num_envs=4), "render not implemented"),

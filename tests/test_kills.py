@@ -3,14 +3,12 @@ import json, random, signal, time, warnings
 
 import pytest
 
-from abs_lab.config import configure
 from abs_lab.runs import Runs
 from abs_lab.storage import load_tree
-from support import assert_same_run, done, events, finish, rows, start, wait_for
+from support import LANDER, MOVING, assert_same_run, done, events, finish, rows, settings, start, wait_for, write
 
-MOVING = dict(controller="abs", interval=1, warmup=3, window=5, low=0.05, high=0.9)  # a size that moves, within a few updates
 CONFIGS = {
-    "LunarLander": dict(env_id="LunarLander-v3", total_steps=30_000, eval_envs=30, **MOVING),
+    "LunarLander": LANDER,
     "Atari": dict(preset="paper_masked", env_id="SpaceInvaders-v5", num_envs=8, total_steps=1_500, eval_envs=1, n_states=64,
                   **MOVING | dict(warmup=2, rounding="exact")),
     "Gymnasium": dict(env_id="CartPole-v1", backend="gymnasium", num_envs=16, total_steps=20_000, eval_envs=20, segment_steps=7_000,
@@ -23,17 +21,6 @@ CONFIGS = {
     "Replay": dict(agent="btr", env_id="CartPole-v1", total_steps=6_000, learning_starts=600, replay_size=2_000, eval_envs=20, record_every=30,
                    **MOVING | dict(low=0.01, interval=16, lag=3, n_states=128)),
 }
-
-
-@pytest.fixture(autouse=True)
-def settings(monkeypatch, tmp_path):
-    for key, value in dict(DEVICE="cpu", THREADS="1", CHECKPOINT_SECONDS="1000").items(): monkeypatch.setenv(f"ABS_LAB_{key}", value)
-    monkeypatch.chdir(tmp_path)
-
-
-def write(path, params):
-    path.write_text(json.dumps(params))
-    return configure(**params)
 
 
 # -- SIGKILL at random moments -----------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 "A run that is killed and resumed is bit for bit the run that never was; and looking at a run changes nothing of it."
-import json, shutil
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -10,28 +10,13 @@ from abs_lab.plan import AbsLabError
 from abs_lab.runs import Run, fork, run
 from abs_lab.storage import load_tree
 from abs_lab.train import evaluate
-from support import assert_same_run, events, finish, result, rows, start, state, wait_for
-
-MOVING = dict(controller="abs", interval=1, warmup=3, window=5, low=0.05, high=0.9)  # a size that moves, within a few updates
-LANDER = dict(env_id="LunarLander-v3", total_steps=30_000, eval_envs=30, **MOVING)
-
-
-@pytest.fixture(autouse=True)
-def settings(monkeypatch, tmp_path):
-    for key, value in dict(DEVICE="cpu", THREADS="1", CHECKPOINT_SECONDS="1000").items(): monkeypatch.setenv(f"ABS_LAB_{key}", value)
-    monkeypatch.chdir(tmp_path)
-
-
-def write(path, params):
-    path.write_text(json.dumps(params))
-    return configure(**params)
+from support import LANDER, MOVING, assert_same_run, events, finish, result, rows, settings, start, state, wait_for, write
 
 
 # -- asked to stop -----------------------------------------------------------------------------------------------------
 
 def test_sigterm_saves_the_update_in_hand_and_the_run_goes_on_from_it(tmp_path):
-    params = LANDER
-    config, dir = write(tmp_path/"config.json", params), tmp_path/"stopped"
+    config, dir = write(tmp_path/"config.json", LANDER), tmp_path/"stopped"
     process = start("-m", "abs_lab.runs", tmp_path/"config.json", dir, cwd=tmp_path, checkpoint_seconds=1000)
     assert wait_for(lambda: len(rows(dir)) >= 3, process)
     assert not (dir/"checkpoint.safetensors").exists()
