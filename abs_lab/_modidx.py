@@ -192,6 +192,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'abs_lab.dashboard.Page.list_old': ('dashboard.html#page.list_old', 'abs_lab/dashboard.py'),
                                    'abs_lab.dashboard.Page.turn': ('dashboard.html#page.turn', 'abs_lab/dashboard.py'),
                                    'abs_lab.dashboard._parsed': ('dashboard.html#_parsed', 'abs_lab/dashboard.py'),
+                                   'abs_lab.dashboard._valid': ('dashboard.html#_valid', 'abs_lab/dashboard.py'),
                                    'abs_lab.dashboard.dashboard': ('dashboard.html#dashboard', 'abs_lab/dashboard.py')},
             'abs_lab.divergence': { 'abs_lab.divergence.Divergence': ('divergence.html#divergence', 'abs_lab/divergence.py'),
                                     'abs_lab.divergence.Divergence.__post_init__': ( 'divergence.html#divergence.__post_init__',

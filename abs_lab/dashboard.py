@@ -8,6 +8,7 @@ __all__ = ['TASKS', 'Form', 'Page', 'dashboard']
 # %% ../nbs/33_dashboard.ipynb #aaa0dafc
 import html
 import json
+from dataclasses import replace
 from pathlib import Path
 
 # %% ../nbs/33_dashboard.ipynb #81708e70
@@ -36,6 +37,12 @@ def _parsed(widget, default):
     try: return json.loads(widget.value) if widget.value.strip() else None
     except ValueError: return widget.value
 
+def _valid(part, name):
+    "What a parameter of text may be: its own check knows, where it has one."
+    try: replace(part, **{name: "?"})
+    except AbsLabError as e: return e.valid
+    return ()
+
 class Form:
     "Choose a run: its parties, and every parameter of them."
     def __init__(self):
@@ -61,14 +68,14 @@ class Form:
         except AbsLabError as e: return self._tell(str(e))
         sections = dict(environments=base.env, agent=base.agent, meter=base.meter, controller=base.controller)
         self.fields, boxes = {}, []
-        def fields(values, about, width="270px"):
-            made = {n: field(n, v, about.get(n, ""), layout=W.Layout(width=width)) for n, v in values.items() if n != "env_id"}
+        def fields(part, names, width="270px"):
+            values, about = {n: getattr(part, n) for n in names if n != "env_id"}, describe(type(part))
+            made = {n: field(n, v, about[n], _valid(part, n) if isinstance(v, str) else (), layout=W.Layout(width=width)) for n, v in values.items()}
             for n, w in made.items(): w.observe(lambda _, n=n: self._give(n, values[n]), "value")
             self.fields |= made
             return list(made.values())
-        self.own.children = fields({n: getattr(base, n) for n in OWN}, describe(RunConfig), "243px")
-        for part in sections.values():
-            boxes.append(W.HBox(fields({n: getattr(part, n) for n in describe(type(part))}, describe(type(part))), layout=W.Layout(flex_flow="row wrap")))
+        self.own.children = fields(base, OWN, "243px")
+        for part in sections.values(): boxes.append(W.HBox(fields(part, describe(type(part))), layout=W.Layout(flex_flow="row wrap")))
         self.parts.children, self.parts.titles, self.parts.selected_index = boxes, list(sections), None
         self._tell("")
 

@@ -54,6 +54,7 @@ CSS = """<style>
 .abs-lab-table tbody tr:hover:not(.on) td {background: var(--jp-layout-color2, #8882)}
 .abs-lab-find {width: 260px; margin: 2px 0 5px; padding: 3px 6px; border: 1px solid var(--jp-border-color1, #8888); border-radius: 4px; background: transparent; color: inherit}
 .abs-lab canvas {max-width: 100%; image-rendering: pixelated; border-radius: 4px; display: block}
+.abs-lab .widget-dropdown > select {background-image: url("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 18 18'%3E%3Cpath d='M5 7l4 4 4-4' fill='none' stroke='%238b919a' stroke-width='1.6'/%3E%3C/svg%3E") !important}
 .abs-lab-still {display: none}
 </style>"""
 
@@ -308,10 +309,12 @@ def field(
     name: str,        # of the parameter
     value,            # its present value
     about: str = "",  # the comment that trails it
+    valid: tuple = (),  # the values to choose from, where they can be listed
     **options,        # for the widget
 ) -> W.Widget:
     "A form field for one parameter."
-    kind = W.Checkbox if isinstance(value, bool) else W.IntText if isinstance(value, int) else W.FloatText if isinstance(value, float) else W.Text
+    if valid: options["options"] = valid
+    kind = W.Dropdown if valid else W.Checkbox if isinstance(value, bool) else W.IntText if isinstance(value, int) else W.FloatText if isinstance(value, float) else W.Text
     if kind is W.Text: options, value = dict(continuous_update=False) | options, "" if value is None else str(value)
     if kind is W.Checkbox: options |= dict(indent=False)
     return kind(value=value, description=name, tooltip=about, style=dict(description_width="112px"), **options)

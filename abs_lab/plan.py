@@ -15,6 +15,7 @@ from typing import Any, Protocol
 # %% ../nbs/00_plan.ipynb #ae280c87
 class AbsLabError(ValueError):
     "An error whose message is meant for the person at the keyboard: the value, what was expected, and the nearest valid choice."
+    valid: tuple = ()  # every value that would have been accepted, where they can be listed
 
 # %% ../nbs/00_plan.ipynb #3a4b11e2
 def choose(
@@ -29,7 +30,9 @@ def choose(
     near = [names[n] for n in difflib.get_close_matches(str(value).lower(), names, n=3, cutoff=0.5)]
     hint = f"; did you mean {' or '.join(near)}?" if near else "."
     known = f" Valid: {', '.join(map(str, choices))}." if len(choices) <= 30 else ""
-    raise AbsLabError(f"unknown {what} {value!r}{hint}{known}")
+    error = AbsLabError(f"unknown {what} {value!r}{hint}{known}")
+    error.valid = tuple(choices)
+    raise error
 
 # %% ../nbs/00_plan.ipynb #8b594de1
 def at_least(

@@ -15,7 +15,7 @@ import torch
 
 # %% ../nbs/08_pqn.ipynb #dd97cd4a
 from .envs import is_atari, role_seeds
-from .networks import NETWORKS, dormant_fraction, feature_rank, one_tensor, q_network, weight_norm
+from .networks import INITS, NETWORKS, NORMS, dormant_fraction, feature_rank, one_tensor, q_network, weight_norm
 from .plan import AbsLabError, BatchPlan, Progress, at_least, choose
 from .returns import q_lambda
 
@@ -45,6 +45,8 @@ class PQNConfig:
     def __post_init__(self):
         choose("epochs_rule", self.epochs_rule, EPOCH_RULES)
         choose("network", self.network, NETWORKS)
+        choose("init", self.init, INITS)
+        choose("layer_norm", self.layer_norm, NORMS)
         at_least(self, num_minibatches=1, epochs=1, diagnose_every=1)
         for name in ("lr", "max_grad_norm", "loss_scale", "epsilon_fraction"):
             if not getattr(self, name) > 0: raise AbsLabError(f"{name} must be positive, not {getattr(self, name)}")

@@ -100,7 +100,7 @@ class Session:
         with self._gap:
             if self.alive: raise AbsLabError(f"this session was started before and is {self.state}: " + ("resume it" if self.state == "paused" else "it needs no second start"))
             if self.state == "finished": raise AbsLabError("this run is finished; fork it with a larger total_steps to go on")
-            if Lease.held(self.dir / "lock"): raise Busy(f"{self.dir} is being written by another session or process")
+            if Lease.held(self.dir / "lock") or any(s.alive and s.dir == self.dir for s in list(_begun)): raise Busy(f"{self.dir} is being written by another session or process")
             self.state, self.error, self._stopping, self._left = "starting", None, False, updates
             self.thread = threading.Thread(target=self._work, name=f"session {self.dir.name}", daemon=True)
             _begun.add(self)

@@ -89,6 +89,8 @@ BAD = [
     (["--lag", "9", "--interval", "3"], ["lag must be at most interval=3, not 9"]),
     (["--network", "pqn-xxl", "--env-id", "CartPole-v1"], ["pqn-xxl"]),
     (["--network", "pqn", "--env-id", "CartPole-v1"], ["pqn"]),
+    (["--init", "orthogonl"], ["orthogonl", "orthogonal"]),
+    (["--layer-norm", "chanel"], ["chanel", "channel"]),
     (["--controller", "replayed", "--starts", "5", "--sizes", "16"], ["starts must rise from 0"]),
     (["--controller", "replayed", "--starts", "0", "10", "--sizes", "16"], ["one length", "2 and 1"]),
 ]

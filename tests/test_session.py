@@ -186,6 +186,13 @@ def test_two_sessions_of_one_config_have_folders_of_their_own(tmp_path, monkeypa
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------
 
+def test_two_sessions_on_one_folder(tmp_path):
+    first, second = (Session(configure(**SMALL), tmp_path/"a") for _ in range(2))
+    first.start()  # and has not yet made the folder its own
+    with pytest.raises(Busy, match="another session or process"): second.start()
+    assert first.wait(120) == "finished"
+
+
 def test_started_twice(tmp_path):
     session = stepped(tmp_path/"a", 2)
     with pytest.raises(AbsLabError, match="started before and is paused"): session.start()
