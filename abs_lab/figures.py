@@ -180,7 +180,7 @@ def curves(
     y: str,            # column of the curve
     x: str = "step",   # column to draw it against: "step", "gradient_steps" or "seconds"
     groups: dict | None = None,  # panels over one another: title -> arms
-) -> go.Figure:        # seeds thin (of 60 runs at most), IQM of each arm thick, 95 % band with five seeds or more
+) -> go.Figure:        # seeds thin (of 40 runs at most), IQM of each arm thick, 95 % band with five seeds or more
     "A column of the curves, by arm."
     arms = by_arm(runs)
     if not any(len(series(run, y, x)[0]) for run in runs): return _nothing(f"No run has a {LABELS.get(y, y)}.")
@@ -188,7 +188,7 @@ def curves(
     n, named = len(panels), set()
     fig = make_subplots(rows=n, shared_xaxes=True, vertical_spacing=0.2 / n, subplot_titles=[*panels])
     for row, names in enumerate(panels.values(), 1):
-        for arm in names if len(runs) <= 60 else ():  # more lines than that show nothing
+        for arm in names if len(runs) <= 40 else ():  # more lines than that show nothing
             fig.add_traces(_seeds(arms[arm], y, x, arm, style[arm][0]), rows=row, cols=1)
         for arm in names:
             if shared := on_grid(arms[arm], y, x):
