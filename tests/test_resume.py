@@ -82,7 +82,7 @@ def test_segments_are_cut_at_the_first_update_past_each_multiple(tmp_path):
 
 # -- replay ------------------------------------------------------------------------------------------------------------
 
-REPLAY = dict(agent="btr", env_id="CartPole-v1", num_envs=16, total_steps=3_200, learning_starts=400, replay_size=800, eval_envs=3, record_every=7,
+REPLAY = dict(agent="btr", env_id="CartPole-v1", num_envs=16, total_steps=3_200, learning_starts=400, replay_size=800, replay_ratio=1 / 8, taus=2, eval_envs=3, record_every=7,
               controller="abs", size_min=32, size_max=96, warmup=2, window=3, low=0.01, high=0.9, interval=10, lag=3, n_states=100)
 
 
@@ -110,8 +110,8 @@ def replay_of(config, dir):
 @pytest.mark.parametrize("params", [
     {}, dict(segment_steps=900), dict(coupling="samples"), dict(munchausen_policy="online", optimizer="adamw"), dict(record_every=1), dict(record_every=1000),
     dict(preset="dqn"), dict(replay_size=100_000), dict(env_id="LunarLander-v3"), dict(states="heldout", n_states=64), dict(overlap=True), dict(overlap=True, segment_steps=900),
-    dict(env_id="SpaceInvaders-v5", preset="paper", num_envs=4, total_steps=600, learning_starts=200, replay_size=240, episodic_life=True, size_min=8, size_max=24,
-         multiple=8, replay_ratio=1 / 32, n_states=16, eval_envs=1)], ids=str)
+    dict(env_id="SpaceInvaders-v5", preset="paper", num_envs=2, total_steps=300, learning_starts=100, replay_size=140, episodic_life=True, size_min=8, size_max=24,
+         multiple=8, replay_ratio=1 / 16, n_states=16, eval_envs=1)], ids=str)
 def test_a_replay_agent_goes_on_from_its_checkpoint(params, tmp_path):
     config = configure(**REPLAY | params)
     run(config, tmp_path/"whole")
