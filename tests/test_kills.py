@@ -18,7 +18,7 @@ CONFIGS = {
                 **MOVING | dict(low=0.002, high=0.05, lag=1, rounding="exact", multiple=1)),
     "PPO discrete": dict(agent="ppo", env_id="LunarLander-v3", num_envs=8, num_minibatches=4, size_min=16, size_max=64, base_batch=512, total_steps=12_000, eval_envs=8,
                          **MOVING | dict(low=0.002, high=0.05, states="heldout", n_states=128, interval=2, lag=2, rounding="exact")),
-    "Replay": dict(agent="btr", env_id="CartPole-v1", total_steps=6_000, learning_starts=600, replay_size=2_000, replay_ratio=1 / 8, taus=2, eval_envs=20, record_every=30,
+    "Replay": dict(agent="btr", env_id="CartPole-v1", total_steps=4_000, learning_starts=600, replay_size=2_000, replay_ratio=1 / 8, taus=2, eval_envs=20, record_every=30,
                    **MOVING | dict(low=0.01, interval=16, lag=3, n_states=128)),
 }
 
@@ -82,7 +82,7 @@ def killed_is_identical(name, kills, tmp_path, seed):
     assert_same_run(whole, killed)
 
 
-@pytest.mark.parametrize("name, kills", [("LunarLander", 5), ("Atari", 3), ("Gymnasium", 3), ("PPO", 3), ("Replay", 3)])
+@pytest.mark.parametrize("name, kills", [("LunarLander", 5), ("PPO", 3), ("Replay", 3)])
 def test_killed_on_the_way_is_identical(name, kills, tmp_path): killed_is_identical(name, kills, tmp_path, seed=1)
 
 
@@ -95,7 +95,7 @@ def test_killed_fifty_times_is_identical(name, tmp_path): killed_is_identical(na
 
 KILLER = """
 import json, os, signal, sys
-import envpool, torch, pandas
+import envpool, torch, torch._dynamo, pandas  # the optimisers import _dynamo, at the first use of one
 from abs_lab.config import configure
 from abs_lab.runs import run
 from abs_lab.storage import provenance
