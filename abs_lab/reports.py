@@ -14,7 +14,7 @@ import pandas as pd
 from . import stats
 from .figures import by_arm, by_task, by_unit, score, series, thresholds, unit
 from .plan import AbsLabError
-from .stats import compare, percent, summarise
+from .stats import compare, number, percent, summarise
 
 # %% ../nbs/16_reports.ipynb #2b9e71ca
 RESULTS = ["status", "steps", "updates", "gradient_steps", "measurements", "seconds", "train_return", "mean_size", "final_size",
@@ -43,11 +43,11 @@ def evaluation(
 ) -> pd.DataFrame:       # text: seeds, the return of each, IQM and interval, mean, median
     "Final evaluation, one row an arm, with every seed's return."
     rows = summarise(results(runs))
-    limits = [f"{r.low:.0f} to {r.high:.0f}" if not r.note else r.note for r in rows.itertuples()]
-    seeds, whole = [", ".join(f"{score:.0f}" for score in scores) for scores in rows.scores], "{:.0f}".format
-    return pd.DataFrame({"Arm": rows.arm, "Seeds": rows.n, "Return of each seed": seeds, "IQM": rows.iqm.map(whole),
-                         "95 % interval of the IQM": limits, "Mean": rows["mean"].map(whole),
-                         "Median": rows["median"].map(whole)})
+    limits = [f"{number(r.low)} to {number(r.high)}" if not r.note else r.note for r in rows.itertuples()]
+    seeds = [", ".join(map(number, scores)) for scores in rows.scores]
+    return pd.DataFrame({"Arm": rows.arm, "Seeds": rows.n, "Return of each seed": seeds, "IQM": rows.iqm.map(number),
+                         "95 % interval of the IQM": limits, "Mean": rows["mean"].map(number),
+                         "Median": rows["median"].map(number)})
 
 # %% ../nbs/16_reports.ipynb #b3499100
 def gradient_rate(
@@ -236,11 +236,11 @@ def contrasts(
     pairs: list,           # (what it is about, arm, other arm)
 ) -> pd.DataFrame:         # text, one row a pair that has runs
     "What each pair of arms shows."
-    rows, form = [], "{:,.3g}" if len(by_task(runs)) > 1 else "{:,.0f}"
+    rows = []
     for about, arm, other, pair, without in matched(runs, pairs):
         ends = stats.improvement_interval(*pair)
         about = about.rstrip(":") + (f" (not on {', '.join(without)})" if without else "")
-        rows.append({"About": about, "Arm": arm, "Against": other, **{f"IQM of the {name}": form.format(stats.iqm(s)) for name, s in zip(("arm", "other"), pair)},
+        rows.append({"About": about, "Arm": arm, "Against": other, **{f"IQM of the {name}": number(stats.iqm(s)) for name, s in zip(("arm", "other"), pair)},
                      "Arm higher, share of pairs": percent(stats.improvement(*pair)), "95 % interval": f"{percent(ends[0])} to {percent(ends[1])}" if ends else "too few seeds"})
     return pd.DataFrame(rows)
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MIN_SEEDS', 'ATARI_SCORES', 'iqm', 'mean', 'median', 'optimality_gap', 'interval', 'band', 'profile', 'improvement',
            'improvement_interval', 'human_normalised', 'auc', 'by_task', 'summarise', 'aggregate', 'missing', 'percent',
-           'compare']
+           'number', 'compare']
 
 # %% ../nbs/14_stats.ipynb #41946f00
 import itertools
@@ -300,8 +300,10 @@ def percent(
     "A share in per cent."
     return f"{100 * share:.0f} %"
 
-def _number(value) -> str:
-    "Three digits, or whole numbers."
+def number(
+    value: float,   # a score or a return
+) -> str:           # "13.9", "1,250"
+    "A value in three digits; from 1,000 on, all that stand before the point."
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 def _count(scores) -> str:
@@ -311,7 +313,7 @@ def _count(scores) -> str:
 
 def _listed(scores) -> str:
     "All scores, task by task."
-    return "; ".join((f"{task} " if task else "") + ", ".join(map(_number, s)) for task, s in _tasks(scores).items())
+    return "; ".join((f"{task} " if task else "") + ", ".join(map(number, s)) for task, s in _tasks(scores).items())
 
 def _conclusion(chance, apart, sure, x, y) -> str:
     "The words that the rules allow."
@@ -329,8 +331,8 @@ def compare(
 ) -> str:               # what the scores allow to be said, and the numbers
     "A plain statement on two arms that follows from their scores."
     chance, ends, limits = improvement(x, y), improvement_interval(x, y), (interval(x), interval(y))
-    shown = [f", {_number(low)} to {_number(high)}" for low, high in limits] if all(limits) else ["", ""]
-    middle = " against ".join(f"{_number(iqm(s))} ({_count(s)}{inside})" for s, inside in zip((x, y), shown))
+    shown = [f", {number(low)} to {number(high)}" for low, high in limits] if all(limits) else ["", ""]
+    middle = " against ".join(f"{number(iqm(s))} ({_count(s)}{inside})" for s, inside in zip((x, y), shown))
     numbers = f"IQM {middle}; {name_x} is higher in {percent(chance)} of the pairs of seeds"
     if ends is None:
         seeds = " ".join(f"Scores of {name}: {_listed(s)}." for name, s in ((name_x, x), (name_y, y)))
