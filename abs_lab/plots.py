@@ -32,10 +32,10 @@ def curves(
     dot, line = dict(mode="markers", hovertemplate="%{y:.4~g}<extra>%{fullData.name}</extra>"), dict(mode="lines", hovertemplate="%{y:.4~g}<extra>%{fullData.name}</extra>")
     look = [("signal", 1, "measured", dot | dict(marker=dict(size=4, color=faint(colour, 0.45)))),
             ("mean", 1, "averaged", line | dict(line=dict(width=2.2, color=colour))),
-            ("target", 2, "size aimed at", line | dict(line=dict(width=1.2, color=colour, dash="2px,2px"))),
-            ("size", 2, "size in force", line | dict(line=dict(width=2.4, color=colour, shape="hv"))),
+            ("target", 2, "target", line | dict(line=dict(width=1.2, color=colour, dash="2px,2px"))),
+            ("size", 2, "size", line | dict(line=dict(width=2.4, color=colour, shape="hv"))),
             ("ret", 3, "episode", dot | dict(marker=dict(size=3, color=faint(colour, 0.3)))),
-            ("smooth", 3, "mean of 100 episodes", line | dict(line=dict(width=2.2, color=colour))),
+            ("smooth", 3, "mean of 100", line | dict(line=dict(width=2.2, color=colour))),
             ("marks", 2, "parameter set", dict(mode="markers", hovertemplate="%{text}<extra></extra>", marker=dict(size=8, symbol="diamond", color=colour, line=dict(width=1, color="white"))))]
     shown = lambda s: first and s != "marks"
     return [(s, go.Scatter(name=kind if first else name, showlegend=shown(s), legendgroup=s if first else name, **style), row) for s, row, kind, style in look]
