@@ -432,6 +432,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'abs_lab.networks._residual': ('networks.html#_residual', 'abs_lab/networks.py'),
                                   'abs_lab.networks.array_namespace': ('networks.html#array_namespace', 'abs_lab/networks.py'),
                                   'abs_lab.networks.as_array': ('networks.html#as_array', 'abs_lab/networks.py'),
+                                  'abs_lab.networks.as_tensor': ('networks.html#as_tensor', 'abs_lab/networks.py'),
                                   'abs_lab.networks.backpropagate': ('networks.html#backpropagate', 'abs_lab/networks.py'),
                                   'abs_lab.networks.dormant_fraction': ('networks.html#dormant_fraction', 'abs_lab/networks.py'),
                                   'abs_lab.networks.feature_rank': ('networks.html#feature_rank', 'abs_lab/networks.py'),

@@ -309,13 +309,14 @@ class VecEnvs:
         reward, flags = np.empty((T, N), np.float32), np.empty((3, T, N), bool)
         actions, extras, episodes = [], [], []
         obs[0] = self.obs
+        rows, fit = (obs.numpy(), np.asarray) if obs.is_cpu else (obs, torch.from_numpy)
         for t in range(T):
             progress.step += N
             action, extra = self.ahead or agent.act(obs[t])
             if not self.ahead: self.send(action, progress.step)
             after, reward[t], flags[0, t], flags[1, t], flags[2, t], ended = self.receive(progress.step)
             self.ahead = None
-            obs[t + 1] = torch.from_numpy(after)
+            rows[t + 1] = fit(after)
             actions.append(action); extras.append(extra); episodes += ended
         self.obs = obs[T].clone()
         if not c.bootstrap_truncation: flags[0], flags[1] = flags[0] | flags[1], False

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['INITS', 'NORMS', 'NETWORKS', 'init_layer', 'ImageNorm', 'ChannelNorm', 'Pixels', 'Planes', 'Vector', 'mlp',
            'QNetwork', 'MultiSkip', 'networks_for', 'q_network', 'dormant_fraction', 'feature_rank', 'weight_norm',
-           'one_tensor', 'as_array', 'array_namespace', 'matmul', 'linear_layers', 'layer_outputs', 'backpropagate']
+           'one_tensor', 'as_array', 'as_tensor', 'array_namespace', 'matmul', 'linear_layers', 'layer_outputs',
+           'backpropagate']
 
 # %% ../nbs/02_networks.ipynb #c4d23b1c
 from functools import partial
@@ -245,7 +246,14 @@ def as_array(
     x: torch.Tensor,  # of any shape
 ):                    # on a CPU NumPy's array of the same memory, elsewhere x without its history
     "A tensor as that which computes small sums fastest."
-    return x.detach().numpy() if x.device.type == "cpu" else x.detach()
+    x = x.detach() if x.requires_grad else x
+    return x.numpy() if x.is_cpu else x
+
+def as_tensor(
+    x,                # what `as_array` returned, or was made of it
+) -> torch.Tensor:    # of the same memory
+    "The way back."
+    return torch.from_numpy(x) if isinstance(x, np.ndarray) else x
 
 def array_namespace(
     x,  # what `as_array` returned

@@ -9,7 +9,7 @@ __all__ = ['ObsNormalizer', 'RewardNormalizer']
 import numpy as np
 import torch
 
-from .networks import as_array
+from .networks import array_namespace, as_array, as_tensor
 
 # %% ../nbs/03_normalizers.ipynb #0df98829
 class ObsNormalizer(torch.nn.Module):
@@ -47,7 +47,8 @@ class ObsNormalizer(torch.nn.Module):
         var += (apart * apart).sum(0) / total - shift * shift
         mean += shift
         self.count = total
-        return torch.as_tensor(((apart - shift) / (var + 1e-8) ** 0.5).clip(-self.clip, self.clip)).float()
+        xp = array_namespace(apart)
+        return as_tensor(xp.asarray(((apart - shift) / (var + 1e-8) ** 0.5).clip(-self.clip, self.clip), dtype=xp.float32))
 
 # %% ../nbs/03_normalizers.ipynb #c415477a
 class RewardNormalizer:

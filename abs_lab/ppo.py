@@ -19,7 +19,7 @@ from torch import nn
 
 # %% ../nbs/09_ppo.ipynb #0170bfc4
 from .envs import role_seeds
-from .networks import Vector, array_namespace, as_array, backpropagate, layer_outputs, linear_layers, mlp, one_tensor
+from .networks import Vector, array_namespace, as_array, as_tensor, backpropagate, layer_outputs, linear_layers, mlp, one_tensor
 from .normalizers import ObsNormalizer, RewardNormalizer
 from .plan import AbsLabError, BatchPlan, Progress, at_least, choose
 from .returns import gae
@@ -280,8 +280,8 @@ class PPO:
         out, noise = layer_outputs(self.actor, as_array(x))[-1], self._noise()
         xp = array_namespace(out)
         drawn = noise * xp.exp(self.log_std) + out if self.gaussian else (out - xp.log(noise)).argmax(-1)
-        drawn, actions = map(torch.as_tensor, (drawn, drawn.clip(self.low, self.high) if self.gaussian else drawn))
-        return actions, dict(x=x, drawn=drawn)
+        actions = drawn.clip(self.low, self.high) if self.gaussian else drawn
+        return as_tensor(actions), dict(x=x, drawn=as_tensor(drawn))
 
     def _noise(self, block=64):
         "Noise [N, D] for one step, drawn in blocks: normal, or (for the largest of logits − log noise) exponential."
