@@ -14,7 +14,7 @@ import pandas as pd
 from . import stats
 from .figures import by_arm, by_task, by_unit, score, series, thresholds, unit
 from .plan import AbsLabError
-from .stats import compare, number, percent, summarise
+from .stats import compare, number, number_list, percent, summarise
 
 # %% ../nbs/16_reports.ipynb #2b9e71ca
 RESULTS = ["status", "steps", "updates", "gradient_steps", "measurements", "seconds", "train_return", "mean_size", "final_size",
@@ -44,8 +44,7 @@ def evaluation(
     "Final evaluation, one row an arm, with every seed's return."
     rows = summarise(results(runs))
     limits = [f"{number(r.low)} to {number(r.high)}" if not r.note else r.note for r in rows.itertuples()]
-    seeds = [", ".join(map(number, scores)) for scores in rows.scores]
-    return pd.DataFrame({"Arm": rows.arm, "Seeds": rows.n, "Return of each seed": seeds, "IQM": rows.iqm.map(number),
+    return pd.DataFrame({"Arm": rows.arm, "Seeds": rows.n, "Return of each seed": rows.scores.map(number_list), "IQM": rows.iqm.map(number),
                          "95 % interval of the IQM": limits, "Mean": rows["mean"].map(number),
                          "Median": rows["median"].map(number)})
 

@@ -47,6 +47,7 @@ def check_memory(
 STILL = ("ready", "paused", "stopped", "finished", "failed")  # states in which nothing is trained
 _opening = threading.Lock()  # runs are built one at a time
 _begun = weakref.WeakSet()   # sessions to be stopped at exit
+_beginning = threading.Lock()  # of one session at a time
 
 def _new_folder(path: Path) -> Path:
     "The path, or with a number after it the first one that is not there."
@@ -83,6 +84,13 @@ class Session:
         "Whether it trains, or waits to."
         return self.thread is not None and self.thread.is_alive()
 
+    def works_in(
+        self,
+        dir: Path,  # a run directory
+    ) -> bool:
+        "Whether it writes there, or is about to."
+        return self.alive and self.state not in ("stopped", "finished", "failed") and self.dir.resolve() == dir.resolve()
+
     @property
     def present(self) -> RunConfig:  # parameters
         "The parameters that hold from the next update on, what has been asked for included."
@@ -97,10 +105,10 @@ class Session:
         self._start(math.inf)
 
     def _start(self, updates):
-        with self._gap:
+        with _beginning, self._gap:
             if self.alive: raise AbsLabError(f"this session was started before and is {self.state}: " + ("resume it" if self.state == "paused" else "it needs no second start"))
             if self.state == "finished": raise AbsLabError("this run is finished; fork it with a larger total_steps to go on")
-            if Lease.held(self.dir / "lock") or any(s.alive and s.dir == self.dir for s in list(_begun)): raise Busy(f"{self.dir} is being written by another session or process")
+            if Lease.held(self.dir / "lock") or any(s.works_in(self.dir) for s in _begun): raise Busy(f"{self.dir} is being written by another session or process")
             self.state, self.error, self._stopping, self._left = "starting", None, False, updates
             self.thread = threading.Thread(target=self._work, name=f"session {self.dir.name}", daemon=True)
             _begun.add(self)
@@ -240,5 +248,6 @@ class Session:
 
 @atexit.register
 def _stop_all():
-    for session in list(_begun): session.stop()
-    for session in list(_begun): session.thread.join(30)
+    with _beginning: begun = list(_begun)
+    for session in begun: session.stop()
+    for session in begun: session.thread.join(30)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MIN_SEEDS', 'ATARI_SCORES', 'iqm', 'mean', 'median', 'optimality_gap', 'interval', 'band', 'profile', 'improvement',
            'improvement_interval', 'human_normalised', 'auc', 'by_task', 'summarise', 'aggregate', 'missing', 'percent',
-           'number', 'compare']
+           'number', 'number_list', 'compare']
 
 # %% ../nbs/14_stats.ipynb #41946f00
 import itertools
@@ -303,8 +303,14 @@ def percent(
 def number(
     value: float,   # a score or a return
 ) -> str:           # "13.9", "1,250"
-    "A value in three digits; from 1,000 on, all that stand before the point."
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    "A value in at most three digits; from 1,000 on, all that stand before the point."
+    return f"{value:,.0f}" if round(abs(value)) >= 1000 else f"{value:.3g}"
+
+def number_list(
+    values,         # scores or returns
+) -> str:           # "13.9, 1250"
+    "Several values, without marks between thousands."
+    return ", ".join(number(v).replace(",", "") for v in values)
 
 def _count(scores) -> str:
     "Number of seeds, and of tasks where they are several."
@@ -313,7 +319,7 @@ def _count(scores) -> str:
 
 def _listed(scores) -> str:
     "All scores, task by task."
-    return "; ".join((f"{task} " if task else "") + ", ".join(map(number, s)) for task, s in _tasks(scores).items())
+    return "; ".join((f"{task} " if task else "") + number_list(s) for task, s in _tasks(scores).items())
 
 def _conclusion(chance, apart, sure, x, y) -> str:
     "The words that the rules allow."

@@ -112,7 +112,7 @@ _QUICK_SANITY = (
            **{f"{game}, {net.upper()}": dict(preset="paper_masked", env_id=f"{game}-v5", network=net, controller="fixed", size=16,
                                              total_steps=20_000, anneal_lr=False, eval_envs=2, seeds=1)
               for game in ("Pong", "Breakout") for net in ("pqn", "pqn-l", "pqn-xl")}},
-          common=dict(anneal_lr=True), seeds=5, scales={"cpu": {}, "smoke": dict(total_steps=8_000, eval_envs=2, seeds=1)}),
+          common=dict(anneal_lr=True), seeds=5, scales={"cpu": {}, "smoke": dict(total_steps=4_096, eval_envs=1, seeds=1)}),
 )
 
 # %% ../nbs/19_studies.ipynb #19b00002

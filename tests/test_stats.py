@@ -458,16 +458,26 @@ def test_windows_without_an_episode_are_bridged_not_zero():
 
 
 @pytest.mark.parametrize("make", [figures.learning_curves, figures.batch_size, figures.gradient_steps, figures.divergence, figures.final, figures.wall_clock])
-def test_every_seed_is_drawn_and_an_arm_keeps_its_colour(make):
+def test_seeds_are_drawn_and_an_arm_keeps_its_colour(make):
     for seeds in (1, 3, 6):
         fig = make(study(seeds))
         colours = {c for t in fig.data if t.mode == "lines" and t.line.width > 2 for c in [t.line.color]} | {t.marker.color for t in fig.data if t.marker.symbol == "diamond"}
         assert len(colours) == 5 and colours > {"#0072B2", "#009E73", "#D55E00", "#CC79A7"}
         drawn = sum(len(t.x) for t in fig.data if t.text) if make in (figures.final, figures.wall_clock) else sum("seed" in (t.name or "") for t in fig.data)
-        assert drawn == 5 * (min(seeds, 5) if make is figures.divergence else seeds)  # measurements are dense: five seeds of them are enough
+        assert drawn == 5 * (min(seeds, stats.MIN_SEEDS) if make is figures.divergence else seeds)  # measurements are dense: five seeds of them are enough
         assert max(len(t.x) for t in fig.data) <= 400  # a band goes there and back
         bands = [t for t in fig.data if t.fill == "toself"]
         assert len(bands) == (5 if seeds == 6 and make not in (figures.final, figures.wall_clock) else 0)
+
+
+def test_of_more_than_forty_runs_no_single_seed_is_drawn():
+    drawn = lambda seeds: sum("seed" in (t.name or "") for t in figures.learning_curves(study(seeds)).data)
+    assert (drawn(8), drawn(9)) == (40, 0)
+
+
+@pytest.mark.parametrize("value, text", [(13.94, "13.9"), (999.4, "999"), (999.7, "1,000"), (1000, "1,000"), (-1234.5, "-1,234"), (0.0712, "0.0712"), (0, "0")])
+def test_numbers_for_people(value, text):
+    assert stats.number(value) == text and stats.number_list([value, 1]) == f"{text.replace(',', '')}, 1"
 
 
 def test_files_that_are_no_runs_are_refused_by_name(tmp_path):
