@@ -294,7 +294,7 @@ def test_a_study_of_two_tasks_and_two_stages_runs_from_end_to_end(tmp_path, monk
 @pytest.mark.parametrize("name", list(STUDIES))
 def test_every_study_runs_at_smoke_scale(name, tmp_path, monkeypatch):
     page, runs = smoke(name, tmp_path, monkeypatch)
-    assert {r["params"]["arm"] for r in runs} == set(STUDIES[name].arms)
+    assert {r["params"]["arm"] for r in runs} == {p["arm"] for p in whole(STUDIES[name], "smoke")}  # `divergence` has the larger networks on Atari alone
     for arm in STUDIES[name].replayed:
         for r in [r for r in runs if r["params"]["arm"] == f"replayed {arm}"]:
             source = [s for s in runs if s["params"]["arm"] == arm and s["params"]["env_id"] == r["params"]["env_id"]]
