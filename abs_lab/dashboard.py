@@ -69,6 +69,7 @@ class Form:
         sections = dict(environments=base.env, agent=base.agent, meter=base.meter, controller=base.controller)
         self.fields, boxes = {}, []
         def fields(part, names, width="270px"):
+            "The fields of some parameters of a part; what is typed into one is heard."
             values, about = {n: getattr(part, n) for n in names if n != "env_id"}, describe(type(part))
             made = {n: field(n, v, about[n], _valid(part, n) if isinstance(v, str) else (), layout=W.Layout(width=width)) for n, v in values.items()}
             for n, w in made.items(): w.observe(lambda _, n=n: self._give(n, values[n]), "value")

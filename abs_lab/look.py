@@ -306,11 +306,11 @@ class Give(Heard, anywidget.AnyWidget):
 
 # %% ../nbs/28_look.ipynb #73b25bc2
 def field(
-    name: str,        # of the parameter
-    value,            # its present value
-    about: str = "",  # the comment that trails it
+    name: str,          # of the parameter
+    value,              # its present value
+    about: str = "",    # the comment that trails it
     valid: tuple = (),  # the values to choose from, where they can be listed
-    **options,        # for the widget
+    **options,          # for the widget
 ) -> W.Widget:
     "A form field for one parameter."
     if valid: options["options"] = valid

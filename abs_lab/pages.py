@@ -195,7 +195,7 @@ All arms have a constant learning rate unless their label says otherwise. A fixe
 
 CAPTIONS = dict(
     final="Mean undiscounted return of the greedy policy after training. Dots: single seeds. Diamond: IQM. Bar: 95 % interval, where there are five seeds or more.",
-    step="Return of the training episodes that ended in a window (exploring policy), against environment steps. Thin: single seeds (of 40 runs at most). Thick: IQM. Band: pointwise 95 % interval, where there are five seeds or more.",
+    step=f"Return of the training episodes that ended in a window (exploring policy), against environment steps. Thin: single seeds (of {figures.DRAWN} runs at most). Thick: IQM. Band: pointwise 95 % interval, where there are five seeds or more.",
     gradient_steps="The same returns against gradient steps. A thick line ends where the first of its runs ends.",
     seconds="The same returns against training time in seconds, under the load of this machine. A thick line ends where the first of its runs ends.",
     size="Rollout length L in force, in steps per environment.",

@@ -302,7 +302,7 @@ class PPO:
             order = torch.randperm(len(rows[0]), generator=self.generator, device=self.device)
             for chosen in map(as_array, order.tensor_split(c.num_minibatches)): norms.append(self._gradient_step(*(x[chosen] for x in arrays)))
         p.gradient_steps += plan.epochs * c.num_minibatches
-        return dict(grad_norm=torch.as_tensor(array_namespace(arrays[0]).stack(norms)).mean(), lr=lr, masked=1 - rollout.mask.float().mean(), **self._outcome(*rows))
+        return dict(grad_norm=as_tensor(array_namespace(arrays[0]).stack(norms)).mean(), lr=lr, masked=1 - rollout.mask.float().mean(), **self._outcome(*rows))
 
     def _gradient_step(self, x, drawn, *old):
         c, actor, critic = self.config, layer_outputs(self.actor, x), layer_outputs(self.critic, x)

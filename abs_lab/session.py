@@ -84,11 +84,8 @@ class Session:
         "Whether it trains, or waits to."
         return self.thread is not None and self.thread.is_alive()
 
-    def works_in(
-        self,
-        dir: Path,  # a run directory
-    ) -> bool:
-        "Whether it writes there, or is about to."
+    def _works_in(self, dir):
+        "Whether it writes in a folder, or is about to."
         return self.alive and self.state not in ("stopped", "finished", "failed") and self.dir.resolve() == dir.resolve()
 
     @property
@@ -108,7 +105,7 @@ class Session:
         with _beginning, self._gap:
             if self.alive: raise AbsLabError(f"this session was started before and is {self.state}: " + ("resume it" if self.state == "paused" else "it needs no second start"))
             if self.state == "finished": raise AbsLabError("this run is finished; fork it with a larger total_steps to go on")
-            if Lease.held(self.dir / "lock") or any(s.works_in(self.dir) for s in _begun): raise Busy(f"{self.dir} is being written by another session or process")
+            if Lease.held(self.dir / "lock") or any(s._works_in(self.dir) for s in _begun): raise Busy(f"{self.dir} is being written by another session or process")
             self.state, self.error, self._stopping, self._left = "starting", None, False, updates
             self.thread = threading.Thread(target=self._work, name=f"session {self.dir.name}", daemon=True)
             _begun.add(self)
