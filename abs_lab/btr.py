@@ -185,7 +185,7 @@ class BTR:
         self.target = copy.deepcopy(self.net).requires_grad_(False)
         kind, more = (torch.optim.Adam, {}) if c.optimizer == "adam" else (torch.optim.AdamW, dict(weight_decay=c.weight_decay))
         self.weights = one_tensor(self.net)  # one optimiser step for all of them
-        self.optimizer = kind([self.weights], lr=c.lr, eps=c.adam_eps, foreach=True, **more)
+        self.optimizer = kind([self.weights], lr=c.lr, eps=c.adam_eps, fused=True, **more)
         draws, samples = role_seeds(seed, 2, "agent")
         self.generator, self.sampler = torch.Generator(self.device).manual_seed(draws), torch.Generator().manual_seed(samples)
         self.paid = 0.0  # what past gradient steps have cost: see `plan_update`
@@ -257,8 +257,9 @@ class BTR:
         c = self.config
         of = lambda net, obs: net.quantiles(obs, self._rand(len(obs), c.taus), noise=True)
         if not c.munchausen: return greedy_target(b.rewards, b.discounts, of(self.target, b.next_obs))
-        q_values = of(self.target if c.munchausen_policy == "target" else self.net, b.obs).mean(1)
-        return munchausen_target(b.rewards, b.discounts, of(self.target, b.next_obs), q_values, b.actions, c.munchausen_alpha, c.temperature, c.munchausen_floor)
+        if c.munchausen_policy == "target": after, now = of(self.target, torch.cat([b.next_obs, b.obs])).chunk(2)
+        else: after, now = of(self.target, b.next_obs), of(self.net, b.obs)
+        return munchausen_target(b.rewards, b.discounts, after, now.mean(1), b.actions, c.munchausen_alpha, c.temperature, c.munchausen_floor)
 
     @torch.no_grad()
     def _plasticity(self, b):

@@ -15,7 +15,7 @@ from abs_lab.controllers import ABS, Fixed
 from abs_lab.divergence import Divergence
 from abs_lab.envs import EnvConfig, VecEnvs
 from abs_lab.plan import AbsLabError, BatchPlan, Progress
-from abs_lab.rainbow import NoisyLinear, SpectralConv2d, SpectralLinear, midpoints, quantile_network
+from abs_lab.rainbow import NoisyLinear, SpectralConv2d, SpectralLinear, draw_noise, midpoints, quantile_network
 from abs_lab.train import train
 
 VECTOR, TWO = gym.spaces.Box(-1, 1, (4,)), gym.spaces.Discrete(2)
@@ -124,7 +124,7 @@ def test_noise_is_factorised_and_has_the_variance_that_it_should():
     torch.nn.init.uniform_(layer.weight_sigma, 0.1, 0.9); torch.nn.init.uniform_(layer.bias_sigma, 0.1, 0.9)
     x, outs = torch.randn(1, 6, generator=g), []
     with torch.no_grad():
-        for _ in range(30_000): layer.draw(g); outs.append(layer(x, noise=True))
+        for _ in range(30_000): draw_noise([layer], g); outs.append(layer(x, noise=True))
         outs = torch.cat(outs)
         expected = (layer.weight_sigma.square() * x.square()).sum(1) * 2 / math.pi + layer.bias_sigma.square() * math.sqrt(2 / math.pi)
         # E[f(ε)²] = E|ε| = √(2/π); the weights' noise is a product of two, and that of weights and bias is uncorrelated: E f(ε_j) = 0
