@@ -222,6 +222,7 @@ class BTR:
     def update(self, rollout, plan):
         "Store the rollout, then take `plan.epochs` gradient steps."
         c, p = self.config, self.progress
+        self.replay.gamma, self.optimizer.param_groups[0]["lr"] = c.gamma, c.lr  # they may have been set since
         self.replay.add(rollout)
         sums = torch.zeros(3, device=self.device)
         for _ in range(plan.epochs):

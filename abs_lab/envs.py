@@ -167,8 +167,9 @@ def check_actions(
         if a.min() < 0 or a.max() >= space.n: raise AbsLabError(f"actions reach from {a.min()} to {a.max()}; 0 to {space.n - 1} is valid")
         return a.astype(np.int32)
     if a.dtype.kind != "f": raise AbsLabError(f"actions are {a.dtype}; this environment takes floating-point numbers")
-    if not np.isfinite(a).all(): raise AbsLabError(f"actions contain NaN or infinity at step {at}, first in environment {np.argwhere(~np.isfinite(a))[0][0]}")
-    if (a < space.low).any() or (a > space.high).any(): raise AbsLabError("actions lie outside the bounds of the action space: clip them first")
+    if not ((a >= space.low) & (a <= space.high)).all():
+        for i in np.argwhere(~np.isfinite(a)): raise AbsLabError(f"actions contain NaN or infinity at step {at}, first in environment {i[0]}")
+        raise AbsLabError("actions lie outside the bounds of the action space: clip them first")
     return a.astype(space.dtype)
 
 # %% ../nbs/01_envs.ipynb #7c8d4b82
@@ -310,9 +311,9 @@ class VecEnvs:
         actions, extras, episodes = [], [], []
         obs[0] = self.obs
         rows, fit = (obs.numpy(), np.asarray) if obs.is_cpu else (obs, torch.from_numpy)
-        for t in range(T):
+        for t, now in enumerate(obs[:T]):
             progress.step += N
-            action, extra = self.ahead or agent.act(obs[t])
+            action, extra = self.ahead or agent.act(now)
             if not self.ahead: self.send(action, progress.step)
             after, reward[t], flags[0, t], flags[1, t], flags[2, t], ended = self.receive(progress.step)
             self.ahead = None

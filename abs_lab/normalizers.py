@@ -21,12 +21,7 @@ class ObsNormalizer(torch.nn.Module):
     ):
         super().__init__()
         self.clip = clip
-        self.count = 1e-4
-        for name, value in dict(mean=torch.zeros(width), var=torch.ones(width)).items(): self.register_buffer(name, value.double())
-
-    def get_extra_state(self): return torch.tensor(self.count, dtype=torch.float64)
-
-    def set_extra_state(self, state): self.count = float(state)
+        for name, value in dict(count=np.array(1e-4), mean=np.zeros(width), var=np.ones(width)).items(): self.register_buffer(name, torch.from_numpy(value))
 
     def forward(
         self,
@@ -40,13 +35,13 @@ class ObsNormalizer(torch.nn.Module):
         obs: torch.Tensor,  # [N, …], D numbers each
     ) -> torch.Tensor:      # [N, D] float32
         "Count every row, then standardise."
-        (rows, mean, var), total = map(as_array, (obs.flatten(1), self.mean, self.var)), self.count + len(obs)
-        apart = rows - mean
+        rows, count, mean, var = map(as_array, (obs.flatten(1), self.count, self.mean, self.var))
+        apart, total = rows - mean, count + len(rows)
         shift = apart.sum(0) / total
-        var *= self.count / total
+        var *= count / total
         var += (apart * apart).sum(0) / total - shift * shift
         mean += shift
-        self.count = total
+        count[...] = total
         xp = array_namespace(apart)
         return as_tensor(xp.asarray(((apart - shift) / (var + 1e-8) ** 0.5).clip(-self.clip, self.clip), dtype=xp.float32))
 

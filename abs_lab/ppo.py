@@ -294,6 +294,7 @@ class PPO:
         "Advantages once, then `plan.epochs` passes of gradient steps in shuffled minibatches."
         c, p = self.config, self.progress
         self.noise = iter(())  # what was drawn ahead is forgotten, so that it need not be saved
+        if self.earned: self.earned.gamma = c.gamma  # it may have been set since
         self.changed, self.first = self.changed or self.first not in (None, plan.rollout), self.first or plan.rollout
         rows, lr = self._rows(rollout, self.earned), c.lr * (1 - (p.step - rollout.steps) / p.total) if c.anneal_lr else c.lr
         self.optimizer.param_groups[0]["lr"] = lr

@@ -281,6 +281,16 @@ def test_the_target_network_is_copied_when_it_is_time():
     assert all(same == (at % 3 == 0) for at, same in copied)
 
 
+def test_a_rate_and_a_discount_that_are_set_take_effect():
+    agent, _ = trained(n_steps=1)
+    agent.config = replace(agent.config, lr=1e-30, gamma=0.5)
+    no, obs = torch.zeros(1, 16, dtype=torch.bool), torch.randn(16, 4)
+    before = agent.weights.clone()
+    agent.update(SimpleNamespace(obs=agent.replay.next[None], actions=no.long(), rewards=no.float(), terminated=no, truncated=no, mask=~no, next_obs=obs), BatchPlan(1, 32, 2))
+    assert torch.equal(agent.weights, before)
+    assert set(agent.replay.sample(64, agent.sampler).discounts.tolist()) == {0.0, 0.5}
+
+
 def test_priorities_are_absolute_errors_summed_over_predictions():
     agent, _ = trained(alpha=1.0)
     b = agent.replay.sample(16, agent.sampler)

@@ -178,6 +178,14 @@ def test_rewards_are_normalised_as_a_plain_running_computation_does():
     np.testing.assert_allclose((scaler.mean, scaler.var, scaler.count), (mean, var, count), rtol=1e-6)
 
 
+def test_a_discount_that_is_set_reaches_the_rewards_normaliser():
+    envs, agent, stream = made(ENDLESS)
+    next(stream)
+    agent.config = replace(agent.config, gamma=0.0)
+    next(stream)
+    assert (agent.earned.ret == 0).all()               # nothing of what was earned before is carried on
+
+
 def test_every_observation_counts_once():
     "First ones, final ones and those between, over several rollouts of changing length: 0 … 5, 0 … 5, …"
     envs, agent, _ = made(SHORT)
@@ -333,7 +341,7 @@ def test_a_copy_of_an_earlier_policy_is_measured_with_its_own_normaliser():
         if s.update == 6:                              # saved while a copy is held, and restored
             saved, meter_again = meter.state_dict(), Divergence(interval=4, lag=4)
             meter_again.load_state_dict(saved)
-            assert float(saved["copy"]["0._extra_state"]) == pytest.approx(4 * 32 * 5 + 1e-4) and float(agent.seen.count) == pytest.approx(4 * 32 * 6 + 1e-4)
+            assert float(saved["copy"]["0.count"]) == pytest.approx(4 * 32 * 5 + 1e-4) and float(agent.seen.count) == pytest.approx(4 * 32 * 6 + 1e-4)
     assert sum(x is not None and x > 0 for x in signals) == len(signals) // 4
 
 
