@@ -81,8 +81,8 @@ _CLASSIC = _ABS | dict(
 
 PRESETS = {
     "paper": _ABS | dict(env_id="Breakout-v5", num_envs=64, sticky_actions=0.25, reward_clip=True, size=256, total_steps=50_000_000, eval_envs=100, record_every=250),
-    "minatar": _CLASSIC | dict(env_id="MinAtar/Breakout-v1", reward_scale=1.0, total_steps=1_000_000, replay_ratio=1 / 8, lr=2.5e-4, target_period=500,
-                             temperature=0.03, munchausen_floor=-1.0),
+    "minatar": _CLASSIC | dict(env_id="MinAtar/Breakout-v1", reward_scale=1.0, total_steps=300_000, taus=4, learning_starts=5_000, replay_ratio=1 / 16, lr=1e-3,
+                               target_period=200, temperature=0.03, munchausen_floor=-1.0, lag=32, low=0.04, high=0.1),
     "classic": _CLASSIC,
     "dqn": _CLASSIC | dict(network="plain", spectral=False, noisy=False, dueling=False, iqn=False, munchausen=False, n_steps=1, alpha=0.0, beta=0.0),
 }

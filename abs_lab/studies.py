@@ -249,7 +249,7 @@ _WITH_PPO = (
 # %% ../nbs/19_studies.ipynb #8e9392d1
 _BTR = "nbs/experiments/btr.ipynb"
 _GAMES = ["MinAtar/Breakout-v1", "MinAtar/SpaceInvaders-v1"]
-_SMALL = {_LANDER: dict(preset="classic", total_steps=200_000)} | {game: dict(preset="minatar", total_steps=1_000_000) for game in _GAMES}
+_SMALL = {_LANDER: dict(preset="classic", total_steps=200_000)} | {game: dict(preset="minatar", total_steps=300_000) for game in _GAMES}
 _OFF_POLICY = dict(agent="btr", coupling="steps")
 _FIRST_TWENTIETH = dict(tasks=ATARI5, total_steps=2_500_000, epsilon_fraction=0.8, epsilon_off=1.0)
 _BRIEF = dict(total_steps=3_000, learning_starts=1_000, eval_envs=2, seeds=1, tasks=[_LANDER, _GAMES[0]])

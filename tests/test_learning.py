@@ -136,3 +136,20 @@ def test_catch_is_solved_by_every_seed(tmp_path):
 def test_lunar_lander_reaches_230(tmp_path):
     means = [float(np.mean(returns)) for returns in sanity("LunarLander-v3", tmp_path)]
     assert float(stats.iqm(np.array(means))) >= 230, means
+
+
+def by_btr(root, **params):
+    "The mean returns of five runs of BTR with the preset for small tasks, evaluated without noise."
+    return [float(np.mean(run(configure("btr", controller="fixed", seed=seed, **params), root/str(seed))["eval"]["returns"])) for seed in range(5)]
+
+
+@pytest.mark.long
+def test_btr_solves_cartpole(tmp_path):
+    means = by_btr(tmp_path, env_id="CartPole-v1", total_steps=50_000)
+    assert float(stats.iqm(np.array(means))) == 500, means
+
+
+@pytest.mark.long
+def test_btr_reaches_230_on_lunar_lander(tmp_path):
+    means = by_btr(tmp_path, env_id="LunarLander-v3")
+    assert float(stats.iqm(np.array(means))) >= 230, means
