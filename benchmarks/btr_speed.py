@@ -1,21 +1,25 @@
-"""What BTR's replay and update cost on this machine.
+"""What BTR's replay, update and whole loop cost on this machine, beside a plain implementation of the same arithmetic.
 
-    python benchmarks/btr_speed.py                 all parts; a few minutes on two cores, and 8 GB of memory
+    python benchmarks/btr_speed.py                 all parts; ten minutes on two cores, and 8 GB of memory
     python benchmarks/btr_speed.py --device cuda   the same on a GPU (needs torch, numpy, gymnasium, envpool, safetensors)
     python benchmarks/btr_speed.py replay          one part: replay, update, loop, checkpoint
     python benchmarks/btr_speed.py --quick         a smoke run with tiny sizes, whose numbers mean nothing
 
 Seconds are of the clock; beside them stand those of the processor, which other work on the machine changes less. Contenders of the
-update take turns, and ratios are taken within a round. Nothing is asserted about speed.
+update and of the loop take turns, and ratios are taken within a round. The plain loop is written here in the manner of single-file
+scripts: the same environments, replay that keeps whole stacks of frames, a sum tree with a Python loop over samples, an n-step queue for
+each environment, stepping and learning in turn. Nothing is asserted about speed.
 """
 import argparse
 import json
 import sys
 import tempfile
 import time
+from collections import deque
 from pathlib import Path
 from statistics import median
 
+import envpool
 import gymnasium as gym
 import numpy as np
 import torch
@@ -28,7 +32,7 @@ from abs_lab.btr import BTR, BTRConfig
 from abs_lab.config import configure
 from abs_lab.envs import VecEnvs
 from abs_lab.plan import Progress
-from abs_lab.replay import Replay
+from abs_lab.replay import Batch, Replay
 from abs_lab.runs import Run
 from abs_lab.storage import provenance
 from abs_lab.train import train
@@ -150,7 +154,80 @@ def plain_step(net, target, optimizer, b, c):
     loss.backward()
     nn.utils.clip_grad_norm_(net.parameters(), c.max_grad_norm)
     optimizer.step()
-    return loss.item()  # such scripts log it
+    return loss.item(), error.detach().abs().sum(1).mean(1)  # such scripts log the loss
+
+
+class PlainReplay:
+    "A ring of whole transitions with a sum tree in Python."
+    def __init__(self, capacity, alpha):
+        self.capacity, self.alpha, self.held, self.at, self.highest, self.tree = capacity, alpha, 0, 0, 1.0, [0.0] * (2 * capacity)
+        self.obs, self.next_obs = (np.zeros((capacity, *PIXELS.shape), np.uint8) for _ in range(2))
+        self.actions, self.rewards, self.discounts = np.zeros(capacity, np.int64), np.zeros(capacity, np.float32), np.zeros(capacity, np.float32)
+
+    def add(self, obs, action, reward, discount, next_obs):
+        i = self.at
+        self.obs[i], self.actions[i], self.rewards[i], self.discounts[i], self.next_obs[i] = obs, action, reward, discount, next_obs
+        self.set(i, self.highest)
+        self.at, self.held = (i + 1) % self.capacity, min(self.held + 1, self.capacity)
+
+    def set(self, i, priority):
+        node = i + self.capacity
+        self.tree[node] = priority
+        while node > 1:
+            node //= 2
+            self.tree[node] = self.tree[2 * node] + self.tree[2 * node + 1]
+
+    def sample(self, size, beta, device):
+        found = []
+        for part in range(size):
+            mass, node = (part + np.random.rand()) / size * self.tree[1], 1
+            while node < self.capacity:
+                node *= 2
+                if mass >= self.tree[node] and self.tree[node + 1] > 0: mass, node = mass - self.tree[node], node + 1
+            found.append(node - self.capacity)
+        slots, priority = np.array(found), np.array([self.tree[i + self.capacity] for i in found])
+        weights = (priority / priority.min()) ** -beta
+        there = [torch.from_numpy(np.asarray(x)).to(device) for x in (self.obs[slots], self.actions[slots], self.rewards[slots], self.discounts[slots],
+                                                                      self.next_obs[slots], weights.astype(np.float32))]
+        return Batch(slots, *there)
+
+    def update(self, slots, errors):
+        for i, error in zip(slots, errors.tolist()):
+            self.set(int(i), (error + 1e-6) ** self.alpha)
+            self.highest = max(self.highest, (error + 1e-6) ** self.alpha)
+
+
+def plain_loop(env_id, num_envs, start, steps, c, batch, device):
+    "A script's training loop; seconds that the steps after `start` take."
+    envs = envpool.make(env_id, env_type="gymnasium", num_envs=num_envs, seed=0, repeat_action_probability=0.25)
+    net, target = (Plain(envs.action_space.n).to(device) for _ in range(2))
+    optimizer = torch.optim.Adam(net.parameters(), lr=c.lr, eps=c.adam_eps)
+    replay, queues, learnt, began = PlainReplay(16_384, c.alpha), [deque() for _ in range(num_envs)], 0, None
+    obs, over = envs.reset()[0], np.zeros(num_envs, bool)
+    for step in range(num_envs, steps + 1, num_envs):
+        if step > start and began is None: began, first = (time.perf_counter(), time.process_time()), step
+        net.redraw()
+        with torch.no_grad(): actions = net(torch.from_numpy(obs).to(device), torch.rand(num_envs, c.taus, device=device)).mean(1).argmax(1).cpu().numpy()
+        epsilon = np.random.rand(num_envs) < 0.5
+        actions = np.where(epsilon, np.random.randint(0, envs.action_space.n, num_envs), actions)
+        after, reward, terminated, truncated, _ = envs.step(actions)
+        for i, queue in enumerate(queues):
+            if over[i]: queue.clear(); continue                # the row in which EnvPool resets
+            queue.append((obs[i], actions[i], np.sign(reward[i])))
+            if len(queue) == c.n_steps or terminated[i] or truncated[i]:
+                while queue:
+                    total = sum(c.gamma ** k * r for k, (_, _, r) in enumerate(queue))
+                    replay.add(*queue[0][:2], total, 0.0 if terminated[i] else c.gamma ** len(queue), after[i])
+                    queue.popleft()
+                    if not (terminated[i] or truncated[i]): break
+        obs, over = after, terminated | truncated
+        if step <= start: continue
+        if learnt % c.target_period == 0: target.load_state_dict(net.state_dict())
+        b = replay.sample(batch, c.beta, device)
+        replay.update(b.slots, plain_step(net, target, optimizer, b, c)[1])
+        learnt += 1
+    envs.close()
+    return (time.perf_counter() - began[0], time.process_time() - began[1], learnt)
 
 
 def update_part(args):
@@ -170,24 +247,41 @@ def update_part(args):
     return dict(batch=batch, rounds=rounds, ours=ours, plain=plain, plain_over_ours=round(median(ratios), 2), range=[round(min(ratios), 2), round(max(ratios), 2)])
 
 
+def our_loop(env_id, start, steps, device, **params):
+    "Seconds of the clock and of the processor after `start`, gradient steps, and where the seconds went."
+    config = configure("btr", env_id=env_id, controller="fixed", total_steps=steps, learning_starts=start, replay_size=50_000, **params)
+    envs, progress = VecEnvs(config.env, 0, "train", device), Progress(steps)
+    agent = BTR(config.agent, envs.obs_space, envs.action_space, config.env.num_envs, progress, device=device)
+    parts, began = {}, None
+    for s in train(agent, envs, config.meter, config.controller, progress):
+        if s.step >= start and began is None: began = time.perf_counter(), time.process_time()
+        elif began: parts = {k: parts.get(k, 0) + v for k, v in s.seconds.items()}
+    envs.close()
+    return time.perf_counter() - began[0], time.process_time() - began[1], s.gradient_steps, {k: round(v, 2) for k, v in parts.items()}
+
+
 def loop_part(args):
-    "Environment steps a second of the whole loop, learning included."
-    out = {}
-    tasks = {"LunarLander-v3": 6_000, "CartPole-v1": 6_000} | ({} if args.device == "cpu" else {"Pong-v5": 40_000})
-    for env_id, steps in tasks.items():
-        steps = 1_000 if args.quick else steps
-        start = min(2_000, steps // 2) if env_id != "Pong-v5" else 10_000
-        config = configure("btr", env_id=env_id, controller="fixed", total_steps=steps, learning_starts=start, replay_size=50_000)
-        envs, progress = VecEnvs(config.env, 0, "train", args.device), Progress(steps)
-        agent = BTR(config.agent, envs.obs_space, envs.action_space, config.env.num_envs, progress, device=args.device)
-        parts, c, p = {}, None, None
-        for s in train(agent, envs, config.meter, config.controller, progress):
-            if s.step >= start and c is None: c, p, first = time.perf_counter(), time.process_time(), s.step
-            if c: parts = {k: parts.get(k, 0) + v for k, v in s.seconds.items()}
-        envs.close()
-        out[env_id] = dict(steps_per_second=round((s.step - first) / (time.perf_counter() - c), 1), steps_per_cpu_second=round((s.step - first) / (time.process_time() - p), 1),
-                           gradient_steps=s.gradient_steps, seconds={k: round(v, 2) for k, v in parts.items()})
-    return out
+    "The whole loop on Atari at the published batch, ours with and without overlap and the plain one, in turns; and ours on small tasks."
+    num_envs, start, updates, batch, rounds = (4, 400, 2, 8, 2) if args.quick else (64, 2_048, 400 if args.device != "cpu" else 4, 256, min(args.rounds, 3))
+    steps = start + num_envs * updates
+    ours = dict(size=batch, num_envs=num_envs, replay_ratio=1 / num_envs, interval=10**9)
+    how = {"ours": lambda: our_loop("Pong-v5", start, steps, args.device, **ours), "ours, no overlap": lambda: our_loop("Pong-v5", start, steps, args.device, overlap=False, **ours),
+           "plain": lambda: plain_loop("Pong-v5", num_envs, start, steps, BTRConfig(), batch, args.device)}
+    rows = {name: [] for name in how}
+    for n in range(rounds):
+        for name in (how if n % 2 == 0 else reversed(how)): rows[name].append(how[name]())
+    out = {name: dict(ms_per_gradient_step=[round(1e3 * clock / learnt, 1) for clock, _, learnt, *_ in found], cpu_ms=[round(1e3 * cpu / learnt, 1) for _, cpu, learnt, *_ in found],
+                      seconds=[parts for *_, parts in found if isinstance(parts, dict)]) for name, found in rows.items()}
+    speed = lambda name, n: rows[name][n][2] / rows[name][n][0]
+    for name in ("ours, no overlap", "plain"):
+        ratios = [speed("ours", n) / speed(name, n) for n in range(rounds)]
+        out[f"ours / {name}, by the clock"] = dict(median=round(median(ratios), 2), range=[round(min(ratios), 2), round(max(ratios), 2)])
+    for env_id in ("LunarLander-v3", "CartPole-v1"):
+        steps = 1_000 if args.quick else 6_000
+        start = min(2_000, steps // 2)
+        clock, cpu, learnt, parts = our_loop(env_id, start, steps, args.device)
+        out[env_id] = dict(steps_per_second=round((steps - start) / clock, 1), steps_per_cpu_second=round((steps - start) / cpu, 1), gradient_steps=learnt, seconds=parts)
+    return dict(num_envs=num_envs, batch=batch, updates=updates, rounds=rounds, **out)
 
 
 def checkpoint_part(args):
