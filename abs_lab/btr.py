@@ -82,7 +82,7 @@ _CLASSIC = _ABS | dict(
 PRESETS = {
     "paper": _ABS | dict(env_id="Breakout-v5", num_envs=64, sticky_actions=0.25, reward_clip=True, size=256, total_steps=50_000_000, eval_envs=100, record_every=250),
     "minatar": _CLASSIC | dict(env_id="MinAtar/Breakout-v1", reward_scale=1.0, total_steps=300_000, taus=4, learning_starts=5_000, replay_ratio=1 / 16, lr=1e-3,
-                               target_period=200, temperature=0.03, munchausen_floor=-1.0, lag=32, low=0.04, high=0.1),
+                               target_period=200, temperature=0.03, munchausen_floor=-1.0, lag=32, low=0.04, high=0.07),
     "classic": _CLASSIC,
     "dqn": _CLASSIC | dict(network="plain", spectral=False, noisy=False, dueling=False, iqn=False, munchausen=False, n_steps=1, alpha=0.0, beta=0.0),
 }
@@ -233,7 +233,7 @@ class BTR:
             self.paid += 1.0 if c.coupling == "steps" else plan.minibatch / c.base_batch
         if not plan.epochs: return dict(epsilon=self.epsilon)
         loss, q_value, grad_norm = sums / plan.epochs
-        return dict(loss=loss, q_value=q_value, grad_norm=grad_norm, epsilon=self.epsilon, **self._plasticity(batch))
+        return dict(loss=loss, q_value=q_value, grad_norm=grad_norm, lr=c.lr, epsilon=self.epsilon, **self._plasticity(batch))
 
     def _gradient_step(self, b):
         c = self.config

@@ -167,9 +167,9 @@ def check_actions(
         if a.min() < 0 or a.max() >= space.n: raise AbsLabError(f"actions reach from {a.min()} to {a.max()}; 0 to {space.n - 1} is valid")
         return a.astype(np.int32)
     if a.dtype.kind != "f": raise AbsLabError(f"actions are {a.dtype}; this environment takes floating-point numbers")
-    if not ((a >= space.low) & (a <= space.high)).all():
-        for i in np.argwhere(~np.isfinite(a)): raise AbsLabError(f"actions contain NaN or infinity at step {at}, first in environment {i[0]}")
-        raise AbsLabError("actions lie outside the bounds of the action space: clip them first")
+    if not ((a >= space.low) & (a <= space.high) & (finite := np.isfinite(a))).all():
+        if finite.all(): raise AbsLabError("actions lie outside the bounds of the action space: clip them first")
+        raise AbsLabError(f"actions contain NaN or infinity at step {at}, first in environment {np.argwhere(~finite)[0][0]}")
     return a.astype(space.dtype)
 
 # %% ../nbs/01_envs.ipynb #7c8d4b82

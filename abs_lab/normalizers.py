@@ -23,6 +23,10 @@ class ObsNormalizer(torch.nn.Module):
         self.clip = clip
         for name, value in dict(count=np.array(1e-4), mean=np.zeros(width), var=np.ones(width)).items(): self.register_buffer(name, torch.from_numpy(value))
 
+    def _load_from_state_dict(self, state, prefix, *more):
+        if f"{prefix}_extra_state" in state: state[f"{prefix}count"] = state.pop(f"{prefix}_extra_state")  # runs before 27 November 2026
+        super()._load_from_state_dict(state, prefix, *more)
+
     def forward(
         self,
         obs: torch.Tensor,  # [N, …], D numbers each

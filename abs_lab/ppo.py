@@ -294,7 +294,6 @@ class PPO:
         "Advantages once, then `plan.epochs` passes of gradient steps in shuffled minibatches."
         c, p = self.config, self.progress
         self.noise = iter(())  # what was drawn ahead is forgotten, so that it need not be saved
-        if self.earned: self.earned.gamma = c.gamma  # it may have been set since
         self.changed, self.first = self.changed or self.first not in (None, plan.rollout), self.first or plan.rollout
         rows, lr = self._rows(rollout, self.earned), c.lr * (1 - (p.step - rollout.steps) / p.total) if c.anneal_lr else c.lr
         self.optimizer.param_groups[0]["lr"] = lr
@@ -323,6 +322,7 @@ class PPO:
         "What the networks saw, actions drawn, log-probabilities, advantages, returns and values of the real rows."
         c, (x, drawn), rewards = self.config, (rollout.extras[k] for k in ("x", "drawn")), rollout.rewards
         if earned:
+            earned.gamma = c.gamma  # it may have been set since
             numpy = [t.cpu().numpy() for t in (rewards, rollout.terminated | rollout.truncated, rollout.mask)]
             rewards = torch.from_numpy(earned(*numpy)).to(self.device)
         values = self.net.value(torch.cat([x, self.seen(rollout.next_obs)[None]]))

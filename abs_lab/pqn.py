@@ -53,6 +53,17 @@ class PQNConfig:
         for name in ("gamma", "lam", "epsilon_start", "epsilon_end"):
             if not 0 <= getattr(self, name) <= 1: raise AbsLabError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
 
+    def check_change(
+        self,
+        new,  # PQNConfig: what a run that is under way shall go on with
+    ):
+        "Raise `AbsLabError` for epochs that would have no effect, or would act on the past."
+        if (self.epochs_rule, self.epochs) == (new.epochs_rule, new.epochs): return
+        if "equal" in (self.epochs_rule, new.epochs_rule):
+            raise AbsLabError("the epoch rule equal counts gradient steps from the run's beginning, so neither it nor its epochs can change on the way: choose them for a new run")
+        if new.epochs_rule == "author" and self.epochs != new.epochs:
+            raise AbsLabError(f"the epoch rule author does not read epochs={new.epochs}: set epochs_rule='constant' with it")
+
 # %% ../nbs/08_pqn.ipynb #25c1d0cc
 _ATARI = dict(env_id="Breakout-v5", num_envs=128, episodic_life=True, reward_clip=True, network="pqn", num_minibatches=4,
               epochs_rule="author", epochs=2, lr=2.5e-4, anneal_lr=False, gamma=0.99, lam=0.65, max_grad_norm=10.0,

@@ -188,7 +188,7 @@ class QuantileNetwork(nn.Module):
         self.embedding = Embedding(width) if iqn else None
         self.value = Stream(width, hidden, 1, noisy) if dueling else None
         self.advantage = Stream(width, hidden, n_actions, noisy)
-        self.noisy, self.spectral = ([m for m in self.modules() if isinstance(m, kind)] for kind in (NoisyLinear, _Spectral))
+        self.noisy_layers, self.spectral_layers = ([m for m in self.modules() if isinstance(m, kind)] for kind in (NoisyLinear, _Spectral))
 
     def quantiles(
         self,
@@ -211,11 +211,11 @@ class QuantileNetwork(nn.Module):
         generator: torch.Generator,  # on the network's device
     ):
         "Draw new noise for every noisy layer."
-        draw_noise(self.noisy, generator)
+        draw_noise(self.noisy_layers, generator)
 
     def iterate(self):
         "One power iteration of every layer with spectral norm."
-        for m in self.spectral: m.iterate()
+        for m in self.spectral_layers: m.iterate()
 
 # %% ../nbs/03_rainbow.ipynb #e1fd692e
 def quantile_network(

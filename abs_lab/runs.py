@@ -41,7 +41,9 @@ def with_changes(
     "A run's parameters with changes under which its saved state keeps its meaning; raises `AbsLabError` for others."
     own = [f.name for part in (config.controller, config.meter) for f in fields(part) if f.init]
     for name in changes: choose("parameter that a run can change", name, [*FORKABLE, *own])
-    return configure(**(config.flat() | changes))
+    new = configure(**(config.flat() | changes))
+    if hasattr(config.agent, "check_change"): config.agent.check_change(new.agent)
+    return new
 
 def set_events(
     dir: Path,      # a run directory

@@ -1,4 +1,4 @@
-"""What BTR's replay, update and whole loop cost on this machine, beside a plain implementation of the same arithmetic.
+"""What BTR's replay, update and whole loop cost on this machine, beside a plain implementation of the same algorithm.
 
     python benchmarks/btr_speed.py                 all parts; ten minutes on two cores, and 8 GB of memory
     python benchmarks/btr_speed.py --device cuda   the same on a GPU (needs torch, numpy, gymnasium, envpool, safetensors)
@@ -6,9 +6,11 @@
     python benchmarks/btr_speed.py --quick         a smoke run with tiny sizes, whose numbers mean nothing
 
 Seconds are of the clock; beside them stand those of the processor, which other work on the machine changes less. Contenders of the
-update and of the loop take turns, and ratios are taken within a round. The plain loop is written here in the manner of single-file
-scripts: the same environments, replay that keeps whole stacks of frames, a sum tree with a Python loop over samples, an n-step queue for
-each environment, stepping and learning in turn. Nothing is asserted about speed.
+update and of the loop take turns, and ratios are taken within a round. The plain network is spelled as scripts spell it, with torch's
+spectral norm, which turns its power iteration in every forward pass of either network (ours: once a gradient step). The plain loop is
+written here in the manner of single-file scripts: the same EnvPool, replay that keeps whole stacks of frames, a sum tree with a Python loop
+over samples (the authors' own code has one frame a row and a tree without such a loop), an n-step queue for each environment, the whole
+network asked in acting, stepping and learning in turn. Nothing is asserted about speed.
 """
 import argparse
 import json
@@ -19,7 +21,6 @@ from collections import deque
 from pathlib import Path
 from statistics import median
 
-import envpool
 import gymnasium as gym
 import numpy as np
 import torch
@@ -87,7 +88,7 @@ def replay_part(args):
     return out
 
 
-# ---- a plain implementation of the same arithmetic ----
+# ---- a plain implementation of the same algorithm ----
 
 class PlainNoisy(nn.Linear):
     "A factorised noisy layer that keeps its noise as a matrix, as scripts do."
@@ -197,15 +198,15 @@ class PlainReplay:
             self.highest = max(self.highest, (error + 1e-6) ** self.alpha)
 
 
-def plain_loop(env_id, num_envs, start, steps, c, batch, device):
-    "A script's training loop; seconds that the steps after `start` take."
-    envs = envpool.make(env_id, env_type="gymnasium", num_envs=num_envs, seed=0, repeat_action_probability=0.25)
+def plain_loop(config, start, steps, batch, device):
+    "A script's training loop: seconds of the clock and of the processor after `start`, and gradient steps."
+    c, num_envs, made = config.agent, config.env.num_envs, VecEnvs(config.env)
+    envs, obs, over = made.env, made.obs.numpy(), np.zeros(num_envs, bool)
     net, target = (Plain(envs.action_space.n).to(device) for _ in range(2))
     optimizer = torch.optim.Adam(net.parameters(), lr=c.lr, eps=c.adam_eps)
     replay, queues, learnt, began = PlainReplay(16_384, c.alpha), [deque() for _ in range(num_envs)], 0, None
-    obs, over = envs.reset()[0], np.zeros(num_envs, bool)
     for step in range(num_envs, steps + 1, num_envs):
-        if step > start and began is None: began, first = (time.perf_counter(), time.process_time()), step
+        if step > start and began is None: began = time.perf_counter(), time.process_time()
         net.redraw()
         with torch.no_grad(): actions = net(torch.from_numpy(obs).to(device), torch.rand(num_envs, c.taus, device=device)).mean(1).argmax(1).cpu().numpy()
         epsilon = np.random.rand(num_envs) < 0.5
@@ -226,8 +227,9 @@ def plain_loop(env_id, num_envs, start, steps, c, batch, device):
         b = replay.sample(batch, c.beta, device)
         replay.update(b.slots, plain_step(net, target, optimizer, b, c)[1])
         learnt += 1
-    envs.close()
-    return (time.perf_counter() - began[0], time.process_time() - began[1], learnt)
+    taken = time.perf_counter() - began[0], time.process_time() - began[1]
+    made.close()
+    return *taken, learnt
 
 
 def update_part(args):
@@ -256,8 +258,9 @@ def our_loop(env_id, start, steps, device, **params):
     for s in train(agent, envs, config.meter, config.controller, progress):
         if s.step >= start and began is None: began = time.perf_counter(), time.process_time()
         elif began: parts = {k: parts.get(k, 0) + v for k, v in s.seconds.items()}
+    taken = time.perf_counter() - began[0], time.process_time() - began[1]
     envs.close()
-    return time.perf_counter() - began[0], time.process_time() - began[1], s.gradient_steps, {k: round(v, 2) for k, v in parts.items()}
+    return *taken, s.gradient_steps, {k: round(v, 2) for k, v in parts.items()}
 
 
 def loop_part(args):
@@ -266,7 +269,7 @@ def loop_part(args):
     steps = start + num_envs * updates
     ours = dict(size=batch, num_envs=num_envs, replay_ratio=1 / num_envs, interval=10**9)
     how = {"ours": lambda: our_loop("Pong-v5", start, steps, args.device, **ours), "ours, no overlap": lambda: our_loop("Pong-v5", start, steps, args.device, overlap=False, **ours),
-           "plain": lambda: plain_loop("Pong-v5", num_envs, start, steps, BTRConfig(), batch, args.device)}
+           "plain": lambda: plain_loop(configure("btr", env_id="Pong-v5", controller="fixed", num_envs=num_envs), start, steps, batch, args.device)}
     rows = {name: [] for name in how}
     for n in range(rounds):
         for name in (how if n % 2 == 0 else reversed(how)): rows[name].append(how[name]())

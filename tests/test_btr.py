@@ -289,6 +289,11 @@ def test_a_rate_and_a_discount_that_are_set_take_effect():
     agent.update(SimpleNamespace(obs=agent.replay.next[None], actions=no.long(), rewards=no.float(), terminated=no, truncated=no, mask=~no, next_obs=obs), BatchPlan(1, 32, 2))
     assert torch.equal(agent.weights, before)
     assert set(agent.replay.sample(64, agent.sampler).discounts.tolist()) == {0.0, 0.5}
+    forked, _ = trained(n_steps=1, lr=1e-30)
+    forked.load_state_dict(trained(n_steps=1)[0].state_dict())       # its optimiser comes with another rate
+    before = forked.weights.clone()
+    forked.update(SimpleNamespace(obs=forked.replay.next[None], actions=no.long(), rewards=no.float(), terminated=no, truncated=no, mask=~no, next_obs=obs), BatchPlan(1, 32, 2))
+    assert torch.equal(forked.weights, before)
 
 
 def test_priorities_are_absolute_errors_summed_over_predictions():

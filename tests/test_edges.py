@@ -1,6 +1,7 @@
 "Edges that were wrong once: each of these failed before it was mended."
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -10,11 +11,12 @@ from abs_lab.cli import train_config
 from abs_lab.config import configure
 from abs_lab.controllers import Fixed
 from abs_lab.divergence import Divergence
-from abs_lab.envs import EnvConfig, VecEnvs
+from abs_lab.envs import EnvConfig, VecEnvs, check_actions
+from abs_lab.normalizers import ObsNormalizer
 from abs_lab.plan import AbsLabError, Progress
 from abs_lab.pqn import PQN, PQNConfig
 from abs_lab.results import collect
-from abs_lab.runs import fork, run
+from abs_lab.runs import fork, run, with_changes
 from abs_lab.studies import STUDIES
 from abs_lab.train import evaluate, train
 
@@ -116,3 +118,30 @@ def test_collecting_a_study_leaves_other_runs_data_alone(tmp_path):
 def test_a_huge_range_of_sizes_is_checked_without_going_through_all_of_it():
     assert configure(env_id="CartPole-v1", size_max=10**9).controller.largest == 10**9
     with pytest.raises(AbsLabError, match="do not divide into num_minibatches"): configure(env_id="CartPole-v1", num_envs=6, size_max=10**9)
+
+
+def test_infinite_actions_are_refused_where_there_are_no_bounds():
+    box = gym.spaces.Box(-np.inf, np.inf, (1,))
+    assert check_actions(np.array([[1e30]], np.float32), box, 1) == np.float32(1e30)
+    for bad in (np.inf, -np.inf, np.nan):
+        with pytest.raises(AbsLabError, match="NaN or infinity at step 0, first in environment 0"): check_actions(np.array([[bad]], np.float32), box, 1)
+
+
+@pytest.mark.parametrize("params, changes, said", [
+    (dict(epochs_rule="equal"), dict(epochs=4), "counts gradient steps from the run's beginning"),       # 404 epochs in one update, after 200,000 steps
+    (dict(epochs_rule="equal"), dict(epochs_rule="constant"), "counts gradient steps"), (dict(epochs_rule="constant"), dict(epochs_rule="equal"), "counts gradient steps"),
+    (dict(epochs_rule="author"), dict(epochs=9), "does not read epochs=9: set epochs_rule='constant'")], ids=str)
+def test_epochs_that_would_do_nothing_or_too_much_cannot_be_set(params, changes, said):
+    with pytest.raises(AbsLabError, match=said): with_changes(configure(**params), **changes)
+
+
+def test_epochs_can_be_set_where_they_count():
+    assert with_changes(configure(epochs_rule="constant"), epochs=9).agent.epochs == 9
+    assert with_changes(configure(epochs_rule="author"), epochs_rule="constant", epochs=9).agent.epochs == 9
+    assert with_changes(configure(epochs_rule="equal"), lr=1e-3).agent.lr == 1e-3
+
+
+def test_observations_counted_in_an_older_checkpoint_still_count():
+    normalizer, old = ObsNormalizer(2), dict(mean=torch.ones(2), var=torch.ones(2), _extra_state=torch.tensor(7.0, dtype=torch.float64))
+    normalizer.load_state_dict(old)
+    assert normalizer.count == 7
