@@ -1,4 +1,5 @@
 "Edges that were wrong once: each of these failed before it was mended."
+import os
 from pathlib import Path
 
 import gymnasium as gym
@@ -145,3 +146,29 @@ def test_observations_counted_in_an_older_checkpoint_still_count():
     normalizer, old = ObsNormalizer(2), dict(mean=torch.ones(2), var=torch.ones(2), _extra_state=torch.tensor(7.0, dtype=torch.float64))
     normalizer.load_state_dict(old)
     assert normalizer.count == 7
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux lets threads be given a core")
+@pytest.mark.parametrize("overlap, envs_at_once, threads, torch_threads, shares", [(False, 1, 0, 1, True), (False, 8, 1, 1, True), (True, 1, 0, 1, False), (False, 8, 2, 1, False), (False, 1, 0, 2, False)])
+def test_one_thread_of_simulators_shares_the_agents_core_while_steps_are_collected(overlap, envs_at_once, threads, torch_threads, shares):
+    seen = []
+    class Watches:
+        def __init__(self): self.overlap, self.left = overlap, 5
+        def act(self, obs):
+            seen.append([os.sched_getaffinity(thread) for thread in (0, *envs.threads)])
+            if not (left := self.left): raise RuntimeError("enough")
+            self.left = left - 1
+            return torch.zeros(len(obs), dtype=torch.int64), {}
+    before, had = os.sched_getaffinity(0), torch.get_num_threads()
+    torch.set_num_threads(torch_threads)
+    try:
+        envs, agent = VecEnvs(EnvConfig("CartPole-v1", num_envs=envs_at_once, env_threads=threads)), Watches()
+        assert bool(envs.threads) == (threads != 2)
+        envs.collect(agent, 3, Progress(100))
+        assert os.sched_getaffinity(0) == before
+        with pytest.raises(RuntimeError, match="enough"): envs.collect(agent, 9, Progress(100))
+        assert os.sched_getaffinity(0) == before
+    finally: torch.set_num_threads(had)
+    if shares: assert all(len(set(map(frozenset, now))) == len(now[0]) == 1 for now in seen)     # all on the same one
+    elif len(before) > 1: assert all(now[0] == before for now in seen)
+    envs.close()
