@@ -53,9 +53,9 @@ def profiles(
     for row, names in enumerate(panels.values(), 1):
         for arm in names:
             (shares, limits), (colour, dash) = stats.profile(found[arm], at), style[arm]
-            if limits: fig.add_scatter(x=[*at, *at[::-1]], y=[*limits[0], *limits[1][::-1]], fill="toself", mode="none", fillcolor=_faint(colour, 0.15),
+            if limits: fig.add_scatter(x=_numbers([*at, *at[::-1]]), y=_numbers([*limits[0], *limits[1][::-1]]), fill="toself", mode="none", fillcolor=_faint(colour, 0.15),
                                        hoverinfo="skip", legendgroup=arm, showlegend=False, row=row, col=1)
-            fig.add_scatter(x=at, y=shares, mode="lines", name=html.escape(arm, quote=False), legendgroup=arm, showlegend=arm not in named,
+            fig.add_scatter(x=_numbers(at), y=_numbers(shares), mode="lines", name=html.escape(arm, quote=False), legendgroup=arm, showlegend=arm not in named,
                             line=dict(color=colour, width=2.6, dash=dash), row=row, col=1)
             named.add(arm)
     fig.update_layout(template="abs_lab", height=440 if n == 1 else 120 + 230 * n)

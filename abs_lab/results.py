@@ -89,9 +89,11 @@ def compact(
     curve |= {k: [_mean(row.get(k) for row in c) for c in chunks] for k in AVERAGED if any(k in row for row in rows)}
     low, high = config["config"].get("low"), config["config"].get("high")
     curve["thresholds"] = [low, high] if low is not None else None
+    result = result_of(dir) or {}
+    if "eval" in result: result["eval"]["returns"] = [float(f"{r:.6g}") for r in result["eval"]["returns"]]
     schedule = dict(ends=[row["step"] for row in rows], sizes=[row["size"] for row in rows])
     last = [i for i, size in enumerate(schedule["sizes"]) if [size] != schedule["sizes"][i + 1:i + 2]]  # of each stretch of one size
-    return dict(id=config["id"], params=config["config"] | dict(arm=arm), result=result_of(dir) or {}, curve=curve,
+    return dict(id=config["id"], params=config["config"] | dict(arm=arm), result=result, curve=curve,
                 schedule={k: [v[i] for i in last] for k, v in schedule.items()})
 
 # %% ../nbs/20_results.ipynb #d7e81325
