@@ -161,7 +161,7 @@ def plain_step(net, target, optimizer, b, c):
 class PlainReplay:
     "A ring of whole transitions with a sum tree in Python."
     def __init__(self, capacity, alpha):
-        self.capacity, self.alpha, self.held, self.at, self.highest, self.tree = capacity, alpha, 0, 0, 1.0, [0.0] * (2 * capacity)
+        self.capacity, self.alpha, self.at, self.highest, self.tree = capacity, alpha, 0, 1.0, [0.0] * (2 * capacity)
         self.obs, self.next_obs = (np.zeros((capacity, *PIXELS.shape), np.uint8) for _ in range(2))
         self.actions, self.rewards, self.discounts = np.zeros(capacity, np.int64), np.zeros(capacity, np.float32), np.zeros(capacity, np.float32)
 
@@ -169,7 +169,7 @@ class PlainReplay:
         i = self.at
         self.obs[i], self.actions[i], self.rewards[i], self.discounts[i], self.next_obs[i] = obs, action, reward, discount, next_obs
         self.set(i, self.highest)
-        self.at, self.held = (i + 1) % self.capacity, min(self.held + 1, self.capacity)
+        self.at = (i + 1) % self.capacity
 
     def set(self, i, priority):
         node = i + self.capacity
@@ -194,8 +194,9 @@ class PlainReplay:
 
     def update(self, slots, errors):
         for i, error in zip(slots, errors.tolist()):
-            self.set(int(i), (error + 1e-6) ** self.alpha)
-            self.highest = max(self.highest, (error + 1e-6) ** self.alpha)
+            priority = (error + 1e-6) ** self.alpha
+            self.set(int(i), priority)
+            self.highest = max(self.highest, priority)
 
 
 def plain_loop(config, start, steps, batch, device):
@@ -209,8 +210,7 @@ def plain_loop(config, start, steps, batch, device):
         if step > start and began is None: began = time.perf_counter(), time.process_time()
         net.redraw()
         with torch.no_grad(): actions = net(torch.from_numpy(obs).to(device), torch.rand(num_envs, c.taus, device=device)).mean(1).argmax(1).cpu().numpy()
-        epsilon = np.random.rand(num_envs) < 0.5
-        actions = np.where(epsilon, np.random.randint(0, envs.action_space.n, num_envs), actions)
+        actions = np.where(np.random.rand(num_envs) < 0.5, np.random.randint(0, envs.action_space.n, num_envs), actions)
         after, reward, terminated, truncated, _ = envs.step(actions)
         for i, queue in enumerate(queues):
             if over[i]: queue.clear(); continue                # the row in which EnvPool resets

@@ -264,6 +264,12 @@ def test_exploration_ends():
 
 # -- the agent ---------------------------------------------------------------------------------------------------------
 
+def next_row(agent):
+    "A rollout of one more step, in which nothing happens and random observations come."
+    no = torch.zeros(1, 16, dtype=torch.bool)
+    return SimpleNamespace(obs=agent.replay.next[None], actions=no.long(), rewards=no.float(), terminated=no, truncated=no, mask=~no, next_obs=torch.randn(16, 4))
+
+
 def test_the_target_network_is_copied_when_it_is_time():
     agent, _ = trained(total=408, target_period=3)   # one gradient step, which copies first
     flat = lambda net: torch.cat([p.detach().flatten() for p in net.parameters()])
@@ -271,12 +277,8 @@ def test_the_target_network_is_copied_when_it_is_time():
     for step in range(1, 8):
         before = flat(agent.net)
         agent.progress.step += 16
-        obs = torch.randn(1, 16, 4)
-        rollout = SimpleNamespace(obs=agent.replay.next[None], actions=torch.zeros(1, 16, dtype=torch.int64), rewards=torch.zeros(1, 16),
-                                  terminated=torch.zeros(1, 16, dtype=torch.bool), truncated=torch.zeros(1, 16, dtype=torch.bool),
-                                  mask=torch.ones(1, 16, dtype=torch.bool), next_obs=obs[0])
         at = agent.progress.gradient_steps
-        agent.update(rollout, BatchPlan(1, 32, 1))
+        agent.update(next_row(agent), BatchPlan(1, 32, 1))
         copied.append((at, torch.equal(flat(agent.target), before)))
     assert all(same == (at % 3 == 0) for at, same in copied)
 
@@ -284,15 +286,14 @@ def test_the_target_network_is_copied_when_it_is_time():
 def test_a_rate_and_a_discount_that_are_set_take_effect():
     agent, _ = trained(n_steps=1)
     agent.config = replace(agent.config, lr=1e-30, gamma=0.5)
-    no, obs = torch.zeros(1, 16, dtype=torch.bool), torch.randn(16, 4)
     before = agent.weights.clone()
-    agent.update(SimpleNamespace(obs=agent.replay.next[None], actions=no.long(), rewards=no.float(), terminated=no, truncated=no, mask=~no, next_obs=obs), BatchPlan(1, 32, 2))
+    agent.update(next_row(agent), BatchPlan(1, 32, 2))
     assert torch.equal(agent.weights, before)
     assert set(agent.replay.sample(64, agent.sampler).discounts.tolist()) == {0.0, 0.5}
     forked, _ = trained(n_steps=1, lr=1e-30)
     forked.load_state_dict(trained(n_steps=1)[0].state_dict())       # its optimiser comes with another rate
     before = forked.weights.clone()
-    forked.update(SimpleNamespace(obs=forked.replay.next[None], actions=no.long(), rewards=no.float(), terminated=no, truncated=no, mask=~no, next_obs=obs), BatchPlan(1, 32, 2))
+    forked.update(next_row(forked), BatchPlan(1, 32, 2))
     assert torch.equal(forked.weights, before)
 
 
