@@ -158,12 +158,11 @@ def _seeds(runs, y, x, arm, colour, mode="lines") -> list:
 def _centre(grid, values, arm, style, statistic=iqm, showlegend=True) -> list:
     "Line of the statistic over the seeds and, with enough of them, its interval."
     colour, dash = style
-    traces, limits = [], band(values, statistic)
+    traces, limits, even = [], band(values, statistic), dict(x0=grid[0], dx=grid[1] - grid[0])  # an even grid: shorter in the page than its points
     if limits is not None:
-        outline = np.concatenate([limits[0], limits[1][::-1]])
-        traces.append(go.Scatter(x=_numbers([*grid, *grid[::-1]]), y=_numbers(outline), fill="toself", mode="none",
-                                 fillcolor=_faint(colour, 0.18), hoverinfo="skip", legendgroup=arm, showlegend=False))
-    middle = go.Scatter(x=_numbers(grid), y=_numbers(statistic(values, axis=0)), mode="lines", name=arm, legendgroup=arm,
+        traces = [go.Scatter(even, y=_numbers(edge), fill=fill, mode="none", fillcolor=_faint(colour, 0.18), hoverinfo="skip", legendgroup=arm, showlegend=False)
+                  for edge, fill in zip(limits, ("none", "tonexty"))]
+    middle = go.Scatter(even, y=_numbers(statistic(values, axis=0)), mode="lines", name=arm, legendgroup=arm,
                         line=dict(color=colour, width=2.6, dash=dash), showlegend=showlegend)
     return [*traces, middle.update(hovertemplate="%{y:.4~g}<extra>%{fullData.name}</extra>")]
 

@@ -69,11 +69,11 @@ def last_words(
 
 # %% ../nbs/20_results.ipynb #6223218a
 POINTS = 50  # of a curve, at most
-AVERAGED = ("signal", "mean", "loss", "q_value", "grad_norm", "dormant", "rank", "weight_norm")
+AVERAGED = ("signal", "loss", "q_value", "grad_norm", "dormant", "rank", "weight_norm")
 
-def _mean(values):
+def _mean(values, digits=3):
     values = [v for v in values if v is not None]
-    return float(f"{np.mean(values):.4g}") if values else None
+    return float(f"{np.mean(values):.{digits}g}") if values else None
 
 def compact(
     dir: Path,            # a run, with at least one update
@@ -83,7 +83,7 @@ def compact(
     rows, config = read_jsonl(dir / "steps.jsonl"), json.loads((dir / "config.json").read_text())
     chunks = [rows[a[0]:a[-1] + 1] for a in np.array_split(np.arange(len(rows)), min(POINTS, len(rows)))]
     returns = [[e[2] for row in c for e in row["episodes"]] for c in chunks]
-    curve = {"return": [_mean(r) for r in returns], "episodes": [len(r) for r in returns]}
+    curve = {"return": [_mean(r, 4) for r in returns], "episodes": [len(r) for r in returns]}
     curve |= {k: [c[-1][k] for c in chunks] for k in ("step", "gradient_steps", "size", "epochs")}
     curve |= {"seconds": [round(c[-1]["seconds"]["total"], 2) for c in chunks]}
     curve |= {k: [_mean(row.get(k) for row in c) for c in chunks] for k in AVERAGED if any(k in row for row in rows)}

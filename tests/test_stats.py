@@ -465,8 +465,8 @@ def test_seeds_are_drawn_and_an_arm_keeps_its_colour(make):
         assert len(colours) == 5 and colours > {"#0072B2", "#009E73", "#D55E00", "#CC79A7"}
         drawn = sum(len(t.x) for t in fig.data if t.text) if make in (figures.final, figures.wall_clock) else sum("seed" in (t.name or "") for t in fig.data)
         assert drawn == 5 * (min(seeds, stats.MIN_SEEDS) if make is figures.divergence else seeds)  # measurements are dense: five seeds of them are enough
-        assert max(len(t.x) for t in fig.data) <= 400  # a band goes there and back
-        bands = [t for t in fig.data if t.fill == "toself"]
+        assert max(len(t.x if t.y is None else t.y) for t in fig.data) <= 200
+        bands = [t for t in fig.data if t.fill == "tonexty"]
         assert len(bands) == (5 if seeds == 6 and make not in (figures.final, figures.wall_clock) else 0)
 
 
