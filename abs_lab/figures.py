@@ -160,7 +160,7 @@ def _centre(grid, values, arm, style, statistic=iqm, showlegend=True) -> list:
     colour, dash = style
     traces, limits, even = [], band(values, statistic), dict(x0=grid[0], dx=grid[1] - grid[0])  # an even grid: shorter in the page than its points
     if limits is not None:
-        traces = [go.Scatter(even, y=_numbers(edge), fill=fill, mode="none", fillcolor=_faint(colour, 0.18), hoverinfo="skip", legendgroup=arm, showlegend=False)
+        traces = [go.Scatter(even, y=_numbers(edge), fill=fill, mode="lines", line=dict(width=0), fillcolor=_faint(colour, 0.18), hoverinfo="skip", legendgroup=arm, showlegend=False)
                   for edge, fill in zip(limits, ("none", "tonexty"))]
     middle = go.Scatter(even, y=_numbers(statistic(values, axis=0)), mode="lines", name=arm, legendgroup=arm,
                         line=dict(color=colour, width=2.6, dash=dash), showlegend=showlegend)
