@@ -324,7 +324,7 @@ def dots(
         if limits: fig.add_scatter(x=limits, y=[row + 0.3] * 2, mode="lines", line=dict(color=colour, width=3), hoverinfo="skip")
         fig.add_scatter(x=[iqm(values)], y=[row + 0.3], mode="markers", name=html.escape(arm), hovertemplate="IQM %{x:.4~g}",
                         marker=dict(color=colour, size=12, symbol="diamond", line=dict(color="white", width=1)))
-    fig.update_layout(showlegend=False, height=100 + 72 * len(arms), margin=dict(l=96))
+    fig.update_layout(showlegend=False, height=100 + 72 * len(arms), margin=dict(l=108))
     fig.update_yaxes(tickvals=list(range(len(arms))), ticktext=[_wrapped(arm) for arm in arms], range=[len(arms) - 0.4, -0.5],
                      showgrid=False, ticks="", automargin=False)
     fig.update_xaxes(title_text=label)
