@@ -47,7 +47,7 @@ def stepped(board, updates):
     board.tick()
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [pytest.param(task, marks=pytest.mark.long) if task == "ppo" else task for task in TASKS])  # PPO is there with Gaussian actions
 def test_every_agent_is_watched_steered_forked_and_filmed(task):
     updates = dict(btr=120, pqn=40).get(task, 8)
     board = board_of(task)

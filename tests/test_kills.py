@@ -37,9 +37,7 @@ def life(config, path, dir, checkpoint_seconds, moment):
 
 def kill_again_and_again(config, path, dir, kills, reference, rng):
     "Kill a run `kills` times at random moments, then let it finish; returns how many kills fell into evaluation."
-    begin, end = (e["time"] for e in events(reference) if e["event"] in ("start", "finish"))
     training = result_seconds(reference)
-    evaluation = max(end - begin - training, 0.2)
     opened = dir/"config.json"
     changed = lambda: opened.stat().st_mtime_ns if opened.exists() else 0
     in_evaluation = 0
@@ -51,7 +49,7 @@ def kill_again_and_again(config, path, dir, kills, reference, rng):
             wait = time.monotonic() + rng.uniform(0, 1.5 * training / kills)
             if n == 1 or late: wait_for((dir/"checkpoint.safetensors").exists, process)  # at least one life reaches a checkpoint
             wait_for(lambda: done(dir, config) or not late and time.monotonic() > wait, process)
-            if done(dir, config): time.sleep(rng.uniform(0, 0.3 * evaluation))  # before it is over, on a machine that is quicker now
+            if done(dir, config): time.sleep(rng.uniform(0, 0.05))  # evaluation has begun, and takes longer than that
         in_evaluation += life(config, path, dir, 1000 if n == 0 else rng.choice([0, 0.05, 0.3]), moment)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a torn last line is skipped with a warning
@@ -82,7 +80,7 @@ def killed_is_identical(name, kills, tmp_path, seed):
     assert_same_run(whole, killed)
 
 
-@pytest.mark.parametrize("name, kills", [("LunarLander", 5), ("PPO", 3), ("Replay", 3)])
+@pytest.mark.parametrize("name, kills", [("LunarLander", 3), ("PPO", 3), ("Replay", 3)])
 def test_killed_on_the_way_is_identical(name, kills, tmp_path): killed_is_identical(name, kills, tmp_path, seed=1)
 
 

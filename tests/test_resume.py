@@ -111,8 +111,8 @@ def replay_of(config, dir):
 @pytest.mark.parametrize("params", [
     {}, dict(segment_steps=900, coupling="samples"), dict(munchausen_policy="online", optimizer="adamw", record_every=1), dict(preset="dqn", record_every=1000),
     dict(env_id="LunarLander-v3", replay_size=100_000, states="heldout", n_states=64), dict(overlap=True, segment_steps=900),
-    dict(env_id="SpaceInvaders-v5", preset="paper", network="plain", num_envs=2, total_steps=300, learning_starts=100, replay_size=140, episodic_life=True, size_min=8, size_max=24,
-         multiple=8, replay_ratio=1 / 16, n_states=16, eval_envs=1)], ids=str)
+    pytest.param(dict(env_id="SpaceInvaders-v5", preset="paper", network="plain", num_envs=2, total_steps=300, learning_starts=100, replay_size=140, episodic_life=True, size_min=8, size_max=24,
+         multiple=8, replay_ratio=1 / 16, n_states=16, eval_envs=1), marks=pytest.mark.long)], ids=str)
 def test_a_replay_agent_goes_on_from_its_checkpoint(params, tmp_path):
     config = configure(**REPLAY | params)
     run(config, tmp_path/"whole")
