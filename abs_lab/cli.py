@@ -25,7 +25,6 @@ import tyro
 from .config import AGENTS, OWN, RunConfig, configure, describe, earliest_change, settings
 from .controllers import CONTROLLERS
 from .divergence import METERS
-from .envs import EnvConfig
 from .plan import AbsLabError, choose
 from .progress import clock, costs, duration, forecast, nearest, survey, table
 from .results import folder_of, merge, steps_done
@@ -49,13 +48,13 @@ def train_config(
     argv: list[str],   # the agent's name and flags
 ) -> RunConfig:        # checked
     "The config that a command line asks for; exits with tyro's help or message when asked or when a flag is unknown."
-    first = argparse.ArgumentParser("abs-lab train", add_help=False, allow_abbrev=False)
-    for name, default in (("--preset", "auto"), ("--controller", "abs"), ("--meter", "divergence"), ("--env-id", EnvConfig.env_id)): first.add_argument(name, default=default)
+    first = argparse.ArgumentParser("abs-lab train", add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    for name in ("--preset", "--controller", "--meter", "--env-id"): first.add_argument(name)
     argv = [re.sub(r"(?<![\w.])\d+(\.\d+)?e\d+$", lambda m: f"{float(m[0]):.0f}" if float(m[0]).is_integer() else m[0], a) for a in argv]  # 1e6 is a whole number
     flags = [a.split("=")[0].replace("_", "-") + a[len(a.split("=")[0]):] if a.startswith("--") else a for a in argv[1:]]
     chosen, rest = first.parse_known_args(flags)
     agent = choose("agent", argv[0] if argv else "", AGENTS)
-    base = configure(agent, chosen.preset, chosen.controller, chosen.meter, env_id=chosen.env_id)
+    base = configure(agent, **vars(chosen))
     about = (f"Train {agent}. Beside the flags below: --env-id, --preset {{{','.join(AGENTS[agent].presets)}}}, "
              f"--controller {{{','.join(CONTROLLERS)}}} and --meter {{{','.join(METERS)}}}, "
              "which decide what the flags and their defaults are.")
@@ -63,7 +62,7 @@ def train_config(
     values = {n: getattr(given, n) for n in OWN} | {k: v for n in PARTS for k, v in asdict(getattr(given, n)).items()}
     named = {re.sub("^no_", "", f.split("=")[0].lstrip("-").replace("-", "_")) for f in rest if f.startswith("--")}
     changed = {k: v for k, v in values.items() if k in named}
-    return configure(agent, chosen.preset, chosen.controller, chosen.meter, env_id=chosen.env_id, **changed)
+    return configure(agent, **vars(chosen), **changed)
 
 # %% ../nbs/27_cli.ipynb #959e3900
 def _train(argv):

@@ -86,6 +86,8 @@ def test_a_flag_that_was_given_counts_even_at_its_default():
     assert train_config("pqn --total-steps 4000000 --interval 4".split()).meter.interval == 4
     assert train_config("pqn --total-steps 4000000".split()).meter.interval == 40
     assert train_config("pqn --env_id CartPole-v1".split()).env.env_id == "CartPole-v1"
+    assert train_config("pqn --preset minatar".split()).env.env_id == "MinAtar/Breakout-v1"      # not the environment that stands for none
+    assert train_config("btr --preset paper --env-id Pong-v5".split()).env.env_id == "Pong-v5"
 
 
 def test_a_run_is_named_by_what_differs_from_the_defaults():
