@@ -8,6 +8,7 @@ __all__ = ['PRESETS', 'BTRConfig', 'preset_for', 'epsilon_at', 'plan_update', 'm
 
 # %% ../nbs/10_btr.ipynb #71d85648
 import copy
+import math
 from dataclasses import dataclass
 
 # %% ../nbs/10_btr.ipynb #9b694c24
@@ -27,7 +28,7 @@ from .replay import Replay
 # %% ../nbs/10_btr.ipynb #ce0b3d9e
 @dataclass(frozen=True)
 class BTRConfig:
-    "The settings of a BTR agent; the defaults are the published ones for Atari."
+    "The settings of a BTR agent."
     network: str = "impala"         # torso: impala (residual), plain (DQN's)
     spectral: bool = True           # spectral norm on the residual layers
     noisy: bool = True              # noisy layers in the streams
@@ -67,7 +68,7 @@ class BTRConfig:
             choose(name, getattr(self, name), valid)
         at_least(self, taus=1, n_steps=1, replay_size=1, learning_starts=0, rollout=1, base_batch=1, target_period=1, diagnose_every=1, weight_decay=0)
         for name in ("lr", "adam_eps", "max_grad_norm", "temperature", "replay_ratio", "epsilon_fraction"):
-            if not getattr(self, name) > 0: raise AbsLabError(f"{name} must be positive, not {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf: raise AbsLabError(f"{name} must be positive and finite, not {getattr(self, name)}")
         for name in ("gamma", "alpha", "beta", "munchausen_alpha", "epsilon_start", "epsilon_end", "epsilon_off"):
             if not 0 <= getattr(self, name) <= 1: raise AbsLabError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
         if self.munchausen_floor > 0: raise AbsLabError(f"munchausen_floor must be at most 0, not {self.munchausen_floor}")
@@ -116,9 +117,11 @@ def plan_update(
     c, steps = config, num_envs * config.rollout
     if c.learning_starts >= progress.total:
         raise AbsLabError(f"learning_starts must come before the run's end at {progress.total} steps, not at {c.learning_starts}")
-    if size > (held := min(c.replay_size, c.learning_starts + steps) - num_envs * c.n_steps):
-        raise AbsLabError(f"a batch of {size} is more than replay holds at first: {max(held, 0)} transitions, with learning_starts={c.learning_starts}, "
-                          f"replay_size={c.replay_size} and n_steps={c.n_steps}")
+    rows, waiting = 2 * math.ceil(size / num_envs), c.n_steps + 5  # of every environment: each second row may be a reset; the newest wait for rewards, the oldest lack frames
+    for name, needed, what in (("learning_starts", rows + waiting, f"a batch of {size}"), ("replay_size", rows + waiting, f"a batch of {size}"),
+                               ("replay_size", c.rollout + waiting, f"a rollout of {c.rollout} steps")):
+        if getattr(c, name) < num_envs * needed:
+            raise AbsLabError(f"{name}={getattr(c, name)} is too small for {what} from {num_envs} environments: {num_envs * needed} or more would do")
     due = c.replay_ratio * max(progress.step + steps - c.learning_starts, 0) - paid
     cost = 1.0 if c.coupling == "steps" else size / c.base_batch
     return BatchPlan(c.rollout, size, max(int(due / cost + 1e-6), 0))
@@ -174,7 +177,7 @@ class BTR:
         device: str = "cpu",    # where the networks live; replay stays in main memory
     ):
         if not isinstance(action_space, gym.spaces.Discrete):
-            raise AbsLabError(f"BTR needs discrete actions, and this environment's are {action_space}; an agent with a Gaussian policy fits")
+            raise AbsLabError(f"BTR needs discrete actions, and this environment's are {action_space}; the agent ppo takes continuous ones")
         self.config, self.num_envs, self.progress, self.device = config, num_envs, progress, torch.device(device)
         self.n_actions, c = int(action_space.n), config
         self.replay = Replay(c.replay_size, num_envs, obs_space, c.n_steps, c.gamma, c.alpha, device)

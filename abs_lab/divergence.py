@@ -222,9 +222,16 @@ class Divergence(DivergenceSettings, _Meter):
         if hasattr(agent, "progress"): return agent.progress.gradient_steps
         if self.per_step: raise AbsLabError("per_step=True divides by the agent's gradient steps, and this agent has no `progress` that counts them")
 
-    def _replayed(self, agent):
-        if hasattr(agent, "states"): return agent.states(self.n_states, self._generator)
-        raise AbsLabError('states="replay" needs an agent with a replay, which this one lacks; use rollout or heldout')
+    def check(
+        self,
+        agent,  # to be measured
+        obs,    # observations of its environments [N, *], of which only the shape counts
+    ):
+        "Raise `AbsLabError` for an agent that cannot be measured so, before anything is."
+        if self.states == "replay" and not hasattr(agent, "states"):
+            raise AbsLabError('states="replay" needs an agent with a replay, which this one lacks; use rollout or heldout')
+        out = _outputs(agent.policy, obs)
+        policy_distance(out, out, self.distance)
 
     def before(
         self,
@@ -241,7 +248,7 @@ class Divergence(DivergenceSettings, _Meter):
         if self.due(update + self.lag - 1): self._since = [update, steps]
         earlier = agent.policy if self.lag == 1 else self._copy
         if not self.due(update) or earlier is None or self._since[0] != update - self.lag + 1: return
-        states = self._kept if self.states == "heldout" else self._replayed(agent) if self.states == "replay" else _sample(rollout, self.n_states, self._generator)
+        states = self._kept if self.states == "heldout" else agent.states(self.n_states, self._generator) if self.states == "replay" else _sample(rollout, self.n_states, self._generator)
         if states is not None and len(states): self._states, self._old = states, _outputs(earlier, states)
 
     def after(
@@ -297,13 +304,20 @@ class GradientNoise(_Meter):
         self._count = state["count"]
         self._generator.set_state(state["generator"].cpu())
 
+    def check(
+        self,
+        agent,  # to be measured
+        obs,    # observations of its environments, which are not read
+    ):
+        "Raise `AbsLabError` for an agent that cannot be measured so, before anything is."
+        if not hasattr(agent, "gradient"): raise AbsLabError("gradient noise needs an agent with `gradient(rollout)`, which this one lacks: meter='divergence' fits every agent")
+
     def before(
         self,
         agent,    # its `gradient(rollout)` is asked
         rollout,  # what the update will learn from: mask [T, N], and what the agent wants of it
     ):
         "Just before an update: fix the targets; the fair estimator measures here."
-        if not hasattr(agent, "gradient"): raise AbsLabError("gradient noise needs an agent with `gradient(rollout)`, which this one lacks")
         if (self._count + 1) % self.interval: return
         self._gradient = agent.gradient(rollout)
         if self.estimator == "fair": self._signal = self._estimate(rollout)

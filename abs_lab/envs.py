@@ -137,6 +137,8 @@ def sharing_a_core(
     finally: os.sched_setaffinity(0, allowed)
 
 def _make_envpool(config, seeds, render):
+    for name in ("episodic_life", "sticky_actions"):
+        if getattr(config, name) and not is_atari(config.env_id): raise AbsLabError(f"{name}={getattr(config, name)} is for Atari games such as Pong-v5; {config.env_id} has no such thing")
     threads = config.env_threads or min(cores(), config.num_envs)
     options = dict(env_type="gymnasium", num_envs=config.num_envs, seed=seeds, num_threads=threads)
     if threads > 1 and threads == _whole_machine(): options["thread_affinity_offset"] = 0

@@ -29,7 +29,7 @@ EPOCH_RULES = ("author", "constant")
 
 @dataclass(frozen=True)
 class PPOConfig:
-    "The settings of a PPO agent; the defaults are the published ones for MuJoCo."
+    "The settings of a PPO agent."
     width: int = 64                 # units in each of two hidden layers (tanh), for policy and value alike
     num_minibatches: int = 32       # gradient steps per epoch; a minibatch holds num_envs × L / this many transitions
     epochs_rule: str = "author"     # author: `epochs` until L first changes, then epochs × num_envs × L // base_batch; constant
@@ -52,7 +52,7 @@ class PPOConfig:
         choose("epochs_rule", self.epochs_rule, EPOCH_RULES)
         at_least(self, width=1, num_minibatches=1, epochs=1, base_batch=1, entropy_coef=0, value_coef=0)
         for name in ("lr", "clip", "max_grad_norm", "norm_clip"):
-            if not getattr(self, name) > 0: raise AbsLabError(f"{name} must be positive, not {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf: raise AbsLabError(f"{name} must be positive and finite, not {getattr(self, name)}")
         for name in ("gamma", "lam"):
             if not 0 <= getattr(self, name) <= 1: raise AbsLabError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
 
@@ -93,7 +93,11 @@ def plan_update(
     if batch % c.num_minibatches or batch < 4 * c.num_minibatches:
         raise AbsLabError(f"{num_envs} environments × rollout {size} = {batch} transitions do not divide into num_minibatches={c.num_minibatches} of at least 4; "
                           f"rollout lengths in steps of {c.num_minibatches // math.gcd(num_envs, c.num_minibatches)} do (for ABS and ramp: `multiple`)")
-    epochs = max(c.epochs * batch // c.base_batch, 1) if changed and c.epochs_rule == "author" else c.epochs
+    later = max(c.epochs * batch // c.base_batch, 1)
+    if c.epochs_rule == "author" and later > 100:
+        raise AbsLabError(f"{num_envs} environments × rollout {size} = {batch} transitions, over which the author's rule would pass {later:,} times (base_batch={c.base_batch}): "
+                          "choose smaller sizes (64 environments: preset mujoco_64), a larger base_batch, or epochs_rule='constant'")
+    epochs = later if changed and c.epochs_rule == "author" else c.epochs
     return BatchPlan(size, batch // c.num_minibatches, epochs)
 
 # %% ../nbs/09_ppo.ipynb #f36cf285

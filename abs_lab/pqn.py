@@ -7,6 +7,7 @@ __all__ = ['EPOCH_RULES', 'PRESETS', 'PQNConfig', 'preset_for', 'linear_epsilon'
 
 # %% ../nbs/08_pqn.ipynb #7b04b7b9
 import copy
+import math
 from dataclasses import dataclass
 
 # %% ../nbs/08_pqn.ipynb #c1892209
@@ -24,7 +25,7 @@ EPOCH_RULES = ("author", "constant", "equal")
 
 @dataclass(frozen=True)
 class PQNConfig:
-    "The settings of a PQN agent; the defaults are the published ones for Atari."
+    "The settings of a PQN agent."
     network: str = "pqn"            # pqn, pqn-l, pqn-xl (Atari), minatar, mlp
     init: str = "orthogonal"        # orthogonal (CleanRL, the author), he_normal (purejaxql)
     layer_norm: str = "all"         # all: over [C, H, W] (CleanRL, the author); channel: over C alone (purejaxql)
@@ -49,7 +50,7 @@ class PQNConfig:
         choose("layer_norm", self.layer_norm, NORMS)
         at_least(self, num_minibatches=1, epochs=1, diagnose_every=1)
         for name in ("lr", "max_grad_norm", "loss_scale", "epsilon_fraction"):
-            if not getattr(self, name) > 0: raise AbsLabError(f"{name} must be positive, not {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf: raise AbsLabError(f"{name} must be positive and finite, not {getattr(self, name)}")
         for name in ("gamma", "lam", "epsilon_start", "epsilon_end"):
             if not 0 <= getattr(self, name) <= 1: raise AbsLabError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
 
@@ -144,7 +145,7 @@ class PQN:
         device: str = "cpu",    # where the network lives
     ):
         if not isinstance(action_space, gym.spaces.Discrete):
-            raise AbsLabError(f"PQN needs discrete actions, and this environment's are {action_space}; an agent with a Gaussian policy fits")
+            raise AbsLabError(f"PQN needs discrete actions, and this environment's are {action_space}; the agent ppo takes continuous ones")
         self.config, self.num_envs, self.progress, self.device = config, num_envs, progress, torch.device(device)
         self.n_actions = int(action_space.n)
         with torch.random.fork_rng(devices=[]):

@@ -110,8 +110,10 @@ class Replay:
         self.kinds = dict(frames=(_stored(obs_space.dtype), frame), actions=(torch.int32, ()), rewards=(torch.float32, ()),
                           terminated=(torch.bool, ()), truncated=(torch.bool, ()), real=(torch.bool, ()), age=(torch.uint8, ()))
         if self.bytes > (free := free_memory()):
-            raise AbsLabError(f"replay of {capacity} transitions with observations of {obs_space.shape} needs {self.bytes / 1e9:.1f} GB, and "
-                              f"{free / 1e9:.1f} GB are free; {int(capacity * free / self.bytes)} transitions would fit")
+            needed = self.bytes
+            while self.bytes > free: self.length = int(self.length * max(0.5, min(0.99, free / self.bytes)))
+            raise AbsLabError(f"replay of {capacity} transitions with observations of {obs_space.shape} needs {needed / 1e9:.1f} GB, and "
+                              f"{free / 1e9:.1f} GB are free; {self.length * num_envs} transitions would fit")
         self.columns = {k: torch.empty((self.length, num_envs, *shape), dtype=dtype) for k, (dtype, shape) in self.kinds.items()}
         self.flat = {k: v.flatten(0, 1) for k, v in self.columns.items()}  # the same memory, by slot
         self.tree, self.rows, self.stored, self.highest = SumTree(self.length * num_envs), 0, 0, 1.0

@@ -39,7 +39,7 @@ def with_changes(
     **changes,          # parameters of its controller, of its meter or of its schedules, and their new values
 ) -> RunConfig:         # checked
     "A run's parameters with changes under which its saved state keeps its meaning; raises `AbsLabError` for others."
-    own = [f.name for part in (config.controller, config.meter) for f in fields(part) if f.init]
+    own = [f.name for part in (config.controller, config.meter) for f in fields(part) if f.init and f.name != "start"]  # the first update is past
     for name in changes: choose("parameter that a run can change", name, [*FORKABLE, *own])
     new = configure(**(config.flat() | changes))
     if hasattr(config.agent, "check_change"): config.agent.check_change(new.agent)
@@ -92,6 +92,7 @@ class Run:
         self.agent = AGENTS[c.names[0]].make(c.agent, self.envs.obs_space, self.envs.action_space, c.env.num_envs, self.progress, c.seed, self.device)
         self.meter, self.controller = replace(c.meter), replace(c.controller)
         self.present, self.history = c, []  # the parameters in force; [update, changes] of each time that they were set
+        self.meter.check(self.agent, self.envs.obs[:1])
         self.meter.seed(role_seeds(c.seed, 1, "meter")[0])
         if hasattr(self.controller, "seed"): self.controller.seed(role_seeds(c.seed, 1, "controller")[0])
         self.replay, self.pending, self.logged = getattr(self.agent, "replay", None), [], 0
@@ -130,6 +131,7 @@ class Run:
 
     def _change(self, update, changes):
         new = with_changes(self.present, **changes)
+        new.meter.check(self.agent, self.envs.obs[:1])
         self.progress.total, self.agent.config = new.total_steps, new.agent
         for name in ("meter", "controller"):
             mine = {f.name: getattr(getattr(new, name), f.name) for f in fields(getattr(new, name)) if f.name in changes}

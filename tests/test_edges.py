@@ -17,7 +17,8 @@ from abs_lab.normalizers import ObsNormalizer
 from abs_lab.plan import AbsLabError, Progress
 from abs_lab.pqn import PQN, PQNConfig
 from abs_lab.results import collect
-from abs_lab.runs import fork, run, with_changes
+from abs_lab.replay import Replay
+from abs_lab.runs import Run, fork, run, with_changes
 from abs_lab.studies import STUDIES
 from abs_lab.train import evaluate, train
 
@@ -174,3 +175,56 @@ def test_one_thread_of_simulators_shares_the_agents_core_while_steps_are_collect
     if shares: assert all(len(set(map(frozenset, now))) == len(now[0]) == 1 for now in seen)     # all on the same one
     elif len(before) > 1: assert all(now[0] == before for now in seen)
     envs.close()
+
+
+@pytest.mark.parametrize("agent, params, said", [
+    ("ppo", dict(env_id="InvertedPendulum-v4", distance="disagreement"), "does not fit this agent"), ("ppo", dict(env_id="InvertedPendulum-v4", states="replay"), "needs an agent with a replay"),
+    ("btr", dict(meter="gns", controller="fixed"), "gradient noise needs an agent with"), ("ppo", dict(env_id="Hopper-v4", sticky_actions=0.5), "sticky_actions=0.5 is for Atari"),
+    ("pqn", dict(env_id="CartPole-v1", episodic_life=True), "episodic_life=True is for Atari")])
+def test_what_the_environment_or_the_agent_cannot_do_is_said_before_a_folder_is_made(agent, params, said, tmp_path):
+    with pytest.raises(AbsLabError, match=said): run(configure(agent, **params), tmp_path/"run")
+    assert not (tmp_path/"run").exists()
+
+
+def test_what_cannot_take_effect_cannot_be_set(tmp_path):
+    config = configure("ppo", env_id="InvertedPendulum-v4", total_steps=4_096, eval_envs=1)
+    with pytest.raises(AbsLabError, match="unknown parameter that a run can change 'start'"): with_changes(config, start=2048)
+    r = Run(config, tmp_path/"run")
+    with pytest.raises(AbsLabError, match="does not fit this agent"): r.set(distance="disagreement")
+    assert r.present == config and r.meter.distance == "auto"
+    r.close()
+
+
+@pytest.mark.parametrize("params, passes", [(dict(env_id="HalfCheetah-v4", num_envs=64), "320"), (dict(env_id="HalfCheetah-v4", num_envs=256, preset="mujoco_64", size_max=512), "101")])
+def test_an_epoch_rule_made_for_one_environment_is_not_carried_to_many(params, passes):
+    with pytest.raises(AbsLabError, match=f"would pass {passes} times"): configure("ppo", **params)
+    assert configure("ppo", epochs_rule="constant", **params).agent.epochs == 10
+
+
+def test_a_replay_that_is_said_to_fit_fits(monkeypatch):
+    monkeypatch.setattr("abs_lab.replay.free_memory", lambda: 1_000_000)
+    box = gym.spaces.Box(-1, 1, (8,), np.float32)
+    with pytest.raises(AbsLabError, match="would fit") as e: Replay(10**7, 16, box)
+    fits = int(str(e.value).split("; ")[1].split()[0])
+    assert fits > 10_000 and Replay(fits, 16, box).bytes <= 1_000_000
+
+
+class Short(gym.Env):
+    "Episodes of one step, so that every second row is a reset."
+    observation_space, action_space = gym.spaces.Box(-1, 1, (2,), np.float32), gym.spaces.Discrete(2)
+    def reset(self, seed=None, options=None): return np.zeros(2, np.float32), {}
+    def step(self, action): return np.zeros(2, np.float32), 1.0, True, False, {}
+
+
+gym.register("Short-v0", entry_point=Short, disable_env_checker=True)
+
+
+@pytest.mark.parametrize("rollout", [1, 7])
+def test_the_smallest_replay_that_is_accepted_suffices_where_every_second_row_is_a_reset(rollout, tmp_path):
+    params = dict(env_id="Short-v0", num_envs=4, controller="fixed", size=10, rollout=rollout, total_steps=400, eval_envs=1, interval=50, lag=1)
+    for _ in range(3):  # what is asked for, one after the other
+        try: config = configure("btr", **dict(learning_starts=1, replay_size=1) | params)
+        except AbsLabError as e:
+            name, least = str(e).split("=")[0], int(str(e).split(": ")[-1].split()[0])
+            params[name] = least
+    assert run(configure("btr", **params), tmp_path/"run")["gradient_steps"] > 50

@@ -80,7 +80,7 @@ BAD = [
     (["--smoothing", "1.0"], ["smoothing"]),
     (["--num-envs", "3", "--num-minibatches", "32"], ["48", "num_minibatches=32", "multiple of 32"]),
     (["--lr", "fast"], ["--lr", "fast"]),
-    (["--lr", "-1"], ["lr must be positive, not -1"]),
+    (["--lr", "-1"], ["lr must be positive and finite, not -1"]),
     (["--lrr", "1e-3"], ["--lrr", "--lr"]),
     (["--total-steps", "0"], ["total_steps", "0"]),
     (["--seed", "-1"], ["seed", "-1"]),
