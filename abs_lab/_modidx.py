@@ -477,6 +477,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'abs_lab.pages._together': ('pages.html#_together', 'abs_lab/pages.py'),
                                'abs_lab.pages._version': ('pages.html#_version', 'abs_lab/pages.py'),
                                'abs_lab.pages.finished': ('pages.html#finished', 'abs_lab/pages.py'),
+                               'abs_lab.pages.rebuilt': ('pages.html#rebuilt', 'abs_lab/pages.py'),
                                'abs_lab.pages.report': ('pages.html#report', 'abs_lab/pages.py'),
                                'abs_lab.pages.static': ('pages.html#static', 'abs_lab/pages.py'),
                                'abs_lab.pages.study': ('pages.html#study', 'abs_lab/pages.py'),

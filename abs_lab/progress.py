@@ -57,6 +57,7 @@ def _row(dir, arm, total, recorded):
     done, failure = recorded or bool(result_of(dir)), {}
     step, state = total if done else min(steps_done(dir), total), "done" if done else "running" if held(dir) else "waiting"
     if state == "waiting":
+        if (events := read_jsonl(dir / "events.jsonl")) and events[-1]["event"] == "error": failure, state = events[-1], "failed"
         with suppress(OSError, ValueError): failure, state = json.loads((dir / "failure.json").read_text()), "failed"
     pace = rate(dir) if state == "running" else None
     return dict(id=dir.name, arm=arm, state=state, step=step, total_steps=total, steps_per_second=pace and round(pace),

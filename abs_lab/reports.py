@@ -147,7 +147,8 @@ def _settled(group, arm) -> list:
         if (when <= 0.1).any() and (when > 0.9).any(): ends.append((ys[when <= 0.1].mean(), ys[when > 0.9].mean()))
     if not ends: return []
     (first, last), fell = np.mean(ends, 0), sum(a > b for a, b in ends)
-    return [f"The {unit(group[0])} of {arm} was {first:.2g} on average in the first tenth of training and {last:.2g} in the last; it fell in {fell} of {len(ends)} runs."]
+    rate = ", while the learning rate fell to 0" if group[0]["params"].get("anneal_lr") else ""
+    return [f"The {unit(group[0])} of {arm} was {first:.2g} on average in the first tenth of training and {last:.2g} in the last; it fell in {fell} of {len(ends)} runs{rate}."]
 
 # %% ../nbs/16_reports.ipynb #85fb48e4
 def _confound(arms) -> str:

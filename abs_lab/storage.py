@@ -296,8 +296,11 @@ def _version(package):
     except metadata.PackageNotFoundError: return None
 
 def _cpu():
-    try: return next(line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
-    except (OSError, StopIteration): return platform.processor() or platform.machine()
+    "The processor's name with its family and model, where the system tells: kernels, and so the last bits of sums, are chosen by it."
+    try:
+        told = dict((part.strip() for part in line.split(":", 1)) for line in open("/proc/cpuinfo").read().split("\n\n")[0].split("\n") if ":" in line)
+        return f"{told['model name']}, family {told['cpu family']}, model {told['model']}"
+    except (OSError, KeyError): return platform.processor() or platform.machine()
 
 @cache
 def provenance() -> dict:  # commit, versions, hardware

@@ -17,6 +17,7 @@ from abs_lab.normalizers import ObsNormalizer
 from abs_lab.plan import AbsLabError, Progress
 from abs_lab.pqn import PQN, PQNConfig
 from abs_lab.results import collect
+from abs_lab.progress import survey
 from abs_lab.replay import Replay
 from abs_lab.runs import Run, fork, run, with_changes
 from abs_lab.studies import STUDIES
@@ -228,3 +229,13 @@ def test_the_smallest_replay_that_is_accepted_suffices_where_every_second_row_is
             name, least = str(e).split("=")[0], int(str(e).split(": ")[-1].split()[0])
             params[name] = least
     assert run(configure("btr", **params), tmp_path/"run")["gradient_steps"] > 50
+
+
+def test_a_run_that_ended_in_an_error_is_not_said_to_wait(tmp_path):
+    config = configure("pqn", env_id="CartPole-v1", num_envs=8, total_steps=2_000, eval_envs=2)
+    def watch(steps, config):
+        yield next(steps)
+        raise AbsLabError("on the way")
+    with pytest.raises(AbsLabError, match="on the way"): run(config, tmp_path/config.id, watch)
+    row = survey(tmp_path, [(config.id, "PQN", config.total_steps)])["runs"][0]
+    assert (row["state"], row["message"]) == ("failed", "on the way")
