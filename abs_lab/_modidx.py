@@ -200,6 +200,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'abs_lab.divergence.Divergence._fit': ('divergence.html#divergence._fit', 'abs_lab/divergence.py'),
                                     'abs_lab.divergence.Divergence._gradient_steps': ( 'divergence.html#divergence._gradient_steps',
                                                                                        'abs_lab/divergence.py'),
+                                    'abs_lab.divergence.Divergence._states_of': ( 'divergence.html#divergence._states_of',
+                                                                                  'abs_lab/divergence.py'),
                                     'abs_lab.divergence.Divergence.after': ('divergence.html#divergence.after', 'abs_lab/divergence.py'),
                                     'abs_lab.divergence.Divergence.before': ('divergence.html#divergence.before', 'abs_lab/divergence.py'),
                                     'abs_lab.divergence.Divergence.check': ('divergence.html#divergence.check', 'abs_lab/divergence.py'),

@@ -118,9 +118,10 @@ def plan_update(
     if c.learning_starts >= progress.total:
         raise AbsLabError(f"learning_starts must come before the run's end at {progress.total} steps, not at {c.learning_starts}")
     rows, waiting = 2 * math.ceil(size / num_envs), c.n_steps + 5  # of every environment: each second row may be a reset; the newest wait for rewards, the oldest lack frames
-    for name, needed, what in (("learning_starts", rows + waiting, f"a batch of {size}"), ("replay_size", rows + waiting, f"a batch of {size}"),
-                               ("replay_size", c.rollout + waiting, f"a rollout of {c.rollout} steps")):
-        if getattr(c, name) < num_envs * needed:
+    for name, held, needed, what in (("learning_starts", max(c.learning_starts, progress.step), rows + waiting, f"a batch of {size}"),
+                                     ("replay_size", c.replay_size, rows + waiting, f"a batch of {size}"),
+                                     ("replay_size", c.replay_size, c.rollout + waiting, f"a rollout of {c.rollout} steps")):
+        if held < num_envs * needed:
             raise AbsLabError(f"{name}={getattr(c, name)} is too small for {what} from {num_envs} environments: {num_envs * needed} or more would do")
     due = c.replay_ratio * max(progress.step + steps - c.learning_starts, 0) - paid
     cost = 1.0 if c.coupling == "steps" else size / c.base_batch

@@ -111,7 +111,7 @@ class Replay:
                           terminated=(torch.bool, ()), truncated=(torch.bool, ()), real=(torch.bool, ()), age=(torch.uint8, ()))
         if self.bytes > (free := free_memory()):
             needed = self.bytes
-            while self.bytes > free: self.length = int(self.length * max(0.5, min(0.99, free / self.bytes)))
+            while self.bytes > free: self.length = min(self.length - 1, int(self.length * free / self.bytes))
             raise AbsLabError(f"replay of {capacity} transitions with observations of {obs_space.shape} needs {needed / 1e9:.1f} GB, and "
                               f"{free / 1e9:.1f} GB are free; {self.length * num_envs} transitions would fit")
         self.columns = {k: torch.empty((self.length, num_envs, *shape), dtype=dtype) for k, (dtype, shape) in self.kinds.items()}
