@@ -18,7 +18,7 @@ CONFIGS = {
                 **MOVING | dict(low=0.002, high=0.05, lag=1, rounding="exact", multiple=1)),
     "PPO discrete": dict(agent="ppo", env_id="LunarLander-v3", num_envs=8, num_minibatches=4, size_min=16, size_max=64, base_batch=512, total_steps=12_000, eval_envs=8,
                          **MOVING | dict(low=0.002, high=0.05, states="heldout", n_states=128, interval=2, lag=2, rounding="exact")),
-    "Replay": dict(agent="btr", env_id="CartPole-v1", total_steps=4_000, learning_starts=600, replay_size=2_000, replay_ratio=1 / 8, taus=2, eval_envs=20, record_every=30,
+    "Replay": dict(agent="btr", env_id="CartPole-v1", total_steps=4_000, learning_starts=640, replay_size=2_000, replay_ratio=1 / 8, taus=2, eval_envs=20, record_every=30,
                    **MOVING | dict(low=0.01, interval=16, lag=3, n_states=128)),
 }
 
@@ -128,7 +128,7 @@ AT_EVERY_WRITE = {
     "plain": dict(total_steps=1_600),
     "segments": dict(total_steps=1_600, segment_steps=700),
     "held-out states, old policy": dict(total_steps=1_600, states="heldout", n_states=64, interval=2, lag=2),
-    "replay": dict(total_steps=640, agent="btr", learning_starts=200, replay_size=200, size_min=16, size_max=48, multiple=16, interval=4, lag=2, record_every=5),
+    "replay": dict(total_steps=640, agent="btr", learning_starts=224, replay_size=224, size_min=16, size_max=48, multiple=16, interval=4, lag=2, record_every=5),
 }
 
 @pytest.mark.parametrize("name,every", [("segments", 7), ("replay", 61), *(pytest.param(n, 1, marks=pytest.mark.long) for n in AT_EVERY_WRITE)])
