@@ -20,7 +20,7 @@ from torch import nn
 # %% ../nbs/10_btr.ipynb #1e0ab285
 from .envs import is_atari, role_seeds
 from .networks import dormant_fraction, feature_rank, one_tensor, weight_norm
-from .plan import AbsLabError, BatchPlan, Progress, at_least, choose
+from .plan import AbsLabError, BatchPlan, Progress, at_least, choose, positive, shares
 from .pqn import linear_epsilon
 from .rainbow import TORSOS, quantile_network
 from .replay import Replay
@@ -67,10 +67,8 @@ class BTRConfig:
         for name, valid in dict(network=TORSOS, munchausen_policy=("target", "online"), coupling=("steps", "samples"), optimizer=("adam", "adamw")).items():
             choose(name, getattr(self, name), valid)
         at_least(self, taus=1, n_steps=1, replay_size=1, learning_starts=0, rollout=1, base_batch=1, target_period=1, diagnose_every=1, weight_decay=0)
-        for name in ("lr", "adam_eps", "max_grad_norm", "temperature", "replay_ratio", "epsilon_fraction"):
-            if not 0 < getattr(self, name) < math.inf: raise AbsLabError(f"{name} must be positive and finite, not {getattr(self, name)}")
-        for name in ("gamma", "alpha", "beta", "munchausen_alpha", "epsilon_start", "epsilon_end", "epsilon_off"):
-            if not 0 <= getattr(self, name) <= 1: raise AbsLabError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
+        positive(self, "lr", "adam_eps", "max_grad_norm", "temperature", "replay_ratio", "epsilon_fraction")
+        shares(self, "gamma", "alpha", "beta", "munchausen_alpha", "epsilon_start", "epsilon_end", "epsilon_off")
         if self.munchausen_floor > 0: raise AbsLabError(f"munchausen_floor must be at most 0, not {self.munchausen_floor}")
 
 # %% ../nbs/10_btr.ipynb #e59014dd

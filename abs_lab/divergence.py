@@ -222,8 +222,8 @@ class Divergence(DivergenceSettings, _Meter):
         if hasattr(agent, "progress"): return agent.progress.gradient_steps
         if self.per_step: raise AbsLabError("per_step=True divides by the agent's gradient steps, and this agent has no `progress` that counts them")
 
-    def _states_of(self, agent):
-        if self.states != "replay" or hasattr(agent, "states"): return getattr(agent, "states", None)
+    def _replayed(self, agent):
+        if hasattr(agent, "states"): return agent.states
         raise AbsLabError('states="replay" needs an agent with a replay, which this one lacks; use rollout or heldout')
 
     def check(
@@ -232,7 +232,7 @@ class Divergence(DivergenceSettings, _Meter):
         obs,    # observations of its environments [N, *], of which only the shape counts
     ):
         "Raise `AbsLabError` for an agent that cannot be measured so, before anything is."
-        self._states_of(agent)
+        if self.states == "replay": self._replayed(agent)
         out = _outputs(agent.policy, obs)
         policy_distance(out, out, self.distance)
 
@@ -251,7 +251,7 @@ class Divergence(DivergenceSettings, _Meter):
         if self.due(update + self.lag - 1): self._since = [update, steps]
         earlier = agent.policy if self.lag == 1 else self._copy
         if not self.due(update) or earlier is None or self._since[0] != update - self.lag + 1: return
-        states = self._kept if self.states == "heldout" else self._states_of(agent)(self.n_states, self._generator) if self.states == "replay" else _sample(rollout, self.n_states, self._generator)
+        states = self._kept if self.states == "heldout" else self._replayed(agent)(self.n_states, self._generator) if self.states == "replay" else _sample(rollout, self.n_states, self._generator)
         if states is not None and len(states): self._states, self._old = states, _outputs(earlier, states)
 
     def after(

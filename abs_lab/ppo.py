@@ -21,7 +21,7 @@ from torch import nn
 from .envs import role_seeds
 from .networks import Vector, array_namespace, as_array, as_tensor, backpropagate, layer_outputs, linear_layers, mlp, one_tensor
 from .normalizers import ObsNormalizer, RewardNormalizer
-from .plan import AbsLabError, BatchPlan, Progress, at_least, choose
+from .plan import AbsLabError, BatchPlan, Progress, at_least, choose, positive, shares
 from .returns import gae
 
 # %% ../nbs/09_ppo.ipynb #8f5de05e
@@ -51,10 +51,8 @@ class PPOConfig:
     def __post_init__(self):
         choose("epochs_rule", self.epochs_rule, EPOCH_RULES)
         at_least(self, width=1, num_minibatches=1, epochs=1, base_batch=1, entropy_coef=0, value_coef=0)
-        for name in ("lr", "clip", "max_grad_norm", "norm_clip"):
-            if not 0 < getattr(self, name) < math.inf: raise AbsLabError(f"{name} must be positive and finite, not {getattr(self, name)}")
-        for name in ("gamma", "lam"):
-            if not 0 <= getattr(self, name) <= 1: raise AbsLabError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
+        positive(self, "lr", "clip", "max_grad_norm", "norm_clip")
+        shares(self, "gamma", "lam")
 
 # %% ../nbs/09_ppo.ipynb #1b3cd256
 _MUJOCO = dict(env_id="HalfCheetah-v4", num_envs=1, num_minibatches=32, epochs_rule="author", epochs=10, base_batch=2048, lr=3e-4, anneal_lr=True,

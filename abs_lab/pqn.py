@@ -7,7 +7,6 @@ __all__ = ['EPOCH_RULES', 'PRESETS', 'PQNConfig', 'preset_for', 'linear_epsilon'
 
 # %% ../nbs/08_pqn.ipynb #7b04b7b9
 import copy
-import math
 from dataclasses import dataclass
 
 # %% ../nbs/08_pqn.ipynb #c1892209
@@ -17,7 +16,7 @@ import torch
 # %% ../nbs/08_pqn.ipynb #dd97cd4a
 from .envs import is_atari, role_seeds
 from .networks import INITS, NETWORKS, NORMS, dormant_fraction, feature_rank, one_tensor, q_network, weight_norm
-from .plan import AbsLabError, BatchPlan, Progress, at_least, choose
+from .plan import AbsLabError, BatchPlan, Progress, at_least, choose, positive, shares
 from .returns import q_lambda
 
 # %% ../nbs/08_pqn.ipynb #db7f6d6a
@@ -49,10 +48,8 @@ class PQNConfig:
         choose("init", self.init, INITS)
         choose("layer_norm", self.layer_norm, NORMS)
         at_least(self, num_minibatches=1, epochs=1, diagnose_every=1)
-        for name in ("lr", "max_grad_norm", "loss_scale", "epsilon_fraction"):
-            if not 0 < getattr(self, name) < math.inf: raise AbsLabError(f"{name} must be positive and finite, not {getattr(self, name)}")
-        for name in ("gamma", "lam", "epsilon_start", "epsilon_end"):
-            if not 0 <= getattr(self, name) <= 1: raise AbsLabError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
+        positive(self, "lr", "max_grad_norm", "loss_scale", "epsilon_fraction")
+        shares(self, "gamma", "lam", "epsilon_start", "epsilon_end")
 
     def check_change(
         self,

@@ -224,7 +224,7 @@ gym.register("Short-v0", entry_point=Short, disable_env_checker=True)
 def test_the_smallest_replay_that_is_accepted_suffices_where_every_second_row_is_a_reset(rollout, tmp_path):
     params = dict(env_id="Short-v0", num_envs=4, controller="fixed", size=10, rollout=rollout, total_steps=400, eval_envs=1, interval=50, lag=1)
     for _ in range(3):  # what is asked for, one after the other
-        try: config = configure("btr", **dict(learning_starts=1, replay_size=1) | params)
+        try: configure("btr", **dict(learning_starts=1, replay_size=1) | params)
         except AbsLabError as e:
             name, least = str(e).split("=")[0], int(str(e).split(": ")[-1].split()[0])
             params[name] = least
