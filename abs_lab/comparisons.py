@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from . import stats
-from .figures import DASHES, _faint, _grouped, _numbers, _wrapped, by_arm, by_task, on_grid, score, styles
+from .figures import DASHES, _band, _even, _faint, _grouped, _numbers, _wrapped, by_arm, by_task, on_grid, score, styles
 from .reports import matched, results, scores
 
 # %% ../nbs/24_comparisons.ipynb #24a00008
@@ -53,9 +53,8 @@ def profiles(
     for row, names in enumerate(panels.values(), 1):
         for arm in names:
             (shares, limits), (colour, dash) = stats.profile(found[arm], at), style[arm]
-            if limits: fig.add_scatter(x=_numbers([*at, *at[::-1]]), y=_numbers([*limits[0], *limits[1][::-1]]), fill="toself", mode="none", fillcolor=_faint(colour, 0.15),
-                                       hoverinfo="skip", legendgroup=arm, showlegend=False, row=row, col=1)
-            fig.add_scatter(x=_numbers(at), y=_numbers(shares), mode="lines", name=html.escape(arm, quote=False), legendgroup=arm, showlegend=arm not in named,
+            fig.add_traces(_band(at, limits, arm, colour), rows=row, cols=1)
+            fig.add_scatter(**_even(at), y=_numbers(shares), mode="lines", name=html.escape(arm, quote=False), legendgroup=arm, showlegend=arm not in named,
                             line=dict(color=colour, width=2.6, dash=dash), row=row, col=1)
             named.add(arm)
     fig.update_layout(template="abs_lab", height=440 if n == 1 else 120 + 230 * n)
@@ -93,7 +92,7 @@ def each_task(
     for i, group in enumerate(tasks.values()):
         for arm, mine in by_arm(group).items():
             if not (shared := on_grid(mine, "return")): continue
-            fig.add_scatter(x=_numbers(shared[0]), y=_numbers(stats.iqm(shared[1], axis=0)), mode="lines", name=html.escape(arm, quote=False), legendgroup=arm,
+            fig.add_scatter(**_even(shared[0]), y=_numbers(stats.iqm(shared[1], axis=0)), mode="lines", name=html.escape(arm, quote=False), legendgroup=arm,
                             showlegend=arm not in named, line=dict(color=style[arm][0], width=1.8, dash=style[arm][1]), row=i // columns + 1, col=i % columns + 1)
             named.add(arm)
     fig.update_layout(template="abs_lab", height=height, margin=dict(l=40, t=52))

@@ -147,24 +147,31 @@ def _faint(colour, opacity) -> str:
     return f"rgba({red},{green},{blue},{opacity})"
 
 def _seeds(runs, y, x, arm, colour, mode="lines") -> list:
-    "Every seed of an arm, thin."
+    "Every seed of an arm, thin; none of several that are all the same line."
     opacity = 0.5 if len(runs) < MIN_SEEDS else 0.2
     look = dict(mode=mode, line=dict(color=_faint(colour, opacity), width=1), marker=dict(color=_faint(colour, opacity), size=4))
     parts = [(run["params"]["seed"], *series(run, y, x)) for run in runs]
+    if len(parts) > 1 and all(np.array_equal(part[1:], parts[0][1:]) for part in parts): return []
     return [go.Scatter(x=_numbers(xs), y=_numbers(ys), legendgroup=arm, showlegend=False, name=f"{arm}, seed {seed}",
                        hovertemplate="%{y:.4~g}<extra>%{fullData.name}</extra>", **look) for seed, xs, ys in parts]
 
 # %% ../nbs/15_figures.ipynb #77648aa1
+def _even(grid) -> dict:
+    "An even grid as its start and its step: shorter in the page than its points."
+    return dict(x0=grid[0], dx=grid[1] - grid[0])
+
+def _band(grid, limits, arm, colour) -> list:
+    "The area between two limits; nothing where there are none, or where they are the same."
+    if limits is None or np.array_equal(*limits): return []
+    look = dict(mode="lines", line=dict(width=0), fillcolor=_faint(colour, 0.18), hoverinfo="skip", legendgroup=arm, showlegend=False)
+    return [go.Scatter(_even(grid), y=_numbers(edge), fill=fill, **look) for edge, fill in zip(limits, ("none", "tonexty"))]
+
 def _centre(grid, values, arm, style, statistic=iqm, showlegend=True) -> list:
     "Line of the statistic over the seeds and, with enough of them, its interval."
     colour, dash = style
-    traces, limits, even = [], band(values, statistic), dict(x0=grid[0], dx=grid[1] - grid[0])  # an even grid: shorter in the page than its points
-    if limits is not None:
-        traces = [go.Scatter(even, y=_numbers(edge), fill=fill, mode="lines", line=dict(width=0), fillcolor=_faint(colour, 0.18), hoverinfo="skip", legendgroup=arm, showlegend=False)
-                  for edge, fill in zip(limits, ("none", "tonexty"))]
-    middle = go.Scatter(even, y=_numbers(statistic(values, axis=0)), mode="lines", name=arm, legendgroup=arm,
+    middle = go.Scatter(_even(grid), y=_numbers(statistic(values, axis=0)), mode="lines", name=arm, legendgroup=arm,
                         line=dict(color=colour, width=2.6, dash=dash), showlegend=showlegend)
-    return [*traces, middle.update(hovertemplate="%{y:.4~g}<extra>%{fullData.name}</extra>")]
+    return [*_band(grid, band(values, statistic), arm, colour), middle.update(hovertemplate="%{y:.4~g}<extra>%{fullData.name}</extra>")]
 
 # %% ../nbs/15_figures.ipynb #23660698
 def _grouped(groups, arms) -> dict:
@@ -181,7 +188,7 @@ def curves(
     y: str,            # column of the curve
     x: str = "step",   # column to draw it against: "step", "gradient_steps" or "seconds"
     groups: dict | None = None,  # panels over one another: title -> arms
-) -> go.Figure:        # seeds thin (of `DRAWN` runs at most), IQM of each arm thick, 95 % band with five seeds or more
+) -> go.Figure:        # against steps seeds thin (of `DRAWN` runs at most), IQM of each arm thick, 95 % band with five seeds or more
     "A column of the curves, by arm."
     arms = by_arm(runs)
     if not any(len(series(run, y, x)[0]) for run in runs): return _nothing(f"No run has a {LABELS.get(y, y)}.")
@@ -189,7 +196,7 @@ def curves(
     n, named = len(panels), set()
     fig = make_subplots(rows=n, shared_xaxes=True, vertical_spacing=0.2 / n, subplot_titles=[*panels])
     for row, names in enumerate(panels.values(), 1):
-        for arm in names if len(runs) <= DRAWN else ():
+        for arm in names if x == "step" and len(runs) <= DRAWN else ():
             fig.add_traces(_seeds(arms[arm], y, x, arm, style[arm][0]), rows=row, cols=1)
         for arm in names:
             if shared := on_grid(arms[arm], y, x):

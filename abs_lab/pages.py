@@ -204,8 +204,8 @@ All arms have a constant learning rate unless their label says otherwise. A fixe
 CAPTIONS = dict(
     final="Mean undiscounted return of the greedy policy after training. Dots: single seeds. Diamond: IQM. Bar: 95 % interval, where there are five seeds or more.",
     step=f"Return of the training episodes that ended in a window (exploring policy), against environment steps. Thin: single seeds (of {figures.DRAWN} runs at most). Thick: IQM. Band: pointwise 95 % interval, where there are five seeds or more.",
-    gradient_steps="The same returns against gradient steps. A thick line ends where the first of its runs ends.",
-    seconds="The same returns against training time in seconds, under the load of this machine. A thick line ends where the first of its runs ends.",
+    gradient_steps="The same returns against gradient steps, without single seeds. A thick line ends where the first of its runs ends.",
+    seconds="The same returns against training time in seconds, under the load of this machine, without single seeds. A thick line ends where the first of its runs ends.",
     size="Rollout length L in force, in steps per environment.",
     steps="Gradient steps taken so far. Arms of different slope train a different amount on the same data.",
     divergence="Divergence D: share of sampled rollout states whose greedy action changes across one update, unless the arm's label says otherwise. tr(Σ)/|G|²: gradient noise scale, in transitions, of which ABS hears the reciprocal; logarithmic, without estimates of 0 or less. Points: windows of single seeds (the first five). Line: mean over all seeds of the trailing mean over a tenth of the run. Dashed: thresholds that the arm acts on.",

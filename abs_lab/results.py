@@ -82,8 +82,7 @@ def compact(
     "What the figures need of a run."
     rows, config = read_jsonl(dir / "steps.jsonl"), json.loads((dir / "config.json").read_text())
     chunks = [rows[a[0]:a[-1] + 1] for a in np.array_split(np.arange(len(rows)), min(POINTS, len(rows)))]
-    returns = [[e[2] for row in c for e in row["episodes"]] for c in chunks]
-    curve = {"return": [_mean(r, 4) for r in returns], "episodes": [len(r) for r in returns]}
+    curve = {"return": [_mean([e[2] for row in c for e in row["episodes"]], 4) for c in chunks]}
     curve |= {k: [c[-1][k] for c in chunks] for k in ("step", "gradient_steps", "size", "epochs")}
     curve |= {"seconds": [round(c[-1]["seconds"]["total"], 2) for c in chunks]}
     curve |= {k: [_mean(row.get(k) for row in c) for c in chunks] for k in AVERAGED if any(k in row for row in rows)}

@@ -36,7 +36,7 @@ def invented(point, config, level):
     size = [config.controller.smallest + int(s * (config.controller.largest - config.controller.smallest)) for s in share]
     steps = [int(s * config.total_steps) for s in share]
     gradient = [int(s * config.total_steps * 4 * 2 / (32 * config.env.num_envs)) + 1 for s in share]
-    curve = dict(step=steps, gradient_steps=gradient, size=size, epochs=[2] * n, episodes=[3] * n, seconds=[s / 1e4 for s in steps],
+    curve = dict(step=steps, gradient_steps=gradient, size=size, epochs=[2] * n, seconds=[s / 1e4 for s in steps],
                  signal=(SCALES_OF_SIGNALS[figures.unit(dict(params=config.flat()))] * np.clip(0.5 - 0.3 * share + rng.normal(0, 0.05, n), 0.01, 1)).tolist(), thresholds=None)
     curve["return"] = [None, *(level + 100 * share + rng.normal(0, 9, n))[1:].tolist()]
     for name in ("dormant", "rank", "weight_norm") if config.controller.smallest < 64 else ():  # too few updates to measure them
