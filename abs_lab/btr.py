@@ -191,6 +191,7 @@ class BTR:
         draws, samples = role_seeds(seed, 2, "agent")
         self.generator, self.sampler = torch.Generator(self.device).manual_seed(draws), torch.Generator().manual_seed(samples)
         self.paid = 0.0  # what past gradient steps have cost: see `plan_update`
+        self.diagnosed = 0  # the update after which plasticity was last measured
 
     def plan(self, size): return plan_update(self.config, size, self.num_envs, self.progress, self.paid)
 
@@ -266,17 +267,18 @@ class BTR:
 
     @torch.no_grad()
     def _plasticity(self, b):
-        if (self.progress.update + 1) % self.config.diagnose_every: return {}
-        features = self.net.features(b.obs)
+        now = self.progress.update + 1
+        if now < self.diagnosed + self.config.diagnose_every: return {}
+        self.diagnosed, features = now, self.net.features(b.obs)
         return dict(dormant=dormant_fraction(features), rank=feature_rank(features), weight_norm=weight_norm(self.net))
 
     def state_dict(self) -> dict:  # networks, optimiser, generators, replay without its rows
         "All that an update changes, but the rows of replay, which are logged as they come."
-        return dict(net=self.net.state_dict(), target=self.target.state_dict(), optimizer=self.optimizer.state_dict(), paid=self.paid,
+        return dict(net=self.net.state_dict(), target=self.target.state_dict(), optimizer=self.optimizer.state_dict(), paid=self.paid, diagnosed=self.diagnosed,
                     generator=self.generator.get_state(), sampler=self.sampler.get_state(), replay=self.replay.state_dict())
 
     def load_state_dict(self, state):
         "Restore what `state_dict` returned; the rows of replay are put back with `replay.restore`."
         for name in ("net", "target", "optimizer", "replay"): getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"].cpu()); self.sampler.set_state(state["sampler"].cpu())
-        self.paid = state["paid"]
+        self.paid, self.diagnosed = state["paid"], state["diagnosed"]

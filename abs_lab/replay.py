@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 # %% ../nbs/04_replay.ipynb #ebc32753
-from .plan import AbsLabError, at_least
+from .plan import AbsLabError
 from .returns import n_step
 
 # %% ../nbs/04_replay.ipynb #946b66a8
@@ -101,7 +101,7 @@ class Replay:
         alpha: float = 0.2,    # exponent of the priorities, 0 (uniform) to 1
         device="cpu",          # where batches go
     ):
-        self.capacity, self.num_envs, self.n, self.gamma, self.alpha, self.device = capacity, num_envs, n, gamma, alpha, torch.device(device)
+        self.num_envs, self.n, self.gamma, self.alpha, self.device = num_envs, n, gamma, alpha, torch.device(device)
         self.stack, self.length = stack_of(obs_space), capacity // num_envs
         if self.length < n + self.stack + 1:
             raise AbsLabError(f"replay of {capacity} transitions holds {self.length} steps of {num_envs} environments; n={n} and stacks of "

@@ -98,7 +98,7 @@ def test_whose_log_policy_is_added():
     agent, _ = trained()
     b = agent.replay.sample(64, agent.sampler)
     agent.target.draw(agent.generator)
-    drawn, out, moved = agent.generator.get_state(), {}, []
+    drawn, out, moved, each = agent.generator.get_state(), {}, [], []
     for bias in (30.0, -30.0):                                       # the online policy takes the one action, or the other
         with torch.no_grad(): agent.net.advantage.out.bias.copy_(torch.tensor([bias, -bias]))
         for policy in ("target", "online"):
@@ -106,9 +106,10 @@ def test_whose_log_policy_is_added():
             agent.config = replace(agent.config, munchausen_policy=policy)
             out[policy] = agent._targets(b)
         difference = out["target"] - out["online"]
-        moved.append(difference.abs().max())
+        moved.append(difference.abs().max()); each.append(dict(out))
         assert (difference.abs() <= 0.9 + 1e-4).all() and torch.allclose(difference, difference[:, :1].expand_as(difference), atol=1e-4)  # the bonus alone
     assert max(moved) > 0.1
+    assert torch.equal(each[0]["target"], each[1]["target"]) and not torch.equal(each[0]["online"], each[1]["online"])  # only one of them hears the online network
 
 
 # -- network -----------------------------------------------------------------------------------------------------------
@@ -116,6 +117,42 @@ def test_whose_log_policy_is_added():
 def test_parameters_at_18_actions():
     counts = [sum(p.numel() for p in quantile_network("impala", (4, 84, 84), 18, noisy=noisy).parameters()) for noisy in (False, True)]
     assert counts == [2_908_851, 5_278_918]
+
+
+def test_the_published_network_is_what_its_layers_make_when_written_out():
+    torch.manual_seed(0)
+    net, g = quantile_network("impala", (4, 84, 84), 5), torch.Generator().manual_seed(0)
+    for layer in net.spectral_layers: layer.iterate(1_000)
+    for bias in (p for name, p in net.named_parameters() if name.endswith("bias")): torch.nn.init.uniform_(bias, -0.2, 0.2)
+    net.draw(g)
+    w, f = net.state_dict(), torch.nn.functional
+    obs, taus = torch.randint(256, (3, 4, 84, 84), generator=g, dtype=torch.uint8), torch.rand(3, 8, generator=g)
+    x = obs.float() / 255
+    for block in ("features.1", "features.2", "features.3"):
+        x = f.max_pool2d(f.conv2d(x, w[f"{block}.0.weight"], w[f"{block}.0.bias"], padding=1), 3, stride=2, padding=1)
+        for unit in (f"{block}.2", f"{block}.3"):
+            h = x
+            for part in (f"{unit}.first", f"{unit}.second"):
+                weight = w[f"{part}.weight"]
+                h = f.conv2d(h.relu(), weight / torch.linalg.matrix_norm(weight.flatten(1), 2), w[f"{part}.bias"], padding=1)
+            x = x + h
+    x = f.adaptive_max_pool2d(x.relu(), (6, 6)).reshape(3, 2304)
+    cosines = torch.stack([torch.cos(math.pi * i * taus) for i in range(64)], -1)
+    x = x[:, None] * (cosines @ w["embedding.linear.weight"].T + w["embedding.linear.bias"]).relu()
+    for noise in (False, True):
+        def stream(name):
+            h = x
+            for part, act in (("hidden", torch.relu), ("out", lambda y: y)):
+                layer = getattr(getattr(net, name), part)
+                eps_out, eps_in = (v * noise for v in (layer.noise_out, layer.noise_in))
+                weight = w[f"{name}.{part}.weight"] + w[f"{name}.{part}.weight_sigma"] * eps_out[:, None] * eps_in[None]
+                h = act(h @ weight.T + w[f"{name}.{part}.bias"] + w[f"{name}.{part}.bias_sigma"] * eps_out)
+            return h
+        V, A = stream("value"), stream("advantage")
+        with torch.no_grad():
+            torch.testing.assert_close(net.quantiles(obs, taus, noise), V + A - A.mean(-1, keepdim=True), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(net.quantiles(obs, taus, noise, advantages=True), A, atol=1e-4, rtol=1e-4)
+            if noise: assert (net.quantiles(obs, taus) - net.quantiles(obs, taus, noise)).abs().max() > 1e-2
 
 
 def test_noise_is_factorised_and_has_the_variance_that_it_should():
@@ -271,7 +308,7 @@ def next_row(agent):
 
 
 def test_the_target_network_is_copied_when_it_is_time():
-    agent, _ = trained(total=408, target_period=3)   # one gradient step, which copies first
+    agent, _ = trained(total=408, target_period=3)   # its first gradient step copies
     flat = lambda net: torch.cat([p.detach().flatten() for p in net.parameters()])
     copied = []
     for step in range(1, 8):
@@ -323,6 +360,39 @@ def test_weights_scale_each_transitions_loss():
         return agent._gradient_step(b._replace(weights=weights))[0].item()
     one_by_one = [loss(torch.eye(8)[i]) for i in range(8)]
     assert sum(one_by_one) == pytest.approx(loss(torch.ones(8)), rel=1e-4)
+
+
+def test_what_the_optimiser_does_without_a_gradient():
+    for optimizer, kept in (("adam", 1.0), ("adamw", 1 - 1e-2 * 1e-3)):
+        agent = BTR(BTRConfig(**SMALL | dict(optimizer=optimizer, weight_decay=1e-2)), VECTOR, TWO, 16, Progress(1_000))
+        before = agent.weights.detach().clone()
+        agent.weights.grad.zero_()
+        agent.optimizer.step()
+        torch.testing.assert_close(agent.weights.detach(), kept * before, rtol=1e-6, atol=0)
+
+
+def test_gradients_are_scaled_down_to_the_norm():
+    agent, _ = trained()
+    for most in (1e-3, 1e3):
+        agent.config = replace(agent.config, max_grad_norm=most)
+        norm = agent._gradient_step(agent.replay.sample(32, agent.sampler))[2].item()
+        assert 1e-3 < norm < 1e3 and agent.weights.grad.norm().item() == pytest.approx(min(norm, most), rel=1e-3)
+
+
+def test_acting_draws_new_noise_and_explores_at_random():
+    agent, _ = trained()
+    with torch.no_grad(): agent.net.advantage.out.bias.copy_(torch.tensor([50.0, -50.0]))
+    obs, layer = torch.randn(4_000, 4), agent.net.noisy_layers[0]
+    for epsilon, other in ((0.0, 0.0), (0.4, 0.2), (1.0, 0.5)):       # a random action is the other one every second time
+        agent.config, before = replace(agent.config, epsilon_start=epsilon, epsilon_end=epsilon, epsilon_off=1.0), layer.noise_in.clone()
+        assert agent.act(obs)[0].float().mean() == pytest.approx(other, abs=0.03 * (epsilon > 0)) and not torch.equal(layer.noise_in, before)
+
+
+@pytest.mark.parametrize("coupling, size", [("steps", 64), ("samples", 64), ("samples", 128)])
+def test_plasticity_is_measured_however_rare_gradient_steps_are(coupling, size):
+    _, steps = trained(total=2_400, controller=Fixed(size), coupling=coupling, replay_ratio=1 / 64, diagnose_every=20)   # one in four updates learns, or one in eight
+    at = [i + 1 for i, s in enumerate(steps) if "rank" in s.metrics]
+    assert len(at) >= 4 and all(20 <= b - a < 20 + size / 16 for a, b in zip(at, at[1:]))
 
 
 def test_measuring_evaluating_and_copying_change_no_bit():
@@ -377,7 +447,6 @@ def test_abs_controls_the_replay_batch(coupling):
     agent, steps = trained(total=2_400, controller=controller, coupling=coupling, meter=Divergence(interval=8, states="replay", lag=4, n_states=256))
     sizes = {s.size for s in steps}
     assert len(sizes) > 2 and sizes <= set(range(32, 257, 32)) and all(s.plan.minibatch == s.size for s in steps)
-    learnt = [(a.size, b.gradient_steps - a.gradient_steps) for a, b in zip(steps, steps[1:])]
     if coupling == "steps": assert steps[-1].gradient_steps == (steps[-1].step - 400) // 8
     else:
         samples = sum(s.size * (s.gradient_steps - before) for before, s in zip([0] + [s.gradient_steps for s in steps], steps))
