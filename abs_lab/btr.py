@@ -281,4 +281,4 @@ class BTR:
         "Restore what `state_dict` returned; the rows of replay are put back with `replay.restore`."
         for name in ("net", "target", "optimizer", "replay"): getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"].cpu()); self.sampler.set_state(state["sampler"].cpu())
-        self.paid, self.diagnosed = state["paid"], state["diagnosed"]
+        self.paid, self.diagnosed = state["paid"], state.get("diagnosed", 0)  # checkpoints did not always have it

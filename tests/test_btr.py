@@ -395,6 +395,14 @@ def test_plasticity_is_measured_however_rare_gradient_steps_are(coupling, size):
     assert len(at) >= 4 and all(20 <= b - a < 20 + size / 16 for a, b in zip(at, at[1:]))
 
 
+def test_a_checkpoint_from_before_plasticity_was_counted_can_be_read():
+    agent, _ = trained(total=800)
+    older = {k: v for k, v in agent.state_dict().items() if k != "diagnosed"}
+    other, _ = trained(total=800, seed=1)
+    other.load_state_dict(older)
+    assert torch.equal(other.weights, agent.weights) and other.diagnosed == 0
+
+
 def test_measuring_evaluating_and_copying_change_no_bit():
     quiet, _ = trained(meter=Divergence(interval=10**9))
     looked, steps = trained(meter=Divergence(interval=5, states="replay", lag=3, n_states=200))
