@@ -1,6 +1,7 @@
 "BTR, a piece at a time, against literal or independently derived values; and the whole: what it plans, draws, learns and leaves alone."
-import copy, itertools, math
+import copy, importlib.util, itertools, math
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -360,6 +361,42 @@ def test_weights_scale_each_transitions_loss():
         return agent._gradient_step(b._replace(weights=weights))[0].item()
     one_by_one = [loss(torch.eye(8)[i]) for i in range(8)]
     assert sum(one_by_one) == pytest.approx(loss(torch.ones(8)), rel=1e-4)
+
+
+def test_the_plain_step_of_the_benchmark_does_the_same_arithmetic(monkeypatch):
+    spec = importlib.util.spec_from_file_location("btr_speed", Path(__file__).resolve().parents[1] / "benchmarks/btr_speed.py")
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    c, given = BTRConfig(replay_size=256, munchausen_floor=-0.05), []  # a floor that an untrained network reaches
+    agent = BTR(c, bench.PIXELS, gym.spaces.Discrete(6), 4, Progress(10**9))
+    agent.replay = bench.full_replay(256, 4)
+    agent.target.load_state_dict(quantile_network("impala", bench.PIXELS.shape, 6).state_dict())  # other weights than the online network's
+    b = agent.replay.sample(4, agent.sampler)._replace(weights=torch.tensor([0.2, 0.4, 0.6, 1.0]), rewards=torch.tensor([1.0, -1.0, 0.0, 2.5]))
+    layers = lambda net: [m for m in net.modules() if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d))]
+    def copied(net):
+        "The plain network with a network's weights, noise, and singular vectors, which then stay as they are."
+        net.draw(agent.generator)
+        net.draw, net.iterate, plain = lambda generator: None, lambda: None, bench.Plain(6).eval()
+        plain.redraw = lambda: None
+        for ours, theirs in zip(layers(net), layers(plain), strict=True):
+            normed = isinstance(ours, SpectralConv2d)
+            pairs = [(theirs.bias, ours.bias), (theirs.parametrizations.weight.original if normed else theirs.weight, ours.weight)]
+            if normed: pairs += [(theirs.parametrizations.weight[0]._u, ours.u), (theirs.parametrizations.weight[0]._v, ours.v)]
+            if isinstance(ours, NoisyLinear): pairs += [(theirs.ws, ours.weight_sigma), (theirs.bs, ours.bias_sigma), (theirs.we, torch.outer(ours.noise_out, ours.noise_in)), (theirs.be, ours.noise_out)]
+            for to, value in pairs: to.data.copy_(value)
+        return plain
+    net, target = copied(agent.net), copied(agent.target)
+    optimizer = torch.optim.Adam(net.parameters(), lr=c.lr, eps=c.adam_eps)
+    after, now, taken = torch.rand(3, 4, c.taus)
+    ours, theirs = iter([torch.cat([after, now]), taken]), iter([after, now, taken])
+    agent._rand = lambda *shape: next(ours)
+    monkeypatch.setattr(agent.replay, "update_priorities", lambda slots, errors: given.append(errors))
+    loss = agent._gradient_step(b)[0]
+    monkeypatch.setattr(bench.torch, "rand", lambda *shape, device=None: next(theirs))
+    plain_loss, errors = bench.plain_step(net, target, optimizer, b, c)
+    assert plain_loss == pytest.approx(loss.item(), rel=1e-4)
+    torch.testing.assert_close(errors, given[0], rtol=1e-4, atol=1e-5)
+    for a, b in zip(layers(agent.net), layers(net)): torch.testing.assert_close(b.bias, a.bias, rtol=0, atol=2e-5)  # a step moves them by up to 1e-4
 
 
 def test_what_the_optimiser_does_without_a_gradient():
