@@ -236,7 +236,7 @@ class BTR:
             self.paid += 1.0 if c.coupling == "steps" else plan.minibatch / c.base_batch
         if not plan.epochs: return dict(epsilon=self.epsilon)
         loss, q_value, grad_norm = sums / plan.epochs
-        return dict(loss=loss, q_value=q_value, grad_norm=grad_norm, lr=c.lr, epsilon=self.epsilon, **self._plasticity(batch))
+        return dict(loss=loss, q_value=q_value, grad_norm=grad_norm, lr=c.lr, epsilon=self.epsilon, **self._plasticity())
 
     def _gradient_step(self, b):
         c = self.config
@@ -266,10 +266,10 @@ class BTR:
         return munchausen_target(b.rewards, b.discounts, after, now.mean(1), b.actions, c.munchausen_alpha, c.temperature, c.munchausen_floor)
 
     @torch.no_grad()
-    def _plasticity(self, b):
+    def _plasticity(self):
         now = self.progress.update + 1
         if now < self.diagnosed + self.config.diagnose_every: return {}
-        self.diagnosed, features = now, self.net.features(b.obs)
+        self.diagnosed, features = now, self.net.features(self.replay.states(2048, torch.Generator().manual_seed(now)))
         return dict(dormant=dormant_fraction(features), rank=feature_rank(features), weight_norm=weight_norm(self.net))
 
     def state_dict(self) -> dict:  # networks, optimiser, generators, replay without its rows
@@ -278,7 +278,8 @@ class BTR:
                     generator=self.generator.get_state(), sampler=self.sampler.get_state(), replay=self.replay.state_dict())
 
     def load_state_dict(self, state):
-        "Restore what `state_dict` returned; the rows of replay are put back with `replay.restore`."
-        for name in ("net", "target", "optimizer", "replay"): getattr(self, name).load_state_dict(state[name])
+        "Restore what `state_dict` returned, with or without `replay`, whose rows are put back with `replay.restore`."
+        for name in ("net", "target", "optimizer", "replay"):
+            if name in state: getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"].cpu()); self.sampler.set_state(state["sampler"].cpu())
         self.paid, self.diagnosed = state["paid"], state.get("diagnosed", 0)  # checkpoints did not always have it

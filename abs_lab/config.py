@@ -187,6 +187,7 @@ def _for_noise(meter, controller, rule, values):
 def _check(config, kind):
     at_least(config, seed=0, total_steps=1, eval_envs=1, eval_episodes=1, record_every=1)
     if config.env.change_at >= config.total_steps: raise AbsLabError(f"change_at must come before total_steps={config.total_steps}, not at {config.env.change_at}")
+    if kind.config is btr.BTRConfig and not config.env.mask_resets: raise AbsLabError("agent btr keeps reset rows out of its replay: mask_resets must be True")
     control = config.controller
     sizes = getattr(control, "sizes", range(control.smallest, control.largest + 1, getattr(control, "multiple", 1)))
     for size in sizes if len(sizes) <= 4096 else (*sizes[:2048], *sizes[-2048:]):  # what divides into minibatches repeats

@@ -6,6 +6,7 @@
 __all__ = ['SumTree', 'free_memory', 'stack_of', 'Batch', 'Replay']
 
 # %% ../nbs/04_replay.ipynb #69ec3ea7
+import contextlib
 import math
 import os
 from pathlib import Path
@@ -61,13 +62,26 @@ class SumTree:
         return node - self.width
 
 # %% ../nbs/04_replay.ipynb #76ced6af
-def free_memory() -> int:  # bytes
-    "The memory that this process may still take, as far as the system says: of the machine, and of its control group."
+def free_memory(
+    proc: Path = Path("/proc"),             # where the system tells about processes
+    groups: Path = Path("/sys/fs/cgroup"),  # and about control groups
+) -> int:                                   # bytes
+    "The memory that this process may still take, as far as the system says: of the machine, and of its control groups."
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try: free = next(int(line.split()[1]) << 10 for line in open("/proc/meminfo") if line.startswith("MemAvailable"))
+    try: free = next(int(line.split()[1]) << 10 for line in (proc / "meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
     except (OSError, StopIteration): pass
-    try: return min(free, int(Path("/sys/fs/cgroup/memory.max").read_text()) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
-    except (OSError, ValueError): return free
+    try: lines = (proc / "self/cgroup").read_text().splitlines()
+    except OSError: return free
+    for kinds, path in (line.split(":", 2)[1:] for line in lines):
+        if kinds and "memory" not in kinds.split(","): continue
+        root, total = groups / kinds, "total_" if kinds else ""
+        own = root / path.strip("/")
+        for group in (g for g in (own, *own.parents) if g.is_relative_to(root)):
+            with contextlib.suppress(OSError, ValueError):  # a group that is not there, or without a limit
+                limit, used = (int((group / f"memory.{name}").read_text()) for name in (("limit_in_bytes", "usage_in_bytes") if kinds else ("max", "current")))
+                stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                free = min(free, limit - used + sum(int(stat.get(f"{total}{age}_file", 0)) for age in ("active", "inactive")))
+    return free
 
 # %% ../nbs/04_replay.ipynb #8a042f37
 def stack_of(
@@ -259,10 +273,11 @@ class Replay:
 
     def restore(
         self,
-        records: np.ndarray,  # the rows from `oldest` to `rows`
+        first: int,           # a row, `oldest` or later
+        records: np.ndarray,  # the rows from there on
     ):
-        "Put the rows back, after `load_state_dict`."
-        rows = np.arange(self.oldest, self.rows) % self.length
+        "Put rows back, all at once or part by part, after `load_state_dict`."
+        rows = np.arange(first, first + len(records)) % self.length
         for k, v in self.columns.items(): v.numpy()[rows] = records[k]
 
 def _stored(dtype):

@@ -111,7 +111,7 @@ class Run:
             self.seconds, lines, self.saved = tree["seconds"], tree["steps_bytes"], (tree["envs"]["segment"], tree["envs"]["rows"])
             self.pending = tree.get("pending", [])
             if self.replay:
-                self.replay.restore(self.replay_log.read(self.replay.oldest, self.replay.rows))
+                for first, last in self.replay_log.parts(self.replay.oldest, self.replay.rows): self.replay.restore(first, self.replay_log.read(first, last))
                 self.logged = self.replay.rows
             self.envs.load_state_dict(tree["envs"], self._read_actions(tree["envs"]))
         self.log = open(self.dir / "steps.jsonl", "ab")
@@ -315,13 +315,15 @@ def load_agent(
     dir: Path,            # a run directory with a checkpoint
     device: str = "cpu",  # where its networks are to live
 ):                        # an agent whose `progress` says how far it was trained
-    "The agent of a run, as its last checkpoint has it; the folder is only read."
+    "The agent of a run, as its last checkpoint has it, with an empty replay; the folder is only read."
     config, path = read_config(dir), Path(dir) / "checkpoint.safetensors"
     if not path.exists(): raise AbsLabError(f"{dir} has no checkpoint yet: train first")
     tree, envs = load_tree(path), VecEnvs(replace(config.env, num_envs=1), config.seed, "eval", device)
     envs.close()
     for _, changes in tree.get("history", []): config = with_changes(config, **changes)
-    agent = AGENTS[config.names[0]].make(config.agent, envs.obs_space, envs.action_space, config.env.num_envs, Progress(config.total_steps), config.seed, device)
+    settings_, n = config.agent, config.env.num_envs
+    if tree["agent"].pop("replay", None): settings_ = replace(settings_, replay_size=n * (settings_.n_steps + 5))  # its rows are left where they are
+    agent = AGENTS[config.names[0]].make(settings_, envs.obs_space, envs.action_space, n, Progress(config.total_steps), config.seed, device)
     agent.load_state_dict(tree["agent"])
     agent.progress.load_state_dict(tree["progress"])
     return agent

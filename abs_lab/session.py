@@ -34,13 +34,13 @@ def free_bytes(
     return torch.cuda.mem_get_info(device)[0] if torch.device(device).type == "cuda" else psutil.virtual_memory().available
 
 def check_memory(
-    size: int,                 # steps per environment
+    rollout: int,              # steps per environment
     obs: torch.Tensor,         # [N, *] one observation of each environment
 ):
-    "Refuse a size whose rollout would not fit into memory."
+    "Refuse a rollout that would not fit into memory."
     row, free = obs.numel() * obs.element_size(), free_bytes(obs.device)
-    if 2 * size * row <= free: return
-    raise AbsLabError(f"a size of {size:,} needs about {2 * size * row / 2**30:.1f} GiB for observations, and {free / 2**30:.1f} GiB are free; "
+    if 2 * rollout * row <= free: return
+    raise AbsLabError(f"a rollout of {rollout:,} steps needs about {2 * rollout * row / 2**30:.1f} GiB for observations, and {free / 2**30:.1f} GiB are free; "
                       f"the largest that fits is about {free // (2 * row):,}")
 
 # %% ../nbs/17_session.ipynb #1768cc36
@@ -157,10 +157,12 @@ class Session:
         with self._gap:
             if self.state in ("evaluating", "finished"): raise AbsLabError(f"this session is {self.state}: nothing can be set any more; fork it")
             for name in ("size", "size_max"):
-                if isinstance(changes.get(name), int) and self.run: check_memory(changes[name], self.run.envs.obs)
+                if isinstance(changes.get(name), int) and self.run: self._check_memory(changes[name])
             with_changes(self.present, **changes)
             self._wanted |= changes
             self._gap.notify_all()
+
+    def _check_memory(self, size): check_memory(self.run.agent.plan(size).rollout, self.run.envs.obs)
 
     def save(self):
         "Write a checkpoint after the present update, and wait for it."
@@ -215,7 +217,7 @@ class Session:
                 self._gap.wait()
 
     def _train(self):
-        check_memory(self.present.controller.largest, self.run.envs.obs)
+        self._check_memory(self.present.controller.largest)
         self._between()
         for _ in self.run.steps():
             self._left -= 1

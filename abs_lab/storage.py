@@ -173,22 +173,28 @@ class RowLog:
         for k, path in self.files().items():
             if (k + 1) * self.per_file <= before: path.unlink()
 
+    def parts(
+        self,
+        first: int,   # a row
+        last: int,    # the row after the last one
+    ) -> list:        # (first, last) of rows that lie in one file
+        "Split rows by the files that hold them, to be read one at a time."
+        cuts = [first, *range((first // self.per_file + 1) * self.per_file, last, self.per_file), last]
+        return list(zip(cuts, cuts[1:])) if first < last else []
+
     def read(
         self,
         first: int,    # a row
         last: int,     # the row after the last one
     ) -> np.ndarray:   # [last − first] of `dtype`
         "Read rows back; raises `AbsLabError` when some are missing."
-        out = np.empty(last - first, self.dtype)
-        while first < last:
-            k, at = divmod(first, self.per_file)
-            count, size = min(self.per_file - at, last - first), self.dtype.itemsize
-            try: part = np.fromfile(self._path(k), self.dtype, count, offset=at * size)
-            except OSError: part = ()
-            if len(part) < count: raise AbsLabError(f"{self._path(k)} is missing or shorter than its checkpoint says")
-            out[len(out) - (last - first):][:count] = part
-            first += count
-        return out
+        out = [np.empty(0, self.dtype)]
+        for begin, end in self.parts(first, last):
+            k, at = divmod(begin, self.per_file)
+            try: out.append(np.fromfile(self._path(k), self.dtype, end - begin, offset=at * self.dtype.itemsize))
+            except OSError: out.append(())
+            if len(out[-1]) < end - begin: raise AbsLabError(f"{self._path(k)} is missing or shorter than its checkpoint says")
+        return np.concatenate(out) if len(out) > 2 else out[-1]
 
 # %% ../nbs/12_storage.ipynb #5708b002
 def _machine():

@@ -254,7 +254,7 @@ _SMALL = {_LANDER: dict(preset="classic", total_steps=200_000)} | {game: dict(pr
 _OFF_POLICY = dict(agent="btr", coupling="steps")
 _FIRST_TWENTIETH = dict(tasks=ATARI5, total_steps=2_500_000, epsilon_fraction=0.8, epsilon_off=1.0)
 _BRIEF = dict(total_steps=3_000, learning_starts=1_000, eval_envs=2, seeds=1, tasks=[_LANDER, _GAMES[0]])
-_PARTS = {"Munchausen": dict(munchausen=False), "implicit quantiles": dict(iqn=False), "noisy layers": dict(noisy=False), "dueling": dict(dueling=False),
+_PARTS = {"Munchausen": dict(munchausen=False), "implicit quantiles": dict(iqn=False), "noisy layers": dict(noisy=False, epsilon_off=1.0), "dueling": dict(dueling=False),
           "spectral norm": dict(spectral=False), "residual torso": dict(network="plain"), "priorities": dict(alpha=0.0, beta=0.0), "n-step returns (DQN)": dict(n_steps=1)}
 
 def _sizes(base):

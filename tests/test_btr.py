@@ -17,6 +17,8 @@ from abs_lab.divergence import Divergence
 from abs_lab.envs import EnvConfig, VecEnvs
 from abs_lab.plan import AbsLabError, BatchPlan, Progress
 from abs_lab.rainbow import NoisyLinear, SpectralConv2d, SpectralLinear, draw_noise, midpoints, quantile_network
+from abs_lab.replay import Replay
+from abs_lab.runs import load_agent, run
 from abs_lab.train import train
 
 VECTOR, TWO = gym.spaces.Box(-1, 1, (4,)), gym.spaces.Discrete(2)
@@ -408,6 +410,28 @@ def test_what_the_optimiser_does_without_a_gradient():
         torch.testing.assert_close(agent.weights.detach(), kept * before, rtol=1e-6, atol=0)
 
 
+def test_each_gradient_step_draws_with_the_settings_in_force(monkeypatch):
+    drawn, sample = [], Replay.sample
+    monkeypatch.setattr(Replay, "sample", lambda self, batch, generator, beta: drawn.append((batch, beta)) or sample(self, batch, generator, beta))
+    trained(total=480, beta=0.7)
+    assert set(drawn) == {(64, 0.7)} and len(drawn) == 10
+
+
+def test_what_is_stored_is_what_the_policy_chose_before_it_learnt_on(monkeypatch):
+    "With overlap the next actions are chosen before an update, and stored in the row of the state that they were chosen in."
+    for overlap in (True, False):
+        chosen, act = [], BTR.act
+        monkeypatch.setattr(BTR, "act", lambda self, obs: chosen.append((obs.clone(), *(out := act(self, obs)), self.progress.gradient_steps)) or out)
+        agent, _ = trained(total=800, overlap=overlap)
+        monkeypatch.setattr(BTR, "act", act)
+        columns = agent.replay.columns
+        assert agent.replay.rows == 50 <= len(chosen)
+        for t, (obs, actions, _, learnt) in enumerate(chosen[:50]):
+            assert torch.equal(columns["frames"][t], obs) and torch.equal(columns["actions"][t].long(), actions)
+            known = t * 16 if not overlap else max(t - 1, 0) * 16  # steps whose gradient steps the acting policy has taken
+            assert learnt == max(known - 400, 0) // 8
+
+
 def test_gradients_are_scaled_down_to_the_norm():
     agent, _ = trained()
     for most in (1e-3, 1e3):
@@ -430,6 +454,21 @@ def test_plasticity_is_measured_however_rare_gradient_steps_are(coupling, size):
     _, steps = trained(total=2_400, controller=Fixed(size), coupling=coupling, replay_ratio=1 / 64, diagnose_every=20)   # one in four updates learns, or one in eight
     at = [i + 1 for i, s in enumerate(steps) if "rank" in s.metrics]
     assert len(at) >= 4 and all(20 <= b - a < 20 + size / 16 for a, b in zip(at, at[1:]))
+
+
+def test_plasticity_does_not_depend_on_the_batch(monkeypatch):
+    seen = []
+    monkeypatch.setattr("abs_lab.btr.feature_rank", lambda features: seen.append(len(features)) or torch.tensor(0.0))
+    for size in (16, 128): trained(total=2_400, controller=Fixed(size), diagnose_every=140)
+    assert len(seen) == 2 and seen[0] == seen[1] > 2_000
+
+
+def test_the_agent_of_a_run_can_be_had_without_room_for_its_replay(tmp_path, monkeypatch):
+    run(configure("btr", env_id="CartPole-v1", controller="fixed", total_steps=1_200, learning_starts=800, eval_envs=1), tmp_path)
+    monkeypatch.setattr("abs_lab.replay.free_memory", lambda: 100_000)
+    agent = load_agent(tmp_path)
+    assert agent.progress.step == 1_200 and agent.greedy(torch.zeros(3, 4)).shape == (3,)
+    with pytest.raises(AbsLabError, match="replay holds 0 complete transitions"): agent.replay.sample(1, agent.sampler)  # and not what its memory held before
 
 
 def test_a_checkpoint_from_before_plasticity_was_counted_can_be_read():
@@ -541,7 +580,8 @@ def test_continuous_actions_are_refused():
     (dict(lr=float("inf")), "lr must be positive and finite"),
     (dict(coupling="sample"), "did you mean samples"), (dict(network="impalla"), "did you mean impala"), (dict(optimizer="sgd"), "unknown optimizer"),
     (dict(n_steps=0), "n_steps must be at least 1"), (dict(temperature=0.0), "temperature must be positive"), (dict(alpha=1.5), "alpha must lie between 0 and 1"),
-    (dict(record_every=0), "record_every must be at least 1"), (dict(sticky_actions=2.0), "sticky_actions must lie")])
+    (dict(record_every=0), "record_every must be at least 1"), (dict(sticky_actions=2.0), "sticky_actions must lie"),
+    (dict(mask_resets=False), "agent btr keeps reset rows out of its replay")])
 def test_bad_parameters_are_refused_before_any_work(params, message):
     with pytest.raises(AbsLabError) as e: configure("btr", **params)
     assert message in str(e.value)

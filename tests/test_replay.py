@@ -169,7 +169,8 @@ def test_a_replay_restored_from_its_log_goes_on_as_if_nothing_had_happened(seed,
     train(killed, rollouts[cut:cut + more], h)        # work that is lost
     resumed = make()
     resumed.load_state_dict(state)
-    resumed.restore(np.array(log[resumed.oldest:resumed.rows], resumed.row_dtype))
+    half = (resumed.oldest + resumed.rows) // 2
+    for first, last in ((resumed.oldest, half), (half, resumed.rows)): resumed.restore(first, np.array(log[first:last], resumed.row_dtype))
     h.set_state(drawn)
     train(resumed, rollouts[cut:], h)
     assert (whole.tree.nodes == resumed.tree.nodes).all() and torch.equal(g.get_state(), h.get_state())
@@ -289,6 +290,29 @@ def test_more_than_memory_is_refused_before_allocation(monkeypatch):
     monkeypatch.setattr(torch, "empty", lambda *a, **k: pytest.fail("allocated") if math.prod(a[0]) > 10**6 else torch.zeros(*a, **k))
     with pytest.raises(AbsLabError, match=r"replay of 1048576 transitions with observations of \(4, 84, 84\) needs 7.4 GB, and 2.0 GB are free; 28\d{4} transitions would fit"):
         Replay(2**20, 64, gym.spaces.Box(0, 255, (4, 84, 84), np.uint8))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_free_memory_is_what_the_machine_and_every_control_group_leave(tmp_path, version):
+    proc, kinds, names = tmp_path/"proc", "memory" if version == 1 else "", ("limit_in_bytes", "usage_in_bytes") if version == 1 else ("max", "current")
+    (proc/"self").mkdir(parents=True)
+    (proc/"meminfo").write_text("MemTotal:  900 kB\nMemAvailable:  600 kB\n")
+    (proc/"self/cgroup").write_text(f"7:cpu:/elsewhere\n4:{kinds}:/slice/job\n")
+    free = lambda: module.free_memory(proc, tmp_path/"groups")
+    assert free() == 600 << 10                                                   # a group that cannot be seen
+    def group(path, limit, used, active=0, inactive=0):
+        folder, total = tmp_path/"groups"/kinds/path, "total_" if version == 1 else ""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, value in zip(names, (limit, used)): (folder/f"memory.{name}").write_text(f"{value}\n")
+        (folder/"memory.stat").write_text(f"anon 1\n{total}inactive_file {inactive}\n{total}active_file {active}\n")
+    group("slice/job", "9223372036854771712" if version == 1 else "max", 70_000)
+    assert free() == 600 << 10                                                   # without a limit
+    group("slice/job", 100_000, 90_000, active=5_000, inactive=20_000)
+    assert free() == 35_000                                                      # files in memory are given up
+    group("slice", 50_000, 45_000)
+    assert free() == 5_000                                                       # a group around it
+    group(".", 10**9, 0)
+    assert free() == 5_000
 
 
 def test_frames_that_are_no_stacks_are_refused():

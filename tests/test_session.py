@@ -228,8 +228,17 @@ def test_a_size_beyond_memory_that_is_set_before_the_start_ends_before_training(
     monkeypatch.setattr("abs_lab.session.free_bytes", lambda device: 2**20)
     session.set(size_max=60_000)
     session.step(1)
-    with pytest.raises(AbsLabError, match="a size of 60,000 needs about"): session.wait(60)
+    with pytest.raises(AbsLabError, match="a rollout of 60,000 steps needs about"): session.wait(60)
     assert not rows(tmp_path/"a") and not set_events(tmp_path/"a")
+
+
+def test_the_batch_of_a_replay_agent_is_no_rollout(tmp_path, monkeypatch):
+    monkeypatch.setattr("abs_lab.session.free_bytes", lambda device: 2**12)  # a step of 16 carts takes 256 bytes, a thousand of them do not fit
+    session = Session(configure("btr", env_id="CartPole-v1", total_steps=3_000, learning_starts=2_600, size_max=1_024), tmp_path/"a")
+    session.step(1)
+    assert session.wait(60) == "paused"
+    session.set(size_max=512)
+    session.stop()
 
 
 def test_what_was_set_while_stopped_holds_in_a_fork(tmp_path):
