@@ -16,7 +16,7 @@ from abs_lab.controllers import ABS, Fixed
 from abs_lab.divergence import Divergence
 from abs_lab.envs import EnvConfig, VecEnvs
 from abs_lab.plan import AbsLabError, BatchPlan, Progress
-from abs_lab.rainbow import NoisyLinear, SpectralConv2d, SpectralLinear, draw_noise, midpoints, quantile_network
+from abs_lab.rainbow import NoisyLinear, QuantileNetwork, SpectralConv2d, SpectralLinear, draw_noise, midpoints, quantile_network
 from abs_lab.replay import Replay
 from abs_lab.runs import load_agent, run
 from abs_lab.train import train
@@ -417,19 +417,27 @@ def test_each_gradient_step_draws_with_the_settings_in_force(monkeypatch):
     assert set(drawn) == {(64, 0.7)} and len(drawn) == 10
 
 
-def test_what_is_stored_is_what_the_policy_chose_before_it_learnt_on(monkeypatch):
-    "With overlap the next actions are chosen before an update, and stored in the row of the state that they were chosen in."
-    for overlap in (True, False):
-        chosen, act = [], BTR.act
-        monkeypatch.setattr(BTR, "act", lambda self, obs: chosen.append((obs.clone(), *(out := act(self, obs)), self.progress.gradient_steps)) or out)
-        agent, _ = trained(total=800, overlap=overlap)
-        monkeypatch.setattr(BTR, "act", act)
-        columns = agent.replay.columns
-        assert agent.replay.rows == 50 <= len(chosen)
-        for t, (obs, actions, _, learnt) in enumerate(chosen[:50]):
-            assert torch.equal(columns["frames"][t], obs) and torch.equal(columns["actions"][t].long(), actions)
-            known = t * 16 if not overlap else max(t - 1, 0) * 16  # steps whose gradient steps the acting policy has taken
-            assert learnt == max(known - 400, 0) // 8
+@pytest.mark.parametrize("overlap", [True, False])
+@pytest.mark.parametrize("rollout", [1, 4])
+def test_what_is_stored_is_what_the_policy_chose_before_it_learnt_on(overlap, rollout, monkeypatch):
+    "With overlap the first actions of a rollout are chosen before the update that precedes it; actions are stored in the row of the state that they were chosen in."
+    chosen, act = [], BTR.act
+    monkeypatch.setattr(BTR, "act", lambda self, obs: chosen.append((obs.clone(), *(out := act(self, obs)), self.progress.gradient_steps)) or out)
+    agent, _ = trained(total=768, overlap=overlap, rollout=rollout)
+    columns = agent.replay.columns
+    assert agent.replay.rows == 48 <= len(chosen)
+    for t, (obs, actions, _, learnt) in enumerate(chosen[:48]):
+        assert torch.equal(columns["frames"][t], obs) and torch.equal(columns["actions"][t].long(), actions)
+        updates = max(t // rollout - (overlap and t % rollout == 0), 0)
+        assert learnt == max(updates * rollout * 16 - 400, 0) // 8
+
+
+def test_the_settings_reach_targets_and_levels(monkeypatch):
+    levels, given, quantiles, target = set(), set(), QuantileNetwork.quantiles, munchausen_target
+    monkeypatch.setattr(QuantileNetwork, "quantiles", lambda self, obs, taus, **how: levels.add(taus.shape[1]) or quantiles(self, obs, taus, **how))
+    monkeypatch.setattr("abs_lab.btr.munchausen_target", lambda *args: given.add(args[5:]) or target(*args))
+    trained(total=480, taus=5, munchausen_alpha=0.5, temperature=0.02, munchausen_floor=-0.3)
+    assert levels == {5} and given == {(0.5, 0.02, -0.3)}
 
 
 def test_gradients_are_scaled_down_to_the_norm():
