@@ -836,7 +836,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'abs_lab.storage.RowLog.append': ('storage.html#rowlog.append', 'abs_lab/storage.py'),
                                  'abs_lab.storage.RowLog.drop': ('storage.html#rowlog.drop', 'abs_lab/storage.py'),
                                  'abs_lab.storage.RowLog.files': ('storage.html#rowlog.files', 'abs_lab/storage.py'),
-                                 'abs_lab.storage.RowLog.parts': ('storage.html#rowlog.parts', 'abs_lab/storage.py'),
                                  'abs_lab.storage.RowLog.read': ('storage.html#rowlog.read', 'abs_lab/storage.py'),
                                  'abs_lab.storage.RowLog.sync': ('storage.html#rowlog.sync', 'abs_lab/storage.py'),
                                  'abs_lab.storage.Tail': ('storage.html#tail', 'abs_lab/storage.py'),

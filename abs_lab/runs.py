@@ -111,7 +111,7 @@ class Run:
             self.seconds, lines, self.saved = tree["seconds"], tree["steps_bytes"], (tree["envs"]["segment"], tree["envs"]["rows"])
             self.pending = tree.get("pending", [])
             if self.replay:
-                for first, last in self.replay_log.parts(self.replay.oldest, self.replay.rows): self.replay.restore(first, self.replay_log.read(first, last))
+                for first, rows in self.replay_log.read(self.replay.oldest, self.replay.rows): self.replay.restore(first, rows)
                 self.logged = self.replay.rows
             self.envs.load_state_dict(tree["envs"], self._read_actions(tree["envs"]))
         self.log = open(self.dir / "steps.jsonl", "ab")

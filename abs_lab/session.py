@@ -17,12 +17,12 @@ from contextlib import suppress
 from pathlib import Path
 
 # %% ../nbs/17_session.ipynb #db2c78c2
-import psutil
 import torch
 
 # %% ../nbs/17_session.ipynb #0ea2cfd7
 from .config import RunConfig, settings
 from .plan import AbsLabError
+from .replay import free_memory
 from .runs import Run, Stopped, fork, read_config, result_of, set_events, with_changes
 from .storage import Busy, Lease
 
@@ -31,7 +31,7 @@ def free_bytes(
     device: str = "cpu",  # where the rollout will live
 ) -> int:                 # bytes
     "Memory that is free now."
-    return torch.cuda.mem_get_info(device)[0] if torch.device(device).type == "cuda" else psutil.virtual_memory().available
+    return torch.cuda.mem_get_info(device)[0] if torch.device(device).type == "cuda" else free_memory()
 
 def check_memory(
     rollout: int,              # steps per environment

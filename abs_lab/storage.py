@@ -17,6 +17,7 @@ import threading
 import time
 import warnings
 import zlib
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
@@ -173,28 +174,20 @@ class RowLog:
         for k, path in self.files().items():
             if (k + 1) * self.per_file <= before: path.unlink()
 
-    def parts(
-        self,
-        first: int,   # a row
-        last: int,    # the row after the last one
-    ) -> list:        # (first, last) of rows that lie in one file
-        "Split rows by the files that hold them, to be read one at a time."
-        cuts = [first, *range((first // self.per_file + 1) * self.per_file, last, self.per_file), last]
-        return list(zip(cuts, cuts[1:])) if first < last else []
-
     def read(
         self,
         first: int,    # a row
         last: int,     # the row after the last one
-    ) -> np.ndarray:   # [last − first] of `dtype`
+    ) -> Iterator:     # (number of the first, rows of `dtype`), a file at a time
         "Read rows back; raises `AbsLabError` when some are missing."
-        out = [np.empty(0, self.dtype)]
-        for begin, end in self.parts(first, last):
-            k, at = divmod(begin, self.per_file)
-            try: out.append(np.fromfile(self._path(k), self.dtype, end - begin, offset=at * self.dtype.itemsize))
-            except OSError: out.append(())
-            if len(out[-1]) < end - begin: raise AbsLabError(f"{self._path(k)} is missing or shorter than its checkpoint says")
-        return np.concatenate(out) if len(out) > 2 else out[-1]
+        while first < last:
+            k, at = divmod(first, self.per_file)
+            count = min(self.per_file - at, last - first)
+            try: rows = np.fromfile(self._path(k), self.dtype, count, offset=at * self.dtype.itemsize)
+            except OSError: rows = ()
+            if len(rows) < count: raise AbsLabError(f"{self._path(k)} is missing or shorter than its checkpoint says")
+            yield first, rows
+            first += count
 
 # %% ../nbs/12_storage.ipynb #5708b002
 def _machine():
