@@ -22,7 +22,7 @@ from .envs import is_atari, role_seeds
 from .networks import dormant_fraction, feature_rank, one_tensor, weight_norm
 from .plan import AbsLabError, BatchPlan, Progress, at_least, choose, positive, shares
 from .pqn import linear_epsilon
-from .rainbow import TORSOS, quantile_network
+from .rainbow import PIECE, TORSOS, quantile_network
 from .replay import Replay
 
 # %% ../nbs/10_btr.ipynb #ce0b3d9e
@@ -269,7 +269,8 @@ class BTR:
     def _plasticity(self):
         now = self.progress.update + 1
         if now < self.diagnosed + self.config.diagnose_every: return {}
-        self.diagnosed, features = now, self.net.features(self.replay.states(2048, torch.Generator().manual_seed(now)))
+        states = self.replay.states(2048, torch.Generator().manual_seed(now))
+        self.diagnosed, features = now, torch.cat([self.net.features(part) for part in states.split(PIECE)])
         return dict(dormant=dormant_fraction(features), rank=feature_rank(features), weight_norm=weight_norm(self.net))
 
     def state_dict(self) -> dict:  # networks, optimiser, generators, replay without its rows

@@ -165,11 +165,11 @@ def configure(
     env, settings_, measure, control = (cls(**_take(cls, values)) for cls in parts)
     chosen = {f.name: _fit(f.name, values[f.name], f.default) for f in own if f.name in values}
     config = RunConfig(env, settings_, measure, control, (agent, preset, controller, meter), origin=origin, **chosen)
+    _check(config, kind)
     if "interval" not in values:
         rollout = kind.plan(settings_, control.smallest, env.num_envs, Progress(config.total_steps)).rollout
         updates = config.total_steps / (env.num_envs * rollout)
         config = replace(config, meter=replace(measure, interval=max(round(updates / PAPER_MEASUREMENTS), getattr(measure, "lag", 1))))
-    _check(config, kind)
     return config
 
 def _for_noise(meter, controller, rule, values):
@@ -190,7 +190,7 @@ def _check(config, kind):
     if kind.config is btr.BTRConfig and not config.env.mask_resets: raise AbsLabError("agent btr keeps reset rows out of its replay: mask_resets must be True")
     control = config.controller
     sizes = getattr(control, "sizes", range(control.smallest, control.largest + 1, getattr(control, "multiple", 1)))
-    for size in sizes if len(sizes) <= 4096 else (*sizes[:2048], *sizes[-2048:]):  # what divides into minibatches repeats
+    for size in control.largest, *(sizes if len(sizes) <= 4096 else (*sizes[:2048], *sizes[-2048:])):  # the largest asks for the most; what divides into minibatches repeats
         kind.plan(config.agent, size, config.env.num_envs, Progress(config.total_steps))
 
 # %% ../nbs/11_config.ipynb #e9673b93

@@ -13,19 +13,22 @@ import re
 import subprocess
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 # %% ../nbs/26_engine.ipynb #21a00004
 from .config import RunConfig, project_root, settings
+from .envs import VecEnvs
 from .plan import AbsLabError, choose
 from .progress import Cost, Failure, Live, clock, costs, forecast, held, rate, starts, survey
+from .replay import bytes_of, free_memory
 from .results import collect, configs_of, folder_of, label, last_words, scheduled, steps_done
 from .runs import result_of
 from .storage import Busy, Lease, commit, provenance, write_json
 from .studies import STUDIES, Study
-from .workers import ENGINES, RETRY, worker
+from .workers import ENGINES, RETRY, Local, worker
 
 # %% ../nbs/26_engine.ipynb #c4f3c6f3
 def _notebook_parameters(path):
@@ -74,6 +77,14 @@ class Job:
     tries: int = 0        # times it failed
     worker: Any = None    # what the engine started
     claim: Any = None     # its lease, while it is this queue's
+
+    @cached_property
+    def memory(self) -> float:
+        "Bytes that its replay takes when it is full, and a quarter more for what is around it; 0 for agents without one."
+        if not (capacity := getattr(self.config.agent, "replay_size", 0)): return 0
+        envs = VecEnvs(replace(self.config.env, num_envs=1), role="eval")
+        envs.close()
+        return 1.25 * bytes_of(capacity, envs.obs_space)
 
     def begin(self, engine, notebook):
         "Start a worker. Says 'done' or 'busy' where there is nothing to start, or what went wrong."
@@ -134,6 +145,7 @@ class _Queue:
     "The runs that wait, those that are at work, and those that failed twice."
     def __init__(self, waiting, engine, notebook, timeout, until):
         self.waiting, self.running, self.failures = waiting, [], []
+        self.memory = free_memory() if isinstance(engine, Local) else math.inf  # of other machines nothing is known here
         self.engine, self.notebook, self.timeout, self.until = engine, notebook, timeout, until
         self._learn()
 
@@ -145,6 +157,7 @@ class _Queue:
         ready = [job for job in self.waiting if _in_time(job, self.until, self.known, self.running)] if free else []
         for job in ready:
             if len(self.running) >= self.engine.slots: break
+            if self.running and sum(j.memory for j in (*self.running, job)) > self.memory: continue
             if (how := job.begin(self.engine, self.notebook)) == "busy": continue
             self.waiting.remove(job)
             if how is None: self.running.append(job)

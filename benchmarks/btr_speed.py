@@ -33,7 +33,7 @@ from abs_lab.btr import BTR, BTRConfig
 from abs_lab.config import configure
 from abs_lab.envs import VecEnvs
 from abs_lab.plan import Progress
-from abs_lab.replay import Batch, Replay
+from abs_lab.replay import Batch, Replay, bytes_of
 from abs_lab.runs import Run
 from abs_lab.storage import provenance
 from abs_lab.train import train
@@ -75,7 +75,7 @@ def replay_part(args):
     before = resident()
     replay = full_replay(capacity)
     taken, generator = resident() - before, torch.Generator().manual_seed(0)
-    out = dict(capacity=capacity, batch=batch, memory_gb=round(taken / 1e9, 3), reckoned_gb=round(replay.bytes / 1e9, 3))
+    out = dict(capacity=capacity, batch=batch, memory_gb=round(taken / 1e9, 3), reckoned_gb=round(bytes_of(capacity, PIXELS) / 1e9, 3))
     repeat = 5 if args.quick else 200
     out["draw"] = timed(lambda: replay.sample(batch, generator), repeat)
     whole, replay._observations = replay._observations, lambda slots: slots

@@ -113,6 +113,18 @@ def test_whose_log_policy_is_added():
         assert (difference.abs() <= 0.9 + 1e-4).all() and torch.allclose(difference, difference[:, :1].expand_as(difference), atol=1e-4)  # the bonus alone
     assert max(moved) > 0.1
     assert torch.equal(each[0]["target"], each[1]["target"]) and not torch.equal(each[0]["online"], each[1]["online"])  # only one of them hears the online network
+    assert not out["online"].requires_grad                           # and no gradient goes there
+
+
+def test_without_munchausen_the_target_network_alone_makes_the_targets():
+    agent, _ = trained(munchausen=False)
+    b, drawn, out = agent.replay.sample(64, agent.sampler), agent.generator.get_state(), []
+    for net in (agent.net, agent.target):
+        for bias in (30.0, -30.0):
+            with torch.no_grad(): net.advantage.out.bias.copy_(torch.tensor([bias, -bias]))
+            agent.generator.set_state(drawn)
+            out.append(agent._targets(b))
+    assert torch.equal(out[0], out[1]) and not torch.equal(out[2], out[3])
 
 
 # -- network -----------------------------------------------------------------------------------------------------------
@@ -457,6 +469,19 @@ def test_acting_draws_new_noise_and_explores_at_random():
         assert agent.act(obs)[0].float().mean() == pytest.approx(other, abs=0.03 * (epsilon > 0)) and not torch.equal(layer.noise_in, before)
 
 
+def test_noise_alone_explores_and_every_state_gets_its_own_levels(monkeypatch):
+    agent, _ = trained()
+    agent.config = replace(agent.config, epsilon_start=0.0, epsilon_end=0.0)
+    with torch.no_grad():
+        for part in (agent.net.advantage.out.weight, agent.net.advantage.out.bias): part.zero_()   # both actions are equal but for the noise
+    levels, quantiles = [], QuantileNetwork.quantiles
+    monkeypatch.setattr(QuantileNetwork, "quantiles", lambda self, obs, taus, **how: levels.append(taus) or quantiles(self, obs, taus, **how))
+    state = torch.randn(1, 4)
+    assert {int(agent.act(state)[0]) for _ in range(30)} == {0, 1} and {int(agent.greedy(state)) for _ in range(30)} == {0}
+    agent.act(torch.randn(5, 4))
+    assert levels[-1].shape == (5, 8) and len(levels[-1].unique()) == 40 and not torch.equal(levels[0], levels[1])
+
+
 @pytest.mark.parametrize("coupling, size", [("steps", 64), ("samples", 64), ("samples", 128)])
 def test_plasticity_is_measured_however_rare_gradient_steps_are(coupling, size):
     _, steps = trained(total=2_400, controller=Fixed(size), coupling=coupling, replay_ratio=1 / 64, diagnose_every=20)   # one in four updates learns, or one in eight
@@ -515,6 +540,28 @@ def test_divergence_compares_on_states_from_replay_with_noise_off():
     agent.progress.gradient_steps += 20
     new = agent.net(expected)
     assert meter.after(agent, rollout) == (old.argmax(1) != new.argmax(1)).float().mean()
+
+
+def test_divergence_over_a_window_is_from_a_copy_made_before_it():
+    progress, envs = Progress(1_600), VecEnvs(EnvConfig("CartPole-v1", num_envs=16), 0)
+    agent = BTR(BTRConfig(**SMALL | dict(lr=5e-3)), envs.obs_space, envs.action_space, 16, progress, 0)
+    nets, seen, states, signals, expected = [copy.deepcopy(agent.net)], [], agent.states, [], []
+    agent.states = lambda count, generator: seen.append(states(count, generator)) or seen[-1]
+    for s in train(agent, envs, Divergence(interval=5, states="replay", lag=3, n_states=300), Fixed(64), progress):
+        nets.append(copy.deepcopy(agent.net))
+        if s.signal is None: continue
+        signals.append(s.signal)
+        before, after = (net(seen[-1]).argmax(1) for net in (nets[-4], nets[-1]))
+        expected.append((before != after).float().mean().item())
+    envs.close()
+    assert signals == pytest.approx(expected) and len(set(signals)) > 5
+
+
+@pytest.mark.parametrize("shape, kind", [((4,), "vector"), ((4, 84, 84), "image")])
+def test_many_observations_in_pieces_have_the_values_that_they_have_alone(shape, kind):
+    net = quantile_network("impala", shape, 3)
+    obs = torch.randn(600, *shape) if kind == "vector" else torch.randint(0, 256, (260, *shape), dtype=torch.uint8)
+    with torch.no_grad(): torch.testing.assert_close(net(obs), torch.cat([net(part) for part in obs.split(50)]), rtol=1e-4, atol=1e-5)
 
 
 def test_divergence_over_a_window_without_learning_is_no_measurement():
@@ -582,8 +629,8 @@ def test_continuous_actions_are_refused():
 
 @pytest.mark.parametrize("params,message", [
     (dict(total_steps=100_000, preset="paper"), "learning_starts must come before the run's end at 100000 steps, not at 200000"),
-    (dict(learning_starts=100), "learning_starts=100 is too small for a batch of 32 from 16 environments: 192 or more would do"),
-    (dict(replay_size=200), "replay_size=200 is too small for a batch of 64 from 16 environments: 256 or more would do"),
+    (dict(learning_starts=100), "learning_starts=100 is too small for a batch of 256 from 16 environments: 640 or more would do"),
+    (dict(replay_size=200), "replay_size=200 is too small for a batch of 256 from 16 environments: 640 or more would do"),
     (dict(rollout=10_000), "replay_size=100000 is too small for a rollout of 10000 steps from 16 environments: 160128 or more would do"),
     (dict(lr=float("inf")), "lr must be positive and finite"),
     (dict(coupling="sample"), "did you mean samples"), (dict(network="impalla"), "did you mean impala"), (dict(optimizer="sgd"), "unknown optimizer"),
@@ -593,6 +640,15 @@ def test_continuous_actions_are_refused():
 def test_bad_parameters_are_refused_before_any_work(params, message):
     with pytest.raises(AbsLabError) as e: configure("btr", **params)
     assert message in str(e.value)
+
+
+@pytest.mark.parametrize("controller", ["abs", "ramp", "fixed"])
+@pytest.mark.parametrize("name", ["learning_starts", "replay_size"])
+def test_what_a_refusal_asks_for_is_enough(name, controller):
+    with pytest.raises(AbsLabError, match="would do") as e: configure("btr", controller=controller, **{name: 10})
+    least = int(str(e.value).split(": ")[-1].split()[0])
+    assert configure("btr", controller=controller, **{name: least})
+    with pytest.raises(AbsLabError): configure("btr", controller=controller, **{name: least - 1})
 
 
 def test_a_replay_larger_than_memory_is_refused():

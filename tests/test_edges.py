@@ -18,7 +18,7 @@ from abs_lab.plan import AbsLabError, Progress
 from abs_lab.pqn import PQN, PQNConfig
 from abs_lab.results import collect
 from abs_lab.progress import survey
-from abs_lab.replay import Replay
+from abs_lab.replay import Replay, bytes_of
 from abs_lab.runs import Run, fork, run, with_changes
 from abs_lab.studies import STUDIES
 from abs_lab.train import evaluate, train
@@ -207,7 +207,7 @@ def test_a_replay_that_is_said_to_fit_fits(monkeypatch):
     box = gym.spaces.Box(-1, 1, (8,), np.float32)
     with pytest.raises(AbsLabError, match="would fit") as e: Replay(10**7, 16, box)
     fits = int(str(e.value).split("; ")[1].split()[0])
-    assert fits > 10_000 and Replay(fits, 16, box).bytes <= 1_000_000
+    assert fits > 10_000 and Replay(fits, 16, box).rows == 0 and bytes_of(fits // 16 * 16, box) <= 1_000_000
 
 
 class Short(gym.Env):

@@ -2,10 +2,13 @@
 import json, multiprocessing, os, resource, signal, sys, threading, time
 from pathlib import Path
 
+import gymnasium as gym
+import numpy as np
 import pytest
 
 from abs_lab import cli, engine, progress, storage, workers
 from abs_lab.config import configure
+from abs_lab.replay import bytes_of
 from abs_lab.results import collect, steps_done
 from abs_lab.runs import Run, result_of, run
 from abs_lab.storage import Busy, Lease, write_json
@@ -203,6 +206,19 @@ def test_a_failure_is_tried_once_more_and_a_lost_machine_is_no_failure(played, t
         None, None, "the last words", "OSError: [Errno 28] No space left on device", "the last words")) if said}
     for f in failures: assert json.loads((tmp_path/f.id/"failure.json").read_text()) == vars(f)
     assert not any(progress.held(dir) for dir in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("stores, at_once", [(0.5, 1), (2.1, 2), (9, 4)])
+def test_no_more_runs_at_once_than_their_replays_have_memory_for(stores, at_once, monkeypatch, played, tmp_path):
+    here = type("Here", (Played, workers.Local), dict(slots=4, __init__=Played.__init__))
+    monkeypatch.setitem(engine.ENGINES, "played", here)
+    monkeypatch.setattr(engine, "free_memory", lambda: stores * 1.25 * bytes_of(20_000, gym.spaces.Box(-1, 1, (4,), np.float32)))
+    grid = [dict(agent="btr", env_id="CartPole-v1", total_steps=5_000, replay_size=20_000, arm="a", seed=s) for s in range(4)]
+    begun = []
+    monkeypatch.setattr(Clock, "each", staticmethod(lambda: begun.append(len(Played.started))))
+    Played.script = {s: [None, "done"] for s in range(4)}
+    assert engine.run_queue(ROOT/"nbs"/"experiments"/"btr.ipynb", grid, tmp_path, engine="played", quiet=True) == []
+    assert begun[0] == at_once and sorted(Played.started) == [0, 1, 2, 3]
 
 
 def test_a_run_folder_that_is_a_file(played, tmp_path):

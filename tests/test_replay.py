@@ -150,6 +150,12 @@ def test_replay_holds_what_a_slow_one_holds(seed, num_envs, n, images, length, b
         world.history = history
 
 
+def test_an_episode_may_have_more_rows_than_a_byte_counts():
+    world, replay = World(1, 3, 0, True), Replay(600, 1, IMAGES, n=1, alpha=0.0)
+    for _ in range(6): replay.add(world.rollout(100, 0.0, False))
+    check(replay, world, torch.Generator())
+
+
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**31), images=st.booleans(), cut=st.integers(1, 11), more=st.integers(0, 6))
 def test_a_replay_restored_from_its_log_goes_on_as_if_nothing_had_happened(seed, images, cut, more):
@@ -259,6 +265,7 @@ def test_priorities_weights_and_frequencies():
 def test_new_transitions_come_at_the_highest_priority():
     replay, world = filled(alpha=1.0), World(2, 1, 1, False)
     replay.update_priorities(np.array([4]), torch.tensor([7.0]))
+    replay.update_priorities(np.array([6]), torch.tensor([0.5]))   # the highest so far, and not of the last batch
     world.obs = [replay.next[i].numpy() for i in range(2)]
     before = replay.rows
     replay.add(world.rollout(3, 0.0, False))

@@ -84,7 +84,7 @@ def test_segments_are_cut_at_the_first_update_past_each_multiple(tmp_path):
 # -- replay ------------------------------------------------------------------------------------------------------------
 
 REPLAY = dict(agent="btr", env_id="CartPole-v1", num_envs=16, total_steps=3_200, learning_starts=400, replay_size=800, replay_ratio=1 / 8, taus=2, eval_envs=3, record_every=7,
-              controller="abs", size_min=32, size_max=96, warmup=2, window=3, low=0.01, high=0.9, interval=10, lag=3, n_states=100)
+              controller="abs", size_min=32, size_max=96, warmup=2, window=3, low=0.01, high=0.9, interval=10, lag=3, n_states=100, diagnose_every=20)
 
 
 def vanish(config, dir, update, checkpoint_at):

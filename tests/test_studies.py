@@ -86,6 +86,15 @@ def test_no_preset_decides_unseen_about_rate_and_epochs(name):
             assert p["anneal_lr"] == falls, p["arm"]
 
 
+@pytest.mark.parametrize("scale", ["cpu", "gpu", "paper"])
+@pytest.mark.parametrize("name", ["btr-batch", "btr-ladder"])
+def test_exploration_at_random_outlasts_the_start_of_learning_and_ends(name, scale):
+    for p in whole(STUDIES[name], scale):
+        c = configure(**{k: v for k, v in p.items() if k != "arm"})
+        assert c.agent.learning_starts < c.agent.epsilon_fraction * c.total_steps <= c.agent.epsilon_off * c.total_steps
+        if scale != "cpu": assert c.agent.epsilon_fraction * c.total_steps == 2_000_000   # as published
+
+
 def test_all_that_is_asked_for_is_there():
     assert set(STUDIES) == {"quick", "sanity", "atari-pqn", "scaling", "controllers", "thresholds", "why", "divergence", "plasticity",
                             "ppo-parity", "ppo-mujoco", "btr-batch", "btr-ladder"}
