@@ -80,7 +80,7 @@ def killed_is_identical(name, kills, tmp_path, seed):
     assert_same_run(whole, killed)
 
 
-@pytest.mark.parametrize("name, kills", [("LunarLander", 3), ("PPO", 3), ("Replay", 3)])
+@pytest.mark.parametrize("name, kills", [("Gymnasium", 3), ("PPO", 3), ("Replay", 3)])
 def test_killed_on_the_way_is_identical(name, kills, tmp_path): killed_is_identical(name, kills, tmp_path, seed=1)
 
 
@@ -131,7 +131,7 @@ AT_EVERY_WRITE = {
     "replay": dict(total_steps=640, agent="btr", learning_starts=224, replay_size=224, size_min=16, size_max=48, multiple=16, interval=4, lag=2, record_every=5),
 }
 
-@pytest.mark.parametrize("name,every", [("segments", 7), ("replay", 61), *(pytest.param(n, 1, marks=pytest.mark.long) for n in AT_EVERY_WRITE)])
+@pytest.mark.parametrize("name,every", [("segments", 7), ("replay", 97), *(pytest.param(n, 1, marks=pytest.mark.long) for n in AT_EVERY_WRITE)])
 def test_killed_before_any_write_is_identical(name, every, tmp_path):
     params = dict(env_id="CartPole-v1", num_envs=16, eval_envs=2) | MOVING | dict(size_max=32) | AT_EVERY_WRITE[name]
     code, out, err = finish(start("-c", KILLER, json.dumps(params), tmp_path, every, cwd=tmp_path, checkpoint_seconds=0), seconds=300 if every > 1 else 3600)
