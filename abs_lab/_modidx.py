@@ -865,6 +865,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'abs_lab.studies._batches': ('studies.html#_batches', 'abs_lab/studies.py'),
                                  'abs_lab.studies._rungs': ('studies.html#_rungs', 'abs_lab/studies.py'),
                                  'abs_lab.studies._sizes': ('studies.html#_sizes', 'abs_lab/studies.py'),
+                                 'abs_lab.studies.check_injected': ('studies.html#check_injected', 'abs_lab/studies.py'),
                                  'abs_lab.studies.parameters': ('studies.html#parameters', 'abs_lab/studies.py'),
                                  'abs_lab.studies.parameters_cell': ('studies.html#parameters_cell', 'abs_lab/studies.py')},
             'abs_lab.traces': { 'abs_lab.traces.Series': ('traces.html#series', 'abs_lab/traces.py'),

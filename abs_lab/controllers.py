@@ -86,7 +86,7 @@ class _Controller:
 @dataclass
 class Fixed(_Controller):
     "The same size throughout: there is nothing to hear and nothing to remember."
-    size: int = 32  # size of every update, 1 or more
+    size: int = 32  # size of every update, 1 or more: steps of a rollout (BTR: transitions of a replay batch)
     size_min = size_max = property(lambda self: self.size)
     _memory = ()
 
@@ -242,9 +242,9 @@ def _check_thresholds(low, high):
 @dataclass
 class ABSRule:
     "The parameters and the arithmetic of Adaptive Batch Scaling; no memory."
-    size_min: int = 16         # smallest size, for a policy in full motion
+    size_min: int = 16         # smallest size, for a policy in full motion: steps of a rollout (BTR: transitions of a replay batch)
     size_max: int = 64         # largest size, for a settled policy
-    low: float = 0.05          # signal at and below which the policy counts as settled (in the signal's unit)
+    low: float = 0.05          # signal at and below which the policy counts as settled (in the signal's unit; disagreement: share of states, 0 to 1)
     high: float = 0.95         # signal at and above which it is in full motion
     window: int = 20           # measurements averaged, at most
     warmup: int = 10           # the size first changes at this measurement

@@ -252,7 +252,7 @@ class Divergence(DivergenceSettings, _Meter):
         earlier = agent.policy if self.lag == 1 else self._copy
         if not self.due(update) or earlier is None or self._since[0] != update - self.lag + 1: return
         states = self._kept if self.states == "heldout" else self._replayed(agent)(self.n_states, self._generator) if self.states == "replay" else _sample(rollout, self.n_states, self._generator)
-        if states is not None and len(states): self._states, self._old = states, _outputs(earlier, states)
+        if states is not None and len(states): self._states, self._old = states, _outputs(earlier, states) if self.lag == 1 else None  # a copy can be asked later
 
     def after(
         self,
@@ -261,11 +261,12 @@ class Divergence(DivergenceSettings, _Meter):
     ) -> float | None: # the divergence, or None when this update was not measured
         "Just after an update: the divergence, when it is due."
         signal = None
-        if self._old is not None:
-            signal = float(policy_distance(self._old, _outputs(agent.policy, self._states), self.distance))
+        if self._states is not None:
             steps = self._gradient_steps(agent)
             taken = 1 if steps is None else steps - self._since[1]
-            signal = None if not taken else signal / taken if self.per_step else signal  # where nothing was learned, nothing was measured
+            if taken:  # where nothing was learned, nothing is measured
+                old = self._old if self.lag == 1 else _outputs(self._copy, self._states)
+                signal = float(policy_distance(old, _outputs(agent.policy, self._states), self.distance)) / (taken if self.per_step else 1)
             self._states = self._old = self._copy = None
         self._count += 1
         if self.states == "heldout": self._kept = _refresh(self._kept, rollout, self.n_states, self._generator)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 # %% ../nbs/21_progress.ipynb #21b00004
 from .config import RunConfig, settings
+from .envs import is_atari
 from .plan import AbsLabError
 from .results import steps_done
 from .runs import result_of
@@ -160,10 +161,11 @@ def costs(
 def nearest(
     config: RunConfig,   # a run to come
     known: list[Cost],   # runs that were measured
-) -> list[Cost]:         # of `known`; empty: no run of this network
+) -> list[Cost]:         # of `known`; empty: no run of this agent and network on this kind of task (Atari, MinAtar, any other)
     "The runs that are most like a run."
     params, here = config.flat(), provenance()["hardware"]
-    known = [c for c in known if c.params.get("network") == params.get("network")]
+    kind = lambda p: (p.get("agent"), p.get("network"), is_atari(p["env_id"]) or p["env_id"].split("/")[0] == "MinAtar" and "MinAtar")
+    known = [c for c in known if kind(c.params) == kind(params)]
     known = [c for c in known if c.params.get("env_id") == params["env_id"]] or known
     known = [c for c in known if c.hardware == here] or known
     apart = [sum(c.params.get(k) != v for k, v in params.items() if k not in APART) for c in known]

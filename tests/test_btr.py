@@ -575,6 +575,14 @@ def test_divergence_over_a_window_without_learning_is_no_measurement():
     assert signals == [None, None, None, 0.0]   # the window of the second two updates held a gradient step
 
 
+def test_nothing_is_evaluated_before_something_is_learned(monkeypatch):
+    asked, forward = [], QuantileNetwork.forward
+    monkeypatch.setattr(QuantileNetwork, "forward", lambda self, obs: asked.append(len(obs)) or forward(self, obs))
+    _, steps = trained(total=800, learning_starts=600, meter=Divergence(interval=4, lag=2, states="replay", n_states=50))
+    measured = sum(s.signal is not None for s in steps)
+    assert 0 < measured < 5 and len(asked) == 2 * measured
+
+
 def test_states_from_replay_need_a_replay():
     meter, rollout = Divergence(interval=1, states="replay"), SimpleNamespace(obs=torch.zeros(1, 2, 4), mask=torch.ones(1, 2, dtype=torch.bool))
     with pytest.raises(AbsLabError, match="needs an agent with a replay"): meter.before(SimpleNamespace(policy=lambda obs: obs), rollout)

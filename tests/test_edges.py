@@ -196,7 +196,7 @@ def test_what_cannot_take_effect_cannot_be_set(tmp_path):
     r.close()
 
 
-@pytest.mark.parametrize("params, passes", [(dict(env_id="HalfCheetah-v4", num_envs=64), "320"), (dict(env_id="HalfCheetah-v4", num_envs=256, preset="mujoco_64", size_max=512), "101")])
+@pytest.mark.parametrize("params, passes", [(dict(env_id="HalfCheetah-v4", num_envs=64), "2,560"), (dict(env_id="HalfCheetah-v4", num_envs=256, preset="mujoco_64", size_max=512), "640")])
 def test_an_epoch_rule_made_for_one_environment_is_not_carried_to_many(params, passes):
     with pytest.raises(AbsLabError, match=f"would pass {passes} times"): configure("ppo", **params)
     assert configure("ppo", epochs_rule="constant", **params).agent.epochs == 10

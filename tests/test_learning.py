@@ -138,6 +138,40 @@ def test_lunar_lander_reaches_230(tmp_path):
     assert float(stats.iqm(np.array(means))) >= 230, means
 
 
+class Falling(gym.Env):
+    "A ball falls through twelve rows, drifting and bouncing off the walls; +1 for standing under it when it lands, −1 otherwise. Where it drifts, no single frame shows."
+    observation_space, action_space = gym.spaces.Box(0, 255, (36, 36), np.uint8), gym.spaces.Discrete(3)
+
+    def _frame(self):
+        cells = np.zeros((12, 12), np.uint8)
+        cells[self.t, self.ball] = cells[11, self.paddle] = 255
+        return cells.repeat(3, 0).repeat(3, 1)
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, self.paddle, self.ball, self.drift = 0, 6, int(self.np_random.integers(12)), int(self.np_random.choice([-1, 1]))
+        return self._frame(), {}
+
+    def step(self, action):
+        if not 0 <= self.ball + self.drift < 12: self.drift = -self.drift
+        self.t, self.ball, self.paddle = self.t + 1, self.ball + self.drift, min(max(self.paddle + int(action) - 1, 0), 11)
+        over = self.t == 11
+        return self._frame(), (1.0 if self.ball == self.paddle else -1.0) * over, over, False, {}
+
+
+gym.register("Known/Falling-v0", entry_point=lambda: gym.wrappers.FrameStackObservation(Falling(), 4), disable_env_checker=True)
+
+
+@pytest.mark.long
+def test_btr_learns_from_stacks_of_frames(tmp_path):
+    "The path of Atari, in minutes: frames stored once, stacks rebuilt, a convolutional torso, and all of the agent's other parts."
+    config = configure("btr", preset="paper", env_id="Known/Falling-v0", controller="fixed", sticky_actions=0.0, num_envs=16, size=32, base_batch=32, replay_ratio=1 / 4,
+                       network="plain", spectral=False, taus=4, total_steps=60_000, learning_starts=1_000, replay_size=20_000, gamma=0.99, lr=5e-4, adam_eps=1e-5, target_period=200,
+                       epsilon_fraction=0.3, epsilon_off=1.0, eval_envs=50, eval_episodes=2, overlap=False)
+    returns = run(config, tmp_path)["eval"]["returns"]
+    assert len(returns) == 100 and np.mean(returns) >= 0.9
+
+
 def by_btr(root, **params):
     "The mean returns of five runs of BTR with the preset for small tasks, evaluated without noise."
     return [float(np.mean(run(configure("btr", controller="fixed", seed=seed, **params), root/str(seed))["eval"]["returns"])) for seed in range(5)]

@@ -74,6 +74,13 @@ def test_every_scale_gives_a_grid_that_can_be_run(name, scale):
     _notebook_parameters(ROOT/study.figures)
 
 
+def test_a_name_that_papermill_would_inject_for_nothing_is_refused():
+    good = "# Parameters\nenv_id = 'CartPole-v1'\nsize_min = 3\narm = 'a'\nrun_dir = 'x'\n"
+    studies.check_injected(["", "controler = 3", good], "btr")                # what a person wrote is not papermill's
+    with pytest.raises(AbsLabError, match="unknown parameter of btr 'controler'; did you mean controller"): studies.check_injected([good, "# Parameters\ncontroler = 'fixed'\n"], "btr")
+    for agent in ("pqn", "ppo", "btr"): assert f'check_injected(In, \\"{agent}\\")' in (ROOT/"nbs"/"experiments"/f"{agent}.ipynb").read_text()
+
+
 @pytest.mark.parametrize("name", [n for n in STUDIES if n not in ("quick", "sanity")])
 def test_no_preset_decides_unseen_about_rate_and_epochs(name):
     for scale in STUDIES[name].scales:
