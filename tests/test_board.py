@@ -138,7 +138,7 @@ def test_the_form_refuses_an_environment_that_is_not_there():
 
 
 @pytest.mark.parametrize("task, changes, why", [("pqn", dict(env_id="Catch-v0", num_envs=4), "render not implemented"),
-                                                ("gaussian", dict(env_id="HalfCheetah-v5", num_envs=8), "MuJoCo found no OpenGL")])
+                                                pytest.param("gaussian", dict(env_id="HalfCheetah-v5", num_envs=8), "MuJoCo found no OpenGL", marks=pytest.mark.long)])
 def test_what_cannot_be_filmed_says_so_and_training_goes_on(task, changes, why):
     "MuJoCo ends a process in which it looks for OpenGL in vain: not this one."
     board = board_of(task, **changes)

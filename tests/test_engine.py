@@ -95,8 +95,8 @@ def with_faults(monkeypatch, tmp_path, faults, each, healthy):
 
 
 @pytest.mark.parametrize("faults,each,healthy", [
-    (["raises", "hangs", "writes NaN", "corrupt folder"], 1, 4),
-    pytest.param([*FAULTS], 4, 80, marks=pytest.mark.long)], ids=["8 runs", "100 runs"])
+    (["raises", "hangs", "writes NaN", "corrupt folder"], 1, 2),
+    pytest.param([*FAULTS], 4, 80, marks=pytest.mark.long)], ids=["6 runs", "100 runs"])
 def test_a_study_with_faults_ends_with_every_healthy_run_done_and_every_fault_named(faults, each, healthy, command, monkeypatch, tmp_path):
     dirs = with_faults(monkeypatch, tmp_path, faults, each, healthy)
     code, out, err = command("reproduce", "tiny", "--jobs", "2", "--timeout", "8s")

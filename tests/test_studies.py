@@ -293,6 +293,7 @@ def smoke(name, tmp_path, monkeypatch, **more):
     return page, [json.loads(f.read_text()) for f in (page.parent/"data").glob("*.json")]
 
 
+@pytest.mark.long
 def test_a_study_of_two_tasks_and_two_stages_runs_from_end_to_end(tmp_path, monkeypatch):
     few = {arm: STUDIES["why"].arms[arm] for arm in ("ABS 16–64", "replayed ABS 16–64")}
     monkeypatch.setitem(STUDIES, "why", replace(STUDIES["why"], arms=few, scales=dict(smoke=STUDIES["why"].scales["smoke"] | dict(total_steps=8_000))))
