@@ -271,6 +271,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'abs_lab.engine._gather': ('engine.html#_gather', 'abs_lab/engine.py'),
                                 'abs_lab.engine._in_time': ('engine.html#_in_time', 'abs_lab/engine.py'),
                                 'abs_lab.engine._notebook_parameters': ('engine.html#_notebook_parameters', 'abs_lab/engine.py'),
+                                'abs_lab.engine._observed': ('engine.html#_observed', 'abs_lab/engine.py'),
                                 'abs_lab.engine._train': ('engine.html#_train', 'abs_lab/engine.py'),
                                 'abs_lab.engine.check_commits': ('engine.html#check_commits', 'abs_lab/engine.py'),
                                 'abs_lab.engine.check_grid': ('engine.html#check_grid', 'abs_lab/engine.py'),

@@ -14,7 +14,7 @@ import subprocess
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,6 +66,13 @@ def matching(
     return [all(f.get(name) in values for name, values in wanted.items()) for f in flat]
 
 # %% ../nbs/26_engine.ipynb #21e00013
+@cache
+def _observed(env):
+    "The space of an environment's observations."
+    envs = VecEnvs(env, role="eval")
+    envs.close()
+    return envs.obs_space
+
 PATIENCE = 10  # times the timeout, before the first update and after the last
 
 @dataclass(eq=False)
@@ -78,13 +85,11 @@ class Job:
     worker: Any = None    # what the engine started
     claim: Any = None     # its lease, while it is this queue's
 
-    @cached_property
+    @property
     def memory(self) -> float:
         "Bytes that its replay takes when it is full, and a quarter more for what is around it; 0 for agents without one."
-        if not (capacity := getattr(self.config.agent, "replay_size", 0)): return 0
-        envs = VecEnvs(replace(self.config.env, num_envs=1), role="eval")
-        envs.close()
-        return 1.25 * bytes_of(capacity, envs.obs_space)
+        capacity = getattr(self.config.agent, "replay_size", 0)
+        return capacity and 1.25 * bytes_of(capacity, _observed(replace(self.config.env, num_envs=1)))
 
     def begin(self, engine, notebook):
         "Start a worker. Says 'done' or 'busy' where there is nothing to start, or what went wrong."
