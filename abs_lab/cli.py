@@ -73,8 +73,9 @@ def _train(argv):
         more = "a smaller interval" if config.meter.interval > getattr(config.meter, "lag", 1) else "more steps"
         apart = ", and limits that are more than 10 apart, as rounding='author' needs" if config.controller.rounding == "author" else ""
         print(f"note: in this run ABS cannot leave its smallest size, {config.controller.smallest}: give it more measurements than warmup={config.controller.warmup} ({more}){apart}")
-    if (fallen := getattr(config.agent, "epsilon_fraction", 1) * config.total_steps) <= getattr(config.agent, "learning_starts", -1):
-        print(f"note: exploration at random has fallen to its end at step {fallen:.0f}, before learning starts at {config.agent.learning_starts}: give a larger epsilon_fraction, or fewer learning_starts")
+    starts = getattr(config.agent, "learning_starts", 0)
+    if starts and (fallen := config.agent.epsilon_fraction * config.total_steps) <= starts:
+        print(f"note: exploration at random has fallen to its end at step {fallen:.0f}, before learning starts at {starts}: give a larger epsilon_fraction, or fewer learning_starts")
     def watch(steps, config):
         print(f"writing {dir}")
         return progress_bar(until_asked(steps, config), config)

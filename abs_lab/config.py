@@ -153,8 +153,7 @@ def configure(
 ) -> RunConfig:                 # checked
     "A run's parameters from a preset and changes to it; raises `AbsLabError` before any work is done."
     kind = AGENTS[choose("agent", agent, AGENTS)]
-    if "gns" in (controller, meter) and not hasattr(kind.make, "gradient"):
-        raise AbsLabError(f"gradient noise needs an agent with gradient(rollout), which {agent} lacks: meter must be divergence, and controller one of {', '.join(c for c in CONTROLLERS if c != 'gns')}")
+    if "gns" in (controller, meter): METERS["gns"]().check(kind.make, None)
     if preset == "auto": preset = kind.preset_for(flat.get("env_id", EnvConfig.env_id))
     base = kind.presets[choose(f"preset of {agent}", preset, kind.presets)]
     rule, gauge = CONTROLLERS[choose("controller", controller, CONTROLLERS)], METERS[choose("meter", meter, METERS)]

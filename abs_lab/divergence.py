@@ -310,11 +310,13 @@ class GradientNoise(_Meter):
 
     def check(
         self,
-        agent,  # to be measured
+        agent,  # to be measured, or its class
         obs,    # observations of its environments, which are not read
     ):
         "Raise `AbsLabError` for an agent that cannot be measured so, before anything is."
-        if not hasattr(agent, "gradient"): raise AbsLabError("gradient noise needs an agent with `gradient(rollout)`, which this one lacks: meter='divergence' fits every agent")
+        if hasattr(agent, "gradient"): return
+        name = getattr(agent, "__name__", type(agent).__name__)
+        raise AbsLabError(f"gradient noise needs an agent with `gradient(rollout)`, which {name} lacks: meter='divergence' fits every agent, and so does every controller but gns")
 
     def before(
         self,

@@ -13,14 +13,14 @@ import re
 import subprocess
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 # %% ../nbs/26_engine.ipynb #21a00004
 from .config import RunConfig, project_root, settings
-from .envs import VecEnvs
+from .envs import spaces_of
 from .plan import AbsLabError, choose
 from .progress import Cost, Failure, Live, clock, costs, forecast, held, rate, starts, survey
 from .replay import bytes_of, free_memory
@@ -66,13 +66,7 @@ def matching(
     return [all(f.get(name) in values for name, values in wanted.items()) for f in flat]
 
 # %% ../nbs/26_engine.ipynb #21e00013
-@cache
-def _observed(env):
-    "The space of an environment's observations."
-    envs = VecEnvs(env, role="eval")
-    envs.close()
-    return envs.obs_space
-
+_spaces = cache(spaces_of)  # the runs of a grid have few kinds of environments
 PATIENCE = 10  # times the timeout, before the first update and after the last
 
 @dataclass(eq=False)
@@ -89,7 +83,7 @@ class Job:
     def memory(self) -> float:
         "Bytes that its replay takes when it is full, and a quarter more for what is around it; 0 for agents without one."
         capacity = getattr(self.config.agent, "replay_size", 0)
-        return capacity and 1.25 * bytes_of(capacity, _observed(replace(self.config.env, num_envs=1)))
+        return capacity and 1.25 * bytes_of(capacity, _spaces(self.config.env)[0])
 
     def begin(self, engine, notebook):
         "Start a worker. Says 'done' or 'busy' where there is nothing to start, or what went wrong."

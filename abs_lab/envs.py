@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['ROLES', 'EnvConfig', 'role_seeds', 'backend_for', 'is_atari', 'cores', 'sharing_a_core', 'check_actions', 'Rollout',
-           'Games', 'VecEnvs']
+           'Games', 'VecEnvs', 'spaces_of']
 
 # %% ../nbs/01_envs.ipynb #1bea9d06
 import contextlib
 import importlib
 import os
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -397,3 +397,11 @@ class VecEnvs:
         if ahead := state.get("ahead"):
             self.ahead = ahead["action"].to(self.device), {k: v.to(self.device) for k, v in ahead["extra"].items()}
             self._launch(np.array(ahead["sent"]))
+
+def spaces_of(
+    config: EnvConfig,  # what to make
+) -> tuple:             # (observations, actions) of one environment
+    "The spaces of an environment, which is made and closed for it."
+    envs = VecEnvs(replace(config, num_envs=1), role="eval")
+    envs.close()
+    return envs.obs_space, envs.action_space

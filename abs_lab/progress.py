@@ -19,8 +19,7 @@ from statistics import median
 from typing import NamedTuple
 
 # %% ../nbs/21_progress.ipynb #21b00004
-from .config import RunConfig, settings
-from .envs import is_atari
+from .config import AGENTS, RunConfig, settings
 from .plan import AbsLabError
 from .results import steps_done
 from .runs import result_of
@@ -161,10 +160,10 @@ def costs(
 def nearest(
     config: RunConfig,   # a run to come
     known: list[Cost],   # runs that were measured
-) -> list[Cost]:         # of `known`; empty: no run of this agent and network on this kind of task (Atari, MinAtar, any other)
+) -> list[Cost]:         # of `known`; empty: no run of this agent and network on tasks of this kind, which have one preset
     "The runs that are most like a run."
     params, here = config.flat(), provenance()["hardware"]
-    kind = lambda p: (p.get("agent"), p.get("network"), is_atari(p["env_id"]) or p["env_id"].split("/")[0] == "MinAtar" and "MinAtar")
+    kind = lambda p: (p["agent"], p.get("network"), AGENTS[p["agent"]].preset_for(p["env_id"]))
     known = [c for c in known if kind(c.params) == kind(params)]
     known = [c for c in known if c.params.get("env_id") == params["env_id"]] or known
     known = [c for c in known if c.hardware == here] or known

@@ -26,7 +26,7 @@ import torch
 
 # %% ../nbs/13_runs.ipynb #ac7ea9d9
 from .config import AGENTS, FORMAT, RunConfig, configure, settings
-from .envs import VecEnvs, cores, role_seeds
+from .envs import VecEnvs, cores, role_seeds, spaces_of
 from .plan import AbsLabError, Progress, Step, choose
 from .storage import Busy, Lease, RowLog, load_tree, provenance, read_jsonl, save_tree, write_json
 from .train import evaluate, train
@@ -318,12 +318,11 @@ def load_agent(
     "The agent of a run, as its last checkpoint has it, with an empty replay; the folder is only read."
     config, path = read_config(dir), Path(dir) / "checkpoint.safetensors"
     if not path.exists(): raise AbsLabError(f"{dir} has no checkpoint yet: train first")
-    tree, envs = load_tree(path), VecEnvs(replace(config.env, num_envs=1), config.seed, "eval", device)
-    envs.close()
+    tree = load_tree(path)
     for _, changes in tree.get("history", []): config = with_changes(config, **changes)
     settings_, n = config.agent, config.env.num_envs
     if tree["agent"].pop("replay", None): settings_ = replace(settings_, replay_size=n * (settings_.n_steps + 5))  # its rows are left where they are
-    agent = AGENTS[config.names[0]].make(settings_, envs.obs_space, envs.action_space, n, Progress(config.total_steps), config.seed, device)
+    agent = AGENTS[config.names[0]].make(settings_, *spaces_of(config.env), n, Progress(config.total_steps), config.seed, device)
     agent.load_state_dict(tree["agent"])
     agent.progress.load_state_dict(tree["progress"])
     return agent

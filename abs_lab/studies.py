@@ -32,9 +32,10 @@ def check_injected(
     agent: str,        # kind of agent: pqn, …
 ):
     "Refuse a parameter that papermill injected and no run of this agent has; papermill itself only warns."
+    known = ["agent", "arm", "run_dir", *parameters(agent)]
     for cell in cells:
         if not cell.startswith("# Parameters"): continue
-        for node in ast.parse(cell).body: choose(f"parameter of {agent}", node.targets[0].id, ["agent", "arm", "run_dir", *parameters(agent)])
+        for node in ast.parse(cell).body: choose(f"parameter of {agent}", node.targets[0].id, known)
 
 def parameters_cell(
     agent: str,        # kind of agent: pqn, …
