@@ -29,14 +29,14 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
 
-from abs_lab.btr import BTR, BTRConfig
-from abs_lab.config import configure
-from abs_lab.envs import VecEnvs
-from abs_lab.plan import Progress
-from abs_lab.replay import Batch, Replay, bytes_of
-from abs_lab.runs import Run
-from abs_lab.storage import provenance
-from abs_lab.train import train
+from abs_lab.agents.btr import BTR, BTRConfig
+from abs_lab.runs.config import configure
+from abs_lab.core.envs import VecEnvs
+from abs_lab.core.interfaces import Progress
+from abs_lab.agents.replay import Batch, Replay, bytes_of
+from abs_lab.runs.runner import Run
+from abs_lab.runs.provenance import provenance
+from abs_lab.core.train import train
 
 PIXELS = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
 

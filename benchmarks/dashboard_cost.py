@@ -18,7 +18,7 @@ sys.path[:0] = [str(ROOT), str(ROOT/"tests"), str(ROOT/"benchmarks")]
 
 from playwright.sync_api import sync_playwright
 
-from abs_lab.storage import provenance
+from abs_lab.runs.provenance import provenance
 from pqn_speed import spread
 from test_dashboard import CELLS, CHROMIUM, HIGH, MEAN, opened, run_cell
 

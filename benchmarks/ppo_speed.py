@@ -29,12 +29,12 @@ from torch import nn
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]  # runs from a clone, installed or not
 
 from pqn_speed import FOREVER, Clock, cells, number, spread, table
-from abs_lab.config import configure
-from abs_lab.envs import VecEnvs
-from abs_lab.plan import Progress
-from abs_lab.ppo import PPO
-from abs_lab.storage import provenance
-from abs_lab.train import train
+from abs_lab.runs.config import configure
+from abs_lab.core.envs import VecEnvs
+from abs_lab.core.interfaces import Progress
+from abs_lab.agents.ppo import PPO
+from abs_lab.runs.provenance import provenance
+from abs_lab.core.train import train
 
 BATCH, MINIBATCHES, EPOCHS = 2048, 32, 10
 

@@ -29,13 +29,13 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
 
-from abs_lab import pqn
-from abs_lab.config import configure
-from abs_lab.envs import VecEnvs
-from abs_lab.plan import Progress
-from abs_lab.returns import q_lambda
-from abs_lab.storage import provenance
-from abs_lab.train import train
+from abs_lab.agents import pqn
+from abs_lab.runs.config import configure
+from abs_lab.core.envs import VecEnvs
+from abs_lab.core.interfaces import Progress
+from abs_lab.core.returns import q_lambda
+from abs_lab.runs.provenance import provenance
+from abs_lab.core.train import train
 
 FOREVER = 10**9  # environment steps: no schedule moves, and no loop ends, while it is timed
 
@@ -380,7 +380,7 @@ def same_work(config):
     count = lambda net: sum(p.numel() for p in net.parameters())
     assert count(plain_network(envs.obs_space.shape, agent.n_actions)) == count(agent.net), "another network"
     plan, rng = agent.plan(config.controller.size), torch.Generator().manual_seed(0)
-    assert plan.epochs == max(2 * plan.rollout // 32, 2) and config.agent.loss_scale == 1, "another number of passes"
+    assert plan.gradient_steps == config.agent.num_minibatches * max(2 * plan.rollout // 32, 2) and config.agent.loss_scale == 1, "another number of passes"
     rewards, values = torch.randn(2, 9, 5, generator=rng)
     done, last = torch.rand(9, 5, generator=rng) < 0.2, torch.randn(5, generator=rng)
     torch.testing.assert_close(plain_returns(rewards, done.float(), values, last, 0.99, 0.65),

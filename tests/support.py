@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from abs_lab.config import configure
-from abs_lab.storage import load_tree, read_jsonl
-from abs_lab.results import steps_done
+from abs_lab.runs.config import configure
+from abs_lab.runs.checkpoints import load_tree
+from abs_lab.runs.storage import read_jsonl
+from abs_lab.studies.results import steps_done
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = Path(sys.executable)

@@ -7,12 +7,13 @@ import pytest
 for package in ("ipywidgets", "anywidget"):
     if not importlib.util.find_spec(package): pytest.skip(f"{package} is not installed", allow_module_level=True)
 
-from abs_lab.config import configure
-from abs_lab.dashboard import Form
-from abs_lab.live import Dashboard
-from abs_lab.plots import LABELS
-from abs_lab.runs import repeat, run, set_events
-from abs_lab.session import Session
+from abs_lab.runs.config import configure
+from abs_lab.live.page import Form
+from abs_lab.live.board import Dashboard
+from abs_lab.live.plots import LABELS
+from abs_lab.runs.forks import repeat
+from abs_lab.runs.runner import run, set_events
+from abs_lab.runs.session import Session
 from support import assert_same_run
 
 TASKS = {

@@ -10,16 +10,16 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from abs_lab.btr import BTR, PRESETS, BTRConfig, epsilon_at, greedy_target, munchausen_target, plan_update, quantile_huber
-from abs_lab.config import AGENTS, configure
-from abs_lab.controllers import ABS, Fixed
-from abs_lab.divergence import Divergence
-from abs_lab.envs import EnvConfig, VecEnvs
-from abs_lab.plan import AbsLabError, BatchPlan, Progress
-from abs_lab.rainbow import NoisyLinear, QuantileNetwork, SpectralConv2d, SpectralLinear, draw_noise, midpoints, quantile_network
-from abs_lab.replay import Replay
-from abs_lab.runs import load_agent, run
-from abs_lab.train import train
+from abs_lab.agents.btr import BTR, PRESETS, BTRConfig, epsilon_at, greedy_target, munchausen_target, plan_update, quantile_huber
+from abs_lab.runs.config import configure
+from abs_lab.core.controllers import ABS, Fixed
+from abs_lab.core.divergence import Divergence
+from abs_lab.core.envs import EnvConfig, VecEnvs
+from abs_lab.core.interfaces import AbsLabError, BatchPlan, Progress
+from abs_lab.agents.btr_networks import NoisyLinear, QuantileNetwork, SpectralConv2d, SpectralLinear, draw_noise, midpoints, quantile_network
+from abs_lab.agents.replay import Replay
+from abs_lab.runs.runner import load_agent, run
+from abs_lab.core.train import train
 
 VECTOR, TWO = gym.spaces.Box(-1, 1, (4,)), gym.spaces.Discrete(2)
 SMALL = dict(learning_starts=400, replay_size=4_000, replay_ratio=1 / 8, base_batch=64, target_period=50, lr=1e-3, epsilon_fraction=0.2)
@@ -294,8 +294,8 @@ def test_couplings_hold_what_they_promise_while_the_size_moves(sizes, coupling, 
     for size in sizes:
         plan = plan_update(config, size, 64, clock, paid)
         clock.step += 64
-        paid += plan.epochs * (1.0 if coupling == "steps" else size / 256)
-        gradient_steps += plan.epochs; samples += plan.epochs * size
+        paid += plan.gradient_steps * (1.0 if coupling == "steps" else size / 256)
+        gradient_steps += plan.gradient_steps; samples += plan.gradient_steps * size
         learning = clock.step - 200_000
         if coupling == "steps": assert learning * ratio - 1 < gradient_steps <= learning * ratio + 1e-3
         else: assert learning * ratio * 256 - size < samples <= learning * ratio * 256 + 1e-3
@@ -447,7 +447,7 @@ def test_what_is_stored_is_what_the_policy_chose_before_it_learnt_on(overlap, ro
 def test_the_settings_reach_targets_and_levels(monkeypatch):
     levels, given, quantiles, target = set(), set(), QuantileNetwork.quantiles, munchausen_target
     monkeypatch.setattr(QuantileNetwork, "quantiles", lambda self, obs, taus, **how: levels.add(taus.shape[1]) or quantiles(self, obs, taus, **how))
-    monkeypatch.setattr("abs_lab.btr.munchausen_target", lambda *args: given.add(args[5:]) or target(*args))
+    monkeypatch.setattr("abs_lab.agents.btr.munchausen_target", lambda *args: given.add(args[5:]) or target(*args))
     trained(total=480, taus=5, munchausen_alpha=0.5, temperature=0.02, munchausen_floor=-0.3)
     assert levels == {5} and given == {(0.5, 0.02, -0.3)}
 
@@ -491,14 +491,14 @@ def test_plasticity_is_measured_however_rare_gradient_steps_are(coupling, size):
 
 def test_plasticity_does_not_depend_on_the_batch(monkeypatch):
     seen = []
-    monkeypatch.setattr("abs_lab.btr.feature_rank", lambda features: seen.append(len(features)) or torch.tensor(0.0))
+    monkeypatch.setattr("abs_lab.agents.btr.feature_rank", lambda features: seen.append(len(features)) or torch.tensor(0.0))
     for size in (16, 128): trained(total=2_400, controller=Fixed(size), diagnose_every=140)
     assert len(seen) == 2 and seen[0] == seen[1] > 2_000
 
 
 def test_the_agent_of_a_run_can_be_had_without_room_for_its_replay(tmp_path, monkeypatch):
     run(configure("btr", env_id="CartPole-v1", controller="fixed", total_steps=1_200, learning_starts=800, eval_envs=1), tmp_path)
-    monkeypatch.setattr("abs_lab.replay.free_memory", lambda: 100_000)
+    monkeypatch.setattr("abs_lab.agents.replay.free_memory", lambda: 100_000)
     agent = load_agent(tmp_path)
     assert agent.progress.step == 1_200 and agent.greedy(torch.zeros(3, 4)).shape == (3,)
     with pytest.raises(AbsLabError, match="replay holds 0 complete transitions"): agent.replay.sample(1, agent.sampler)  # and not what its memory held before
@@ -668,4 +668,4 @@ def test_a_replay_larger_than_memory_is_refused():
 def test_presets_configure(preset, controller):
     config = configure("btr", preset=preset, controller=controller)
     assert configure(**config.flat()) == config and config.meter.states == "replay" and config.meter.interval >= config.meter.lag
-    assert AGENTS["btr"].plan(config.agent, config.controller.size, config.env.num_envs, Progress(config.total_steps)).epochs == 0
+    assert BTR.plan_update(config.agent, config.controller.size, config.env.num_envs, Progress(config.total_steps)).gradient_steps == 0

@@ -3,14 +3,19 @@ import json, os, shutil, signal, time
 
 import pytest
 
-from abs_lab import campaign, cli
-from abs_lab.campaign import Campaign, needed, tasks_of
-from abs_lab.config import configure
-from abs_lab.progress import Cost
-from abs_lab.results import collect, compact, configs_of, read_result, save_result
-from abs_lab.runs import run
-from abs_lab.storage import Lease, load_tree, provenance
-from abs_lab.studies import STUDIES, Study
+from abs_lab import cli
+from abs_lab.studies import campaign
+from abs_lab.studies.campaign import Campaign, needed, tasks_of
+from abs_lab.runs.config import configure
+from abs_lab.studies.costs import Cost
+from abs_lab.studies.grids import configs_of
+from abs_lab.studies.results import collect, compact, read_result, save_result
+from abs_lab.runs.runner import run
+from abs_lab.runs.checkpoints import load_tree
+from abs_lab.runs.provenance import provenance
+from abs_lab.runs.storage import Lease
+from abs_lab.studies.catalogue import STUDIES
+from abs_lab.studies.study import Study
 from support import assert_same_run, environment, finish, rows, start, wait_for
 
 TINY = dict(controller="fixed", preset="classic", num_envs=8, total_steps=6_000, eval_envs=4)
@@ -236,7 +241,7 @@ def test_what_was_begun_goes_on_first_even_when_it_cannot_end_in_time(study, cap
 
 @pytest.mark.parametrize("end", ["terminate", "kill"])
 def test_a_campaign_that_is_ended_leaves_runs_that_are_saved(end, tmp_path):
-    process = start("-m", "abs_lab.campaign", "quick", "--budget", "1h", "--jobs", 2, "--out", "out", cwd=tmp_path, checkpoint_seconds=1000)
+    process = start("-m", "abs_lab.studies.campaign", "quick", "--budget", "1h", "--jobs", 2, "--out", "out", cwd=tmp_path, checkpoint_seconds=1000)
     assert wait_for(lambda: sum(len(rows(d)) > 2 for d in (tmp_path/"out"/"runs").glob("*")) == 2, process)
     getattr(process, end)()
     code, out, err = finish(process)

@@ -7,8 +7,9 @@ from dataclasses import asdict
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from abs_lab.controllers import ABS, ABSRule, CONTROLLERS, GNS, MAPS, Fixed, Ramp, RandomWalk, Replayed, unit_map
-from abs_lab.plan import AbsLabError, Measurement
+from abs_lab.runs.registry import find, names
+from abs_lab.core.controllers import ABS, ABSRule, GNS, MAPS, Fixed, Ramp, RandomWalk, Replayed, unit_map
+from abs_lab.core.interfaces import AbsLabError, Measurement
 
 settings.register_profile("quick", max_examples=60, deadline=None)
 settings.load_profile("quick")
@@ -364,12 +365,12 @@ def test_a_mean_schedule_on_literal_records():
     with pytest.raises(AbsLabError, match="at least one"): Replayed.mean_of([])
 
 
-@pytest.mark.parametrize("name", CONTROLLERS)
+@pytest.mark.parametrize("name", names("controller"))
 def test_every_controller_is_made_by_name_and_knows_its_limits(name):
-    controller = CONTROLLERS[name]()
+    controller = find("controller", name)()
     assert type(controller.size) is int and controller.smallest <= controller.size <= controller.largest
     assert json.loads(json.dumps(controller.state_dict())) == controller.state_dict()
 
 
 def test_every_controller_has_a_name():
-    assert CONTROLLERS == {"fixed": Fixed, "ramp": Ramp, "replayed": Replayed, "walk": RandomWalk, "gns": GNS, "abs": ABS}
+    assert {name: find("controller", name) for name in names("controller")} == {"fixed": Fixed, "ramp": Ramp, "replayed": Replayed, "walk": RandomWalk, "gns": GNS, "abs": ABS}

@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from abs_lab.runs import set_events
-from abs_lab.traces import HIGH, LOW
+from abs_lab.runs.runner import set_events
+from abs_lab.runs.traces import HIGH, LOW
 from support import environment, rows
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -18,11 +18,11 @@ for package in ("playwright", "jupyterlab", "anywidget", "voila"):
 if not CHROMIUM: pytest.skip("there is no Chromium on the PATH", allow_module_level=True)
 
 PATIENCE = 120  # seconds that a busy machine may take for what is at once elsewhere
-CELLS = ["""from abs_lab.config import configure
-from abs_lab.dashboard import Dashboard
-from abs_lab.session import Session
+CELLS = ["""from abs_lab.runs.config import configure
+from abs_lab.live.page import Dashboard
+from abs_lab.runs.session import Session
 session = Session(configure(env_id="LunarLander-v3", total_steps=20_000_000, interval=1))
-Dashboard(session)""", "Dashboard(session)", "Dashboard(Session.open(session.dir))", "from abs_lab.browser import RunBrowser, WhatIf\nWhatIf(session.dir)", "RunBrowser()"]
+Dashboard(session)""", "Dashboard(session)", "Dashboard(Session.open(session.dir))", "from abs_lab.live.browser import RunBrowser, WhatIf\nWhatIf(session.dir)", "RunBrowser()"]
 
 
 def notebook(path, cells):

@@ -11,13 +11,14 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
-from abs_lab.controllers import Fixed
-from abs_lab.divergence import (METERS, Divergence, GradientNoise, disagreement, gaussian_kl, gradient_noise, policy_distance,
+from abs_lab.core.controllers import Fixed
+from abs_lab.runs.registry import find, names
+from abs_lab.core.divergence import (Divergence, GradientNoise, disagreement, gaussian_kl, gradient_noise, policy_distance,
                                 softmax_kl)
-from abs_lab.envs import EnvConfig, Rollout, VecEnvs
-from abs_lab.plan import AbsLabError, BatchPlan, Progress
-from abs_lab.pqn import PQN, PQNConfig
-from abs_lab.train import train
+from abs_lab.core.envs import EnvConfig, Rollout, VecEnvs
+from abs_lab.core.interfaces import AbsLabError, BatchPlan, Progress
+from abs_lab.agents.pqn import PQN, PQNConfig
+from abs_lab.core.train import train
 
 settings.register_profile("quick", max_examples=60, deadline=None)
 settings.load_profile("quick")
@@ -504,7 +505,7 @@ def test_bad_settings_of_gradient_noise_are_refused(kw):
     assert (meter.interval, meter.estimator) == (3, "fair")
 
 
-def test_every_meter_has_a_name(): assert METERS == {"divergence": Divergence, "gns": GradientNoise}
+def test_every_meter_has_a_name(): assert {name: find("meter", name) for name in names("meter")} == {"divergence": Divergence, "gns": GradientNoise}
 
 
 # -- gradient noise: a real agent ---------------------------------------------------------------------------------------

@@ -7,21 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from abs_lab import engine
+from abs_lab.studies import engine
 from abs_lab.cli import train_config
-from abs_lab.config import configure
-from abs_lab.controllers import Fixed
-from abs_lab.divergence import Divergence
-from abs_lab.envs import EnvConfig, VecEnvs, check_actions
-from abs_lab.normalizers import ObsNormalizer
-from abs_lab.plan import AbsLabError, Progress
-from abs_lab.pqn import PQN, PQNConfig
-from abs_lab.results import collect
-from abs_lab.progress import survey
-from abs_lab.replay import Replay, bytes_of
-from abs_lab.runs import Run, fork, run, with_changes
-from abs_lab.studies import STUDIES
-from abs_lab.train import evaluate, train
+from abs_lab.runs.config import configure
+from abs_lab.core.controllers import Fixed
+from abs_lab.core.divergence import Divergence
+from abs_lab.core.envs import EnvConfig, VecEnvs, check_actions
+from abs_lab.agents.normalizers import ObsNormalizer
+from abs_lab.core.interfaces import AbsLabError, Progress
+from abs_lab.agents.pqn import PQN, PQNConfig
+from abs_lab.studies.results import collect
+from abs_lab.studies.status import survey
+from abs_lab.agents.replay import Replay, bytes_of
+from abs_lab.runs.forks import fork
+from abs_lab.runs.runner import Run, run, with_changes
+from abs_lab.studies.catalogue import STUDIES
+from abs_lab.core.train import evaluate, train
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULE = """
@@ -60,7 +61,7 @@ def test_an_update_without_a_gradient_step_is_not_measured():
     envs = VecEnvs(EnvConfig("CartPole-v1", num_envs=32))
     agent = PQN(settings, envs.obs_space, envs.action_space, 32, progress)
     steps = list(train(agent, envs, Divergence(interval=1), Fixed(16), progress))
-    idle = [s.plan.epochs == 0 for s in steps]
+    idle = [s.plan.gradient_steps == 0 for s in steps]
     assert any(idle) and not all(idle) and [s.signal is None for s in steps] == idle
 
 
@@ -203,7 +204,7 @@ def test_an_epoch_rule_made_for_one_environment_is_not_carried_to_many(params, p
 
 
 def test_a_replay_that_is_said_to_fit_fits(monkeypatch):
-    monkeypatch.setattr("abs_lab.replay.free_memory", lambda: 1_000_000)
+    monkeypatch.setattr("abs_lab.agents.replay.free_memory", lambda: 1_000_000)
     box = gym.spaces.Box(-1, 1, (8,), np.float32)
     with pytest.raises(AbsLabError, match="would fit") as e: Replay(10**7, 16, box)
     fits = int(str(e.value).split("; ")[1].split()[0])

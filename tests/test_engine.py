@@ -6,13 +6,16 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from abs_lab import cli, engine, progress, storage, workers
-from abs_lab.config import configure
-from abs_lab.replay import bytes_of
-from abs_lab.results import collect, steps_done
-from abs_lab.runs import Run, result_of, run
-from abs_lab.storage import Busy, Lease, write_json
-from abs_lab.studies import STUDIES, Study
+from abs_lab import cli
+from abs_lab.runs import storage
+from abs_lab.studies import costs, engine, status, workers
+from abs_lab.runs.config import configure
+from abs_lab.agents.replay import bytes_of
+from abs_lab.studies.results import collect, steps_done
+from abs_lab.runs.runner import Run, run
+from abs_lab.runs.storage import Busy, Lease, result_of, write_json
+from abs_lab.studies.catalogue import STUDIES
+from abs_lab.studies.study import Study
 from support import ROOT, assert_same_run, events, finish, processes_of, start, wait_for
 
 TINY = dict(env_id="CartPole-v1", num_envs=8, total_steps=2_000, eval_envs=2, interval=1)
@@ -205,7 +208,7 @@ def test_a_failure_is_tried_once_more_and_a_lost_machine_is_no_failure(played, t
     assert {f.id: f.message for f in failures} == {folder(tmp_path, p).name: said for p, said in zip(points(5), (
         None, None, "the last words", "OSError: [Errno 28] No space left on device", "the last words")) if said}
     for f in failures: assert json.loads((tmp_path/f.id/"failure.json").read_text()) == vars(f)
-    assert not any(progress.held(dir) for dir in tmp_path.iterdir())
+    assert not any(status.held(dir) for dir in tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("stores, at_once", [(0.5, 1), (2.1, 2), (9, 4)])
@@ -263,7 +266,7 @@ def test_patience(played, tmp_path, monkeypatch):
 
 
 def test_a_budget_starts_only_what_will_finish_and_stops_the_rest(played, tmp_path, monkeypatch):
-    cost = progress.Cost(config_of(points(1)[0]).flat(), 80 / 2_000, None, {})   # 80 s, and 10 to start
+    cost = costs.Cost(config_of(points(1)[0]).flat(), 80 / 2_000, None, {})   # 80 s, and 10 to start
     monkeypatch.setattr(engine, "costs", lambda here: [cost])
     assert played({0: [], 1: [], 2: []}, tmp_path/"short", until=60) == [] and Played.started == []
     busy = [None] * 170 + ["done"]                                               # 85 s
@@ -370,10 +373,10 @@ def test_a_dry_run_estimates_time_and_disk_or_says_that_it_cannot(command, monke
     assert out.count("unknown") == 0 and out.count(" MB)") == 2 and "2 of 3 runs to train" in out and out.count("  done ") == 1
     bytes = sum(f.stat().st_size for f in folder(tmp_path/"runs"/"tiny", s.grid()[0]).iterdir())
     steps = result_of(folder(tmp_path/"runs"/"tiny", s.grid()[0]))["steps"]
-    assert len(progress.costs(here=True)) == 1
+    assert len(costs.costs(here=True)) == 1
     result = folder(tmp_path/"runs"/"tiny", s.grid()[0])/"result.json"
     result.write_text(result.read_text().replace('"cpu": "', '"cpu": "another '))
-    assert progress.costs(here=True) == [] and "as recorded on other hardware" in command("reproduce", "tiny", "--dry-run")[1]
+    assert costs.costs(here=True) == [] and "as recorded on other hardware" in command("reproduce", "tiny", "--dry-run")[1]
     assert "hardware" not in out and f"{2 * bytes / steps * 2_000 / 1e6:.1f} MB" in out.split("\n")[-2]
 
 
@@ -384,7 +387,7 @@ def test_the_table_redraws_itself_in_a_terminal_and_prints_lines_elsewhere(tmp_p
     held = folder(tmp_path, p[0])
     held.mkdir()
     lease = Lease(held/"queue")
-    live = progress.Live(lambda: progress.survey(tmp_path, [(config_of(x).id, "a" * 300, 2_000) for x in p]), False)
+    live = status.Live(lambda: status.survey(tmp_path, [(config_of(x).id, "a" * 300, 2_000) for x in p]), False)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     live.show()
     live.show()                # a second has not passed
@@ -548,7 +551,7 @@ def test_a_process_that_lost_its_run_writes_no_more(machines, tmp_path):
 
 
 def test_a_kill_frees_the_folder_on_its_own_machine_at_once(tmp_path):
-    process = start("-c", "import sys, time; from abs_lab.storage import Lease; lease = Lease('lock'); print(1, flush=True); time.sleep(600)", cwd=tmp_path)
+    process = start("-c", "import sys, time; from abs_lab.runs.storage import Lease; lease = Lease('lock'); print(1, flush=True); time.sleep(600)", cwd=tmp_path)
     assert process.stdout.readline() == "1\n" and Lease.held(tmp_path/"lock")
     process.kill()
     process.communicate()
@@ -560,7 +563,7 @@ def test_a_kill_frees_the_folder_on_its_own_machine_at_once(tmp_path):
 
 QUEUE = """
 import json, sys
-from abs_lab.engine import run_queue
+from abs_lab.studies.engine import run_queue
 notebook, points, dir, jobs = json.loads(sys.argv[1])
 print([f.message for f in run_queue(notebook, points, dir, jobs)])
 """
@@ -614,7 +617,7 @@ def test_two_queues_on_one_folder_run_nothing_twice(tmp_path):
         code, out, err = finish(process)
         assert (code, out) == (0, "[]\n"), err
     for point in three: assert [e["event"] for e in events(folder(dir, point))] == ["start", "finish"]
-    assert not list(dir.glob("*/failure.json")) and not any(progress.held(d) for d in dir.iterdir())
+    assert not list(dir.glob("*/failure.json")) and not any(status.held(d) for d in dir.iterdir())
 
 
 @pytest.mark.long
@@ -623,7 +626,7 @@ def test_a_worker_that_is_killed_is_started_again_and_goes_on(tmp_path):
     process = queue([point], dir)
     assert wait_for((folder(dir, point)/"checkpoint.safetensors").exists, process, every=0.05)
     for pid, line in processes_of(f"ABS_LAB_RUNS_DIR={dir}").items():
-        if b"ipykernel" in line or b"abs_lab.workers" in line: os.kill(int(pid), signal.SIGKILL); killed.append(pid)
+        if b"ipykernel" in line or b"abs_lab.studies.workers" in line: os.kill(int(pid), signal.SIGKILL); killed.append(pid)
     assert finish(process)[:2] == (0, "[]\n") and len(killed) == 2
     assert [e["event"] for e in events(folder(dir, point))] == ["start", "resume", "finish"] and events(folder(dir, point), "resume")[0]["step"] > 0
 

@@ -6,13 +6,17 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from abs_lab import cli, runs
-from abs_lab.config import configure
-from abs_lab.plan import AbsLabError
-from abs_lab.runs import Run, Runs, fork, run
-from abs_lab.storage import load_tree
-from abs_lab.results import steps_done
-from abs_lab.studies import STUDIES, Study
+from abs_lab import cli
+from abs_lab.runs import __main__ as program
+from abs_lab.runs.config import configure
+from abs_lab.core.interfaces import AbsLabError
+from abs_lab.runs.forks import fork
+from abs_lab.runs.runner import Run, run
+from abs_lab.runs.table import Runs
+from abs_lab.runs.checkpoints import load_tree
+from abs_lab.studies.results import steps_done
+from abs_lab.studies.catalogue import STUDIES
+from abs_lab.studies.study import Study
 from support import ROOT, assert_same_run, events, finish, processes_of, rows, start, wait_for
 
 SMALL = dict(env_id="CartPole-v1", num_envs=16, total_steps=6_000, eval_envs=4, interval=1, warmup=3)
@@ -29,8 +33,8 @@ def settings(monkeypatch, tmp_path):
 def command(capsys):
     "Run abs-lab (or, given a first argument of 'runs', python -m abs_lab.runs) in this process; returns exit code, stdout and stderr."
     def call(*argv):
-        main = runs.main if argv[0] == "runs" else cli.main
-        try: code = main([*map(str, argv[main is runs.main:])])
+        main = program.main if argv[0] == "runs" else cli.main
+        try: code = main([*map(str, argv[main is program.main:])])
         except SystemExit as e: code = e.code
         return code, *capsys.readouterr()
     return call
@@ -378,7 +382,8 @@ def test_ctrl_c_saves_what_no_checkpoint_holds_yet(tmp_path):
 REPRODUCE = """
 import sys
 from abs_lab import cli
-from abs_lab.studies import STUDIES, Study
+from abs_lab.studies.catalogue import STUDIES
+from abs_lab.studies.study import Study
 STUDIES["tiny"] = Study("tiny", "?", "nbs/experiments/pqn.ipynb", "nbs/figures/quick.ipynb", {"a": {}, "b": dict(controller="fixed", size=16)},
                         common=dict(env_id="CartPole-v1", total_steps=10_000_000), seeds=1)
 sys.exit(cli.main(["reproduce", "tiny", "--jobs", "2"]))

@@ -3,8 +3,8 @@ import json, random, signal, time, warnings
 
 import pytest
 
-from abs_lab.runs import Runs
-from abs_lab.storage import load_tree
+from abs_lab.runs.table import Runs
+from abs_lab.runs.checkpoints import load_tree
 from support import LANDER, MOVING, assert_same_run, done, events, finish, rows, settings, start, wait_for, write
 
 CONFIGS = {
@@ -94,9 +94,9 @@ def test_killed_fifty_times_is_identical(name, tmp_path): killed_is_identical(na
 KILLER = """
 import json, os, signal, sys
 import envpool, torch, torch._dynamo, pandas  # the optimisers import _dynamo, at the first use of one
-from abs_lab.config import configure
-from abs_lab.runs import run
-from abs_lab.storage import provenance
+from abs_lab.runs.config import configure
+from abs_lab.runs.runner import run
+from abs_lab.runs.provenance import provenance
 config, folder, every = configure(**json.loads(sys.argv[1])), sys.argv[2], int(sys.argv[3])
 provenance()  # asks git, once for all lives
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from abs_lab import stats
-from abs_lab.config import configure
-from abs_lab.runs import Run, run
-from abs_lab.studies import STUDIES
+from abs_lab.reports import stats
+from abs_lab.runs.config import configure
+from abs_lab.runs.runner import Run, run
+from abs_lab.studies.catalogue import STUDIES
 
 
 @pytest.fixture(autouse=True)

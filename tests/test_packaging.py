@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from abs_lab.config import DEFAULTS
+from abs_lab.runs.settings import DEFAULTS
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE = ["plan", "envs", "networks", "returns", "rainbow", "replay", "divergence", "controllers", "train", "pqn", "ppo", "btr", "config", "storage", "runs", "studies", "results", "progress", "campaign"]
+FLOORS = ["core", "agents", "runs", "studies", "reports", "live"]  # each imports from itself and from those before it
+CORE = [*(f"{floor}.{f.stem}" for floor in ("core", "agents") for f in sorted((ROOT/"abs_lab"/floor).glob("[a-z]*.py"))),
+        "runs.config", "runs.storage", "runs.runner", "runs.forks", "runs.__main__",
+        "studies.study", "studies.catalogue", "studies.results", "studies.status", "studies.campaign"]  # what a bare machine trains with
 BARE = {"torch", "numpy", "gymnasium", "envpool", "safetensors"}
 OUTSIDE = ["IPython", "ipykernel", "ipywidgets", "jupyter_client", "jupyter_core", "nbformat", "papermill", "plotly", "pandas", "scipy",
            "tyro", "tqdm", "fastcore", "nbdev", "execnb", "pytest"]
@@ -41,7 +44,7 @@ def test_generated_files_are_in_step(copy):
     assert contents(copy) == before
 
 
-@pytest.mark.parametrize("file", ["abs_lab/plan.py", "README.md"])
+@pytest.mark.parametrize("file", ["abs_lab/core/interfaces.py", "README.md"])
 def test_an_edit_by_hand_is_named_and_left_alone(copy, file):
     with open(copy/file, "a") as f: f.write("\n# edited by hand\n")
     before = contents(copy)
@@ -57,12 +60,12 @@ def test_a_module_without_its_notebook_is_named(copy):
 
 
 def test_writing_brings_everything_into_step_and_is_idempotent(copy):
-    for file in ("abs_lab/plan.py", "README.md"): (copy/file).write_text("")
+    for file in ("abs_lab/core/interfaces.py", "README.md"): (copy/file).write_text("")
     assert python("tools/sync.py", "write", cwd=copy).returncode == 0
     once = contents(copy)
     assert python("tools/sync.py", "write", cwd=copy).returncode == 0
     assert contents(copy) == once
-    for file in ("abs_lab/plan.py", "README.md"): assert once[copy/file] == (ROOT/file).read_bytes()
+    for file in ("abs_lab/core/interfaces.py", "README.md"): assert once[copy/file] == (ROOT/file).read_bytes()
 
 
 # -- notebooks ---------------------------------------------------------------------------------------------------------
@@ -97,50 +100,86 @@ def test_stored_outputs_name_no_path_of_a_machine():
 
 # -- walls -------------------------------------------------------------------------------------------------------------
 
-def rows():
-    "Module name → number of the notebook that exports it."
-    found = {}
-    for f in (ROOT/"nbs").glob("[0-9][0-9]_*.ipynb"):
-        name = re.search(r"#\| *default_exp:? +(\w+)", f.read_text())
-        if name: found[name[1]] = int(f.name[:2])
-    return found
+MODULES = {".".join(f.relative_to(ROOT/"abs_lab").with_suffix("").parts): f for f in sorted((ROOT/"abs_lab").rglob("*.py")) if f.name not in ("__init__.py", "_modidx.py")}
 
 
 def imports(module, top_only=False):
-    "Full names that a module imports: of ours as `abs_lab.NAME`, anywhere in it or at its top level alone."
-    tree = ast.parse((ROOT/"abs_lab"/f"{module}.py").read_text())
+    "Full names of the modules that a module imports, anywhere in it or at its top level alone."
+    tree = ast.parse(MODULES[module].read_text())
     inside = {id(n) for f in ast.walk(tree) if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef)) for n in ast.walk(f)}
+    home = ["abs_lab", *module.split(".")[:-1]]
     for node in ast.walk(tree):
         if top_only and id(node) in inside: continue
         if isinstance(node, ast.Import): yield from (a.name for a in node.names)
         if isinstance(node, ast.ImportFrom):
-            base = ".".join(filter(None, ["abs_lab" if node.level else None, node.module]))
-            yield from (f"{base}.{a.name}" for a in node.names) if base == "abs_lab" else [base]
+            base = ".".join([*home[:len(home) + 1 - node.level], *filter(None, [node.module])]) if node.level else node.module
+            whole = [f"{base}.{a.name}" for a in node.names]
+            yield from (name if name.removeprefix("abs_lab.") in MODULES else base for name in whole)
 
 
-def ours(module): return {name.split(".")[1] for name in imports(module) if name.startswith("abs_lab.")}
+def ours(module): return {name.removeprefix("abs_lab.") for name in imports(module) if name.startswith("abs_lab.")}
 
 
-def test_every_core_module_has_its_notebook():
-    assert set(CORE) <= set(rows())
+def floor(module): return FLOORS.index(module.split(".")[0]) if "." in module else len(FLOORS)
 
 
-def test_a_module_imports_only_from_rows_above_it():
-    number = rows()
-    for module in number:
-        below = {m for m in ours(module) if m in number and number[m] >= number[module]}
-        assert not below, f"{module} imports {below}"
+def notebooks():
+    "Module → the notebook that exports it."
+    found = {}
+    for f in sorted((ROOT/"nbs").rglob("*.ipynb")):
+        if name := re.search(r"#\| *default_exp:? +([\w.]+)", f.read_text()): found[name[1]] = f
+    return found
 
 
-@pytest.mark.parametrize("agent", [a for a in ("pqn", "ppo", "btr") if a == "pqn" or a in rows()])
-def test_agents_know_neither_controllers_nor_meters(agent):
-    assert not ours(agent) & {"controllers", "divergence"}
+def test_nbs_and_abs_lab_have_the_same_floors_and_rooms():
+    assert notebooks().keys() == MODULES.keys()
+    for module, f in notebooks().items():
+        where, _, name = module.rpartition(".")
+        assert f.parent == ROOT/"nbs"/where and (not where or re.fullmatch(rf"\d\d_{name.strip('_')}", f.stem)), f
+
+
+@pytest.mark.parametrize("name", FLOORS)
+def test_notebooks_are_numbered_within_their_floor_without_gaps_or_twins(name):
+    numbers = [int(f.name[:2]) for f in sorted((ROOT/"nbs"/name).glob("*.ipynb"))]
+    assert numbers == list(range(len(numbers)))
+
+
+def test_a_floor_never_imports_from_a_higher_one():
+    assert {module.split(".")[0] for module in MODULES if "." in module} == set(FLOORS)
+    for module in MODULES:
+        above = {m for m in ours(module) if floor(m) > floor(module)}
+        assert not above, f"{module} imports {above}"
+
+
+def test_modules_of_a_floor_import_one_another_in_the_order_of_their_notebooks():
+    place = {module: f.name for module, f in notebooks().items()}
+    for module in MODULES:
+        later = {m for m in ours(module) if floor(m) == floor(module) and place[m] >= place[module]}
+        assert not later, f"{module} imports {later}"
+
+
+def test_agents_know_neither_controllers_nor_meters():
+    for module in MODULES:
+        if module.startswith("agents."): assert not ours(module) & {"core.controllers", "core.divergence"}, module
+
+
+def test_no_package_exports_a_function_named_like_one_of_its_modules():
+    import abs_lab
+    for name in FLOORS: assert not re.search(r"^\s*(from|import|def|\w+ =)", (ROOT/"abs_lab"/name/"__init__.py").read_text(), re.M), name
+    assert not {*abs_lab.__all__} & {*FLOORS, *MODULES}
 
 
 @pytest.mark.parametrize("module", CORE)
 def test_core_modules_import_little_at_the_top(module):
     tops = {name.split(".")[0] for name in imports(module, top_only=True)} - sys.stdlib_module_names
     assert tops <= BARE - {"envpool"} | {"abs_lab"}  # envpool: inside the functions that need it
+
+
+def test_the_top_level_offers_what_a_user_needs_first_and_imports_it_when_asked():
+    names = "configure, run, Runs, load_agent, Session, dashboard, ABS, Divergence, Measurement, train"
+    code = f"import sys; import abs_lab; assert 'torch' not in sys.modules; from abs_lab import {names}; print(all(map(callable, ({names}))), abs_lab.train is train)"
+    done = python("-c", code)
+    assert done.stdout == "True True\n", done.stderr
 
 
 BLOCK = """
@@ -185,8 +224,8 @@ def test_the_core_imports_with_only_the_bare_packages(envpool):
 
 def test_the_core_trains_with_only_the_bare_packages(tmp_path):
     out = bare(f"""
-        from abs_lab.config import configure
-        from abs_lab.runs import run
+        from abs_lab.runs.config import configure
+        from abs_lab.runs.runner import run
         config = configure("pqn", preset="classic", controller="abs", env_id="CartPole-v1", total_steps=8_192, eval_episodes=1)
         print(run(config, {str(tmp_path/"run")!r})["status"])
     """)
@@ -196,10 +235,10 @@ def test_the_core_trains_with_only_the_bare_packages(tmp_path):
 def test_without_envpool_gymnasium_serves_and_says_so(tmp_path):
     out = bare(f"""
         import warnings
-        from abs_lab.config import configure
-        from abs_lab.envs import EnvConfig, VecEnvs
-        from abs_lab.plan import AbsLabError
-        from abs_lab.runs import run
+        from abs_lab.runs.config import configure
+        from abs_lab.core.envs import EnvConfig, VecEnvs
+        from abs_lab.core.interfaces import AbsLabError
+        from abs_lab.runs.runner import run
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             result = run(configure(env_id="CartPole-v1", num_envs=8, total_steps=2_048, eval_envs=2), {str(tmp_path/"run")!r})
@@ -216,13 +255,13 @@ def test_without_envpool_gymnasium_serves_and_says_so(tmp_path):
 
 def test_a_commit_that_leaves_the_library_alone_leaves_its_name(copy):
     git = lambda *args: subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *args], cwd=copy, check=True, capture_output=True, text=True).stdout
-    name = lambda: python("-c", "from abs_lab.storage import commit; print(commit())", cwd=copy).stdout.strip()
+    name = lambda: python("-c", "from abs_lab.runs.storage import commit; print(commit())", cwd=copy).stdout.strip()
     shutil.copy(ROOT/".gitignore", copy)
     git("init", "-q"); git("add", "-A"); git("commit", "-qm", "all")
     first = name()
     (copy/"prose.md").write_text("x"); git("add", "-A"); git("commit", "-qm", "prose")
     assert name() == first == git("rev-parse", "--short=12", "HEAD~1").strip()
-    (copy/"abs_lab"/"plan.py").write_text((copy/"abs_lab"/"plan.py").read_text() + "\n")
+    (copy/"abs_lab"/"core"/"interfaces.py").write_text((copy/"abs_lab"/"core"/"interfaces.py").read_text() + "\n")
     assert name() == f"{first}-dirty"
     git("commit", "-qam", "library")
     assert name() == git("rev-parse", "--short=12", "HEAD").strip() != first

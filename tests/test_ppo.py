@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from abs_lab.config import configure
-from abs_lab.controllers import ABS, Fixed
-from abs_lab.divergence import Divergence, policy_distance
-from abs_lab.envs import EnvConfig, Rollout, VecEnvs
-from abs_lab.normalizers import ObsNormalizer, RewardNormalizer
-from abs_lab.plan import AbsLabError, BatchPlan, Measurement, Progress
-from abs_lab.ppo import PPO, PPOConfig, entropy, log_prob, plan_update, ppo_gradient, ppo_loss
-from abs_lab.pqn import PQN, PQNConfig
-from abs_lab.runs import Run, run
-from abs_lab.train import evaluate, train
+from abs_lab.runs.config import configure
+from abs_lab.core.controllers import ABS, Fixed
+from abs_lab.core.divergence import Divergence, policy_distance
+from abs_lab.core.envs import EnvConfig, Rollout, VecEnvs
+from abs_lab.agents.normalizers import ObsNormalizer, RewardNormalizer
+from abs_lab.core.interfaces import AbsLabError, BatchPlan, Measurement, Progress
+from abs_lab.agents.ppo import PPO, PPOConfig, entropy, log_prob, plan_update, ppo_gradient, ppo_loss
+from abs_lab.agents.pqn import PQN, PQNConfig
+from abs_lab.runs.runner import Run, run
+from abs_lab.core.train import evaluate, train
 
 
 @pytest.fixture(autouse=True)
@@ -85,14 +85,14 @@ def test_paper_first_steps():
 @pytest.mark.parametrize("size, before, after", [(1024, 10, 5), (2048, 10, 10), (2880, 10, 14), (4480, 10, 21), (7904, 10, 38), (8192, 10, 40)])
 def test_paper_epochs(size, before, after):
     config = configure("ppo", preset="paper").agent
-    assert plan_update(config, size, 1, Progress(1)) == BatchPlan(size, size // 32, before)
-    assert plan_update(config, size, 1, Progress(1), changed=True) == BatchPlan(size, size // 32, after)
+    assert plan_update(config, size, 1, Progress(1)) == BatchPlan(size, size // 32, 32 * before)
+    assert plan_update(config, size, 1, Progress(1), changed=True) == BatchPlan(size, size // 32, 32 * after)
 
 
 def test_epochs_change_with_the_first_change_of_size_and_not_before():
     ramp = configure("ppo", preset="paper", controller="ramp", total_steps=6 * 1024).controller
     envs, agent, stream = made("Pendulum-v1", 1, 6 * 1024, controller=replace(ramp, size_min=1024, size_max=2048), epochs_rule="author", num_minibatches=32)
-    assert [(s.plan.rollout, s.plan.epochs) for s in stream] == [(1024, 10), (1184, 5), (1408, 6), (1632, 7), (1888, 9)]
+    assert [(s.plan.rollout, s.plan.gradient_steps // 32) for s in stream] == [(1024, 10), (1184, 5), (1408, 6), (1632, 7), (1888, 9)]
 
 
 # -- the loss ----------------------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def test_an_update_is_plain_ppo():
         ppo_loss(agent.config, log_prob(net(x), drawn), entropy(net(x)), net.value(x), *old)[0].backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 0.5)
         optimizer.step()
-    agent.update(rollout, BatchPlan(32, 32, 1))
+    agent.update(rollout, BatchPlan(32, 32, 4))
     for mine, plain in zip(agent.net.parameters(), net.parameters()): torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-6)
 
 
@@ -189,7 +189,7 @@ def test_a_discount_that_is_set_reaches_the_rewards_normaliser():
 def test_every_observation_counts_once():
     "First ones, final ones and those between, over several rollouts of changing length: 0 … 5, 0 … 5, …"
     envs, agent, _ = made(SHORT)
-    for length in (16, 32, 7 * 4): agent.update(envs.collect(agent, length, agent.progress), BatchPlan(length, 8, 1))
+    for length in (16, 32, 7 * 4): agent.update(envs.collect(agent, length, agent.progress), BatchPlan(length, 8, 4))
     seen = [t % 6 for t in range(16 + 32 + 28)]        # the observation of step 5 is final, and its row is the autoreset row
     assert float(agent.seen.count) == pytest.approx(2 * len(seen) + 1e-4)
     np.testing.assert_allclose(agent.seen.mean, [np.mean(seen), -np.mean(seen)], rtol=1e-4)
@@ -226,7 +226,7 @@ def test_masked_rows_have_no_part_in_an_update(what):
         assert 0 < (~rollout.mask).sum() < 20
         if spoil and what == "drawn": rollout.extras["drawn"][~rollout.mask] = 7.0
         if spoil and what == "x": rollout.rewards[~rollout.mask] = 1e6
-        agent.update(rollout, BatchPlan(32, 16, 2))
+        agent.update(rollout, BatchPlan(32, 16, 2 * 4))
         return agent.weights.detach()
     assert torch.equal(updated(False), updated(True))
 
@@ -399,7 +399,7 @@ def test_bounds_in_double_precision_are_kept():
 
 PRODUCTS = """
 import hashlib, numpy as np
-from abs_lab.networks import matmul
+from abs_lab.agents.networks import matmul
 rng, bits = np.random.default_rng(0), hashlib.sha256()
 for rows in (1, 32, 64, 128, 144, 150, 256, 1024):
     for inputs, outputs in ((17, 64), (64, 64), (64, 6), (64, 1), (376, 64), (256, 256)):

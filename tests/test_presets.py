@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from abs_lab.config import configure, earliest_change
-from abs_lab.controllers import ABS
-from abs_lab.envs import VecEnvs, role_seeds
-from abs_lab.plan import AbsLabError, BatchPlan, Measurement, Progress
-from abs_lab import ppo
-from abs_lab.pqn import PRESETS, linear_epsilon, plan_update
-from abs_lab.studies import STUDIES, parameters_cell
+from abs_lab.runs.config import configure, earliest_change
+from abs_lab.core.controllers import ABS
+from abs_lab.core.envs import VecEnvs, role_seeds
+from abs_lab.core.interfaces import AbsLabError, BatchPlan, Measurement, Progress
+from abs_lab.agents import ppo
+from abs_lab.agents.pqn import PRESETS, linear_epsilon, plan_update
+from abs_lab.studies.catalogue import STUDIES
+from abs_lab.studies.study import parameters_cell
 
 ROOT = Path(__file__).resolve().parent.parent
 ABS_RULE = dict(size_min=16, size_max=64, low=0.05, high=0.95, window=20, warmup=10, smoothing=0.9, map="log", rounding="author",
@@ -61,7 +62,7 @@ def test_paper_takes_about_195_measurements():
     (119, 3808, 7), (128, 4096, 8)])
 def test_paper_plans(size, minibatch, epochs):
     config = configure(preset="paper", size_max=128)
-    assert plan_update(config.agent, size, 128, Progress(1)) == BatchPlan(size, minibatch, epochs)
+    assert plan_update(config.agent, size, 128, Progress(1)) == BatchPlan(size, minibatch, 4 * epochs)
 
 
 @pytest.mark.parametrize("size_max,start,sizes", [(64, None, [55, 43, 32, 25, 17]), (128, None, [119, 92, 66, 50, 31]),
@@ -129,7 +130,7 @@ def test_purejaxql():
     config = configure(preset="purejaxql", controller="fixed")
     changed = dict(num_minibatches=32, epochs_rule="constant", init="he_normal", layer_norm="channel", loss_scale=0.5, total_steps=50_000_000)
     has(config, mask_resets=False, bootstrap_truncation=False, size=32, epochs=2, **ATARI | changed)
-    assert plan_update(config.agent, 32, 128, Progress(1)) == BatchPlan(32, 128, 2)
+    assert plan_update(config.agent, 32, 128, Progress(1)) == BatchPlan(32, 128, 2 * 32)
 
 
 def test_minatar():
@@ -137,7 +138,7 @@ def test_minatar():
     has(config, env_id="MinAtar/Breakout-v1", num_envs=128, network="minatar", num_minibatches=32, epochs_rule="constant", epochs=2, lr=5e-4,
         anneal_lr=True, gamma=0.99, lam=0.65, max_grad_norm=10.0, epsilon_start=1.0, epsilon_end=0.05, epsilon_fraction=0.1, size=32,
         total_steps=10_000_000, episodic_life=False, reward_clip=False, mask_resets=True, bootstrap_truncation=True)
-    assert plan_update(config.agent, 32, 128, Progress(1)) == BatchPlan(32, 128, 2)
+    assert plan_update(config.agent, 32, 128, Progress(1)) == BatchPlan(32, 128, 2 * 32)
 
 
 BTR = dict(env_id="Breakout-v5", num_envs=64, sticky_actions=0.25, reward_clip=True, reward_scale=1.0, episodic_life=False, mask_resets=True,

@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from abs_lab.config import configure
-from abs_lab.plan import AbsLabError
-from abs_lab.runs import Run, fork, run
-from abs_lab.storage import load_tree
-from abs_lab.train import evaluate
+from abs_lab.runs.config import configure
+from abs_lab.core.interfaces import AbsLabError
+from abs_lab.runs.forks import fork
+from abs_lab.runs.runner import Run, run
+from abs_lab.runs.checkpoints import load_tree
+from abs_lab.core.train import evaluate
 from support import LANDER, MOVING, assert_same_run, events, finish, result, rows, settings, start, state, wait_for, write
 
 

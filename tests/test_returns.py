@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
-from abs_lab.plan import AbsLabError
-from abs_lab.returns import gae, n_step, q_lambda
+from abs_lab.core.interfaces import AbsLabError
+from abs_lab.core.returns import gae, n_step, q_lambda
 
 GOES_ON, TERMINATED, TRUNCATED, BOTH = range(4)
 numbers = st.floats(-100, 100, width=32)

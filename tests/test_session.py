@@ -4,11 +4,12 @@ import shutil, signal, threading, time, traceback
 import pytest
 import torch
 
-from abs_lab.config import configure
-from abs_lab.plan import AbsLabError
-from abs_lab.runs import read_config, repeat, run, set_events
-from abs_lab.session import Session, check_memory
-from abs_lab.storage import Busy
+from abs_lab.runs.config import configure
+from abs_lab.core.interfaces import AbsLabError
+from abs_lab.runs.forks import repeat
+from abs_lab.runs.runner import read_config, run, set_events
+from abs_lab.runs.session import Session, check_memory
+from abs_lab.runs.storage import Busy
 from support import assert_same_run, events, finish, result, rows, start, state
 
 SMALL = dict(env_id="CartPole-v1", num_envs=16, total_steps=12_000, interval=1, size_max=32, eval_envs=4, epsilon_fraction=0.5)
@@ -79,8 +80,8 @@ def test_sliders_that_are_dragged_leave_one_change_an_update(tmp_path):
 def test_a_kill_loses_no_change(tmp_path):
     "Killed after a change and before the next checkpoint, then resumed in batch: as if it had never been killed."
     script = f"""
-from abs_lab.config import configure
-from abs_lab.session import Session
+from abs_lab.runs.config import configure
+from abs_lab.runs.session import Session
 session = Session(configure(**{SMALL!r}), {str(tmp_path/'a')!r})
 session.step(6); session.wait(); session.save()
 session.step(6); session.wait()
@@ -105,8 +106,8 @@ session.thread.join()
 
 def test_an_interpreter_that_ends_saves_its_sessions(tmp_path):
     script = f"""
-from abs_lab.config import configure
-from abs_lab.session import Session
+from abs_lab.runs.config import configure
+from abs_lab.runs.session import Session
 session = Session(configure(**{SMALL | dict(total_steps=10**8)!r}), {str(tmp_path/'a')!r})
 session.step(5); session.wait()
 session.resume()
@@ -225,7 +226,7 @@ def test_a_size_beyond_memory_ends_before_training(tmp_path):
 
 def test_a_size_beyond_memory_that_is_set_before_the_start_ends_before_training(tmp_path, monkeypatch):
     session = Session(configure(**SMALL), tmp_path/"a")
-    monkeypatch.setattr("abs_lab.session.free_bytes", lambda device: 2**20)
+    monkeypatch.setattr("abs_lab.runs.session.free_bytes", lambda device: 2**20)
     session.set(size_max=60_000)
     session.step(1)
     with pytest.raises(AbsLabError, match="a rollout of 60,000 steps needs about"): session.wait(60)
@@ -233,7 +234,7 @@ def test_a_size_beyond_memory_that_is_set_before_the_start_ends_before_training(
 
 
 def test_the_batch_of_a_replay_agent_is_no_rollout(tmp_path, monkeypatch):
-    monkeypatch.setattr("abs_lab.session.free_bytes", lambda device: 2**12)  # a step of 16 carts takes 256 bytes, a thousand of them do not fit
+    monkeypatch.setattr("abs_lab.runs.session.free_bytes", lambda device: 2**12)  # a step of 16 carts takes 256 bytes, a thousand of them do not fit
     session = Session(configure("btr", env_id="CartPole-v1", total_steps=3_000, learning_starts=2_600, size_max=1_024), tmp_path/"a")
     session.step(1)
     assert session.wait(60) == "paused"

@@ -14,8 +14,8 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from abs_lab import figures, pages, reports, stats
-from abs_lab.plan import AbsLabError
+from abs_lab.reports import figures, pages, sentences, stats
+from abs_lab.core.interfaces import AbsLabError
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "nbs/figures/quick.ipynb"
@@ -282,7 +282,7 @@ def test_games_without_a_human_score_are_refused_with_the_nearest():
 def test_reports_use_the_same_scale(monkeypatch):
     runs = [r | dict(params=r["params"] | dict(env_id="Pong-v5")) for r in study(2)]
     monkeypatch.setattr(stats, "human_normalised", lambda score, env_id, real=stats.human_normalised: 10 * real(score, env_id))
-    units, scale = reports.normalised(runs)
+    units, scale = sentences.normalised(runs)
     assert scale == "human-normalised score"
     for run, unit in zip(runs, units):
         np.testing.assert_allclose(figures.score(unit), 10 * (figures.score(run) + 20.7) / 35.3)
@@ -558,7 +558,7 @@ def test_a_basic_script_of_the_same_version_is_left_alone(tmp_path):
 
 def test_names_are_data_not_html(tmp_path):
     runs = [invent("<script>alert(1)</script>", seed) for seed in range(2)]
-    pages.report(tmp_path / "s/index.html", "a < b", [(reports.evaluation(runs), "c"), figures.final(runs), figures.learning_curves(runs), "d < e"])
+    pages.report(tmp_path / "s/index.html", "a < b", [(sentences.evaluation(runs), "c"), figures.final(runs), figures.learning_curves(runs), "d < e"])
     page = (tmp_path / "s/index.html").read_text()
     assert "<script>alert" not in page and "<title>a &lt; b</title>" in page and "d &lt; e" in page
 
