@@ -1,0 +1,96 @@
+"An agent, a controller and a meter that the library does not have pass the suite that its own pass, from modules beside a user's work."
+import shutil, sys
+from pathlib import Path
+
+import pytest
+
+from abs_lab.cli import main
+from abs_lab.core.interfaces import AbsLabError
+from abs_lab.runs.config import configure
+from abs_lab.runs.registry import register
+from abs_lab.studies.engine import reproduce
+from abs_lab.studies.study import Study
+from abs_lab.testing import PLACES, check
+from support import ROOT
+
+CART = dict(env_id="CartPole-v1", num_envs=16, total_steps=12_000, interval=2, eval_envs=2)
+KINDS = {
+    "reinforce": dict(agent="own_agents:Reinforce", total_steps=24_000, interval=2, warmup=2, eval_envs=2),
+    "aimd": CART | dict(controller="own_rules:AIMD", limit=0.5),
+    "weight move": CART | dict(meter="own_rules:WeightMove", low=0.001, high=0.1, warmup=2),
+    "all three": CART | dict(agent="own_agents:Reinforce", controller="own_rules:AIMD", meter="own_rules:WeightMove"),
+    "pqn": CART | dict(agent="pqn", warmup=2),
+    "ppo": CART | dict(agent="ppo", warmup=2, total_steps=20_000),
+    "btr": CART | dict(agent="btr", warmup=2, interval=16, total_steps=4_000, learning_starts=1_000, replay_size=20_000, record_every=10),
+}
+IN_CI = {("reinforce", place) for place in PLACES} | {("aimd", "killed"), ("weight move", "forked"), ("all three", "described"), ("pqn", "steered"), ("ppo", "unobserved"), ("btr", "trained")}
+MATRIX = [pytest.param(kind, place, marks=[] if (kind, place) in IN_CI else pytest.mark.long) for kind in KINDS for place in PLACES]
+
+
+@pytest.fixture
+def desk(monkeypatch, tmp_path):
+    "A folder as a user has it: modules of one's own, and a runs folder."
+    folder = tmp_path/"a desk"
+    folder.mkdir()
+    for name in ("own_agents", "own_rules"):
+        shutil.copy(ROOT/"tests"/f"{name}.py", folder)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if Path(p or ".").resolve() != ROOT/"tests"])
+    monkeypatch.chdir(folder)
+    for key, value in dict(DEVICE="cpu", THREADS="1", RUNS_DIR=str(folder/"runs"), REPORTS_DIR=str(folder/"reports"), JOBS="2").items(): monkeypatch.setenv(f"ABS_LAB_{key}", value)
+    return folder
+
+
+@pytest.mark.parametrize("kind, place", MATRIX)
+def test_it_passes(kind, place, desk): check(place, desk/"here", **KINDS[kind])
+
+
+def test_reinforce_learns_a_task_whose_answer_is_known(desk):
+    from abs_lab.runs.runner import run
+    result = run(configure("own_agents:Reinforce", total_steps=150_000, eval_envs=20), desk/"run")
+    assert result["eval"]["mean"] > 150  # a random policy has 22
+
+
+def test_the_command_line_shows_the_flags_of_an_agent_of_ones_own_and_trains_it(desk, capsys):
+    with pytest.raises(SystemExit): main(["train", "own_agents:Reinforce", "--help"])
+    said = capsys.readouterr().out
+    assert "--gamma" in said and "discount per step, 0 to 1" in said and "--size-max" in said
+    assert main(["train", "own_agents:Reinforce", "--controller", "own_rules:AIMD", "--total-steps", "4096", "--eval-envs", "2", "--limit", "0.3"]) == 0
+    assert [d.name.rpartition("-")[0] for d in (desk/"runs"/"train").iterdir()] == ["CartPole-v1-own_rules-AIMD-s0"]
+    assert main(["status", "train"]) == 0 and "1 of 1 runs finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wrong, words", [
+    (dict(agent="own_agents:Reinforced"), "did you mean Reinforce"), (dict(agent="own_agent:Reinforce"), "No module named 'own_agent'"), (dict(controller="own_rules:WeightMove"), "derived from abs_lab.Controller"),
+    (dict(agent="reinforce"), "unknown agent 'reinforce'"), (dict(agent="own_agents:Reinforce", gama=0.9), "did you mean gamma"), (dict(agent="own_agents:Reinforce", gamma=1.5), "gamma must lie between 0 and 1"),
+    (dict(agent="own_agents:Reinforce", preset="classic"), "unknown preset of own_agents:Reinforce 'classic'")])
+def test_a_name_or_value_that_cannot_be_is_refused_before_anything_is_trained(wrong, words, desk):
+    with pytest.raises(AbsLabError, match=words): configure(**wrong)
+
+
+def test_two_owners_of_one_name_are_named(desk):
+    (desk/"clash.py").write_text("from dataclasses import dataclass\nfrom abs_lab.core.contract import Controller\n\n@dataclass\nclass Clash(Controller):\n    lr: float = 1.0  # sizes per measurement\n    size: int = 16  # size\n")
+    with pytest.raises(AbsLabError, match="parameter lr of PQNConfig belongs to PQNConfig and Clash"): configure(controller="clash:Clash")
+
+
+def test_a_class_of_a_notebook_trains_here_and_a_batch_says_what_to_do(desk, monkeypatch):
+    from own_rules import AIMD
+    from abs_lab.runs import registry
+    monkeypatch.setitem(registry._registered, "controller", {})
+    register(AIMD)
+    check("trained", desk/"here", **CART | dict(controller="aimd"))
+    with pytest.raises(AbsLabError, match="put the class into a module, say my_controller.py .* 'my_controller:AIMD'"):
+        reproduce(Study("mine", "?", arms={"a": dict(controller="aimd")}, common=CART, seeds=1))
+
+
+def test_an_entry_point_gives_an_installed_package_a_short_name(desk, monkeypatch):
+    from abs_lab.runs import registry
+    info = desk/"site"/"own_stuff-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info/"METADATA").write_text("Metadata-Version: 2.1\nName: own-stuff\nVersion: 1.0\n")
+    (info/"entry_points.txt").write_text("[abs_lab.controllers]\naimd = own_rules:AIMD\n")
+    monkeypatch.syspath_prepend(str(desk/"site"))
+    registry._installed.cache_clear()
+    try:
+        assert configure(controller="aimd").controller.limit == 0.2 and "aimd" in registry.names("controller")
+    finally: registry._installed.cache_clear()
