@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from abs_lab.reports import figures, pages, sentences, stats
-from abs_lab.studies import grids, results, study
+from abs_lab.studies import catalogue, grids, results
 from abs_lab.runs.config import configure, earliest_change
 from abs_lab.core.controllers import Replayed
 from abs_lab.studies.engine import _notebook_parameters, check_grid, reproduce
@@ -17,6 +17,7 @@ from abs_lab.studies.results import compact
 from abs_lab.runs.runner import run
 from abs_lab.runs.storage import read_jsonl
 from abs_lab.studies.catalogue import STUDIES
+from abs_lab.studies.study import APART
 
 ROOT = Path(__file__).resolve().parent.parent
 SCALES = [(name, scale) for name, study in STUDIES.items() for scale in study.scales]
@@ -69,7 +70,7 @@ def test_every_scale_gives_a_grid_that_can_be_run(name, scale):
     grid = whole(study, scale)
     configs = check_grid(ROOT/study.notebook, grid)                        # unknown names, bad values, duplicates
     assert len({c.id for c in configs}) == len(configs) > 0
-    assert {p["arm"] for p in grid} <= set(study.arms) and all(set(p) & set(study.APART) == set() for p in grid)
+    assert {p["arm"] for p in grid} <= set(study.arms) and all(set(p) & set(APART) == set() for p in grid)
     if not scale.startswith("smoke"):
         late = {c.id: earliest_change(c) for c in configs if c.names[2] == "abs" and c.names[3] == "divergence" and earliest_change(c) > 0.15}
         assert not late, late
@@ -78,8 +79,8 @@ def test_every_scale_gives_a_grid_that_can_be_run(name, scale):
 
 def test_a_name_that_papermill_would_inject_for_nothing_is_refused():
     good = "# Parameters\nenv_id = 'CartPole-v1'\nsize_min = 3\narm = 'a'\nrun_dir = 'x'\n"
-    study.check_injected(["", "controler = 3", good], "btr")                # what a person wrote is not papermill's
-    with pytest.raises(AbsLabError, match="unknown parameter of btr 'controler'; did you mean controller"): study.check_injected([good, "# Parameters\ncontroler = 'fixed'\n"], "btr")
+    grids.check_injected(["", "controler = 3", good], "btr")                # what a person wrote is not papermill's
+    with pytest.raises(AbsLabError, match="unknown parameter of btr 'controler'; did you mean controller"): grids.check_injected([good, "# Parameters\ncontroler = 'fixed'\n"], "btr")
     for agent in ("pqn", "ppo", "btr"): assert f'check_injected(In, \\"{agent}\\")' in (ROOT/"nbs"/"experiments"/f"{agent}.ipynb").read_text()
 
 
@@ -112,9 +113,9 @@ def test_all_that_is_asked_for_is_there():
 
 
 def test_games_are_those_of_the_scores():
-    assert set(study.ATARI57) == set(stats.ATARI_SCORES) and len(study.ATARI57) == 57
-    assert set(study.ATARI5) == {"BattleZone-v5", "DoubleDunk-v5", "NameThisGame-v5", "Phoenix-v5", "Qbert-v5"}
-    assert set(study.ATARI10) - set(study.ATARI5) == {"Amidar-v5", "Bowling-v5", "Frostbite-v5", "KungFuMaster-v5", "Riverraid-v5"}
+    assert set(catalogue.ATARI57) == set(stats.ATARI_SCORES) and len(catalogue.ATARI57) == 57
+    assert set(catalogue.ATARI5) == {"BattleZone-v5", "DoubleDunk-v5", "NameThisGame-v5", "Phoenix-v5", "Qbert-v5"}
+    assert set(catalogue.ATARI10) - set(catalogue.ATARI5) == {"Amidar-v5", "Bowling-v5", "Frostbite-v5", "KungFuMaster-v5", "Riverraid-v5"}
 
 
 def test_whole_comparisons_come_first():
@@ -165,8 +166,8 @@ def test_a_schedule_is_as_fine_as_the_run_however_few_points_are_kept(tmp_path, 
 def strays(study, scale, data):
     "Small files that are no run of a study at a scale, whatever the number of seeds, or bear another arm's label."
     files = {f.stem: results.read_result(f) for f in data.glob("*.json")}
-    grids = [grids.scheduled(study, scale, seeds, [data])[0] for seeds in (None, 1 + max(f["params"]["seed"] for f in files.values()))]
-    arms = {c.id: p["arm"] for grid in grids for p, c in zip(grid, grids.configs_of(grid))}
+    lists = [grids.scheduled(study, scale, seeds, [data])[0] for seeds in (None, 1 + max(f["params"]["seed"] for f in files.values()))]
+    arms = {c.id: p["arm"] for grid in lists for p, c in zip(grid, grids.configs_of(grid))}
     return {id: f["params"]["arm"] for id, f in files.items() if arms.get(id) != f["params"]["arm"] or f.get("study") not in (None, data.parent.name)}
 
 
