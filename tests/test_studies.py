@@ -29,7 +29,7 @@ def whole(study, scale, **more):
     return study.grid(scale, schedules=found, **more)
 
 
-SCALES_OF_SIGNALS = {"divergence D": 1, "softmax KL": 1e-3, "tr(Σ)/|G|²": 1e4, "|G|²/tr(Σ)": 1e-2}  # a signal in its meter's own unit
+SCALES_OF_SIGNALS = {"divergence D": 1, "softmax KL (nats)": 1e-3, "tr(Σ)/|G|² (transitions)": 1e4, "|G|²/tr(Σ) (1 / transitions)": 1e-2}  # a signal in its meter's own unit
 
 
 def invented(point, config, level):
@@ -40,7 +40,7 @@ def invented(point, config, level):
     steps = [int(s * config.total_steps) for s in share]
     gradient = [int(s * config.total_steps * 4 * 2 / (32 * config.env.num_envs)) + 1 for s in share]
     curve = dict(step=steps, gradient_steps=gradient, size=size, epochs=[2] * n, seconds=[s / 1e4 for s in steps],
-                 signal=(SCALES_OF_SIGNALS[figures.unit(dict(params=config.flat()))] * np.clip(0.5 - 0.3 * share + rng.normal(0, 0.05, n), 0.01, 1)).tolist(), thresholds=None)
+                 signal=(SCALES_OF_SIGNALS[figures.unit(dict(params=config.flat(), curve={}))] * np.clip(0.5 - 0.3 * share + rng.normal(0, 0.05, n), 0.01, 1)).tolist(), thresholds=None)
     curve["return"] = [None, *(level + 100 * share + rng.normal(0, 9, n))[1:].tolist()]
     for name in ("dormant", "rank", "weight_norm") if config.controller.smallest < 64 else ():  # too few updates to measure them
         curve[name] = [None, *rng.uniform(0, 1, n - 1).tolist()]
@@ -228,12 +228,12 @@ def test_signals_of_different_units_share_neither_axis_nor_thresholds(tmp_path):
     found, table = panels(figures.divergence(runs)), sentences.divergence_table(runs).set_index("Arm")
     assert set(found) == set(STUDIES["controllers"].arms)
     (share, lines), (noise, none), (reciprocal, own) = (found[arm] for arm in ("ABS 16–64", "GNS 16–64", "ABS 16–64 on gradient noise"))
-    assert (share.title.text, noise.title.text, reciprocal.title.text) == ("divergence D", "tr(Σ)/|G|²", "|G|²/tr(Σ)")
+    assert (share.title.text, noise.title.text, reciprocal.title.text) == ("divergence D", "tr(Σ)/|G|² (transitions)", "|G|²/tr(Σ) (1 / transitions)")
     assert (lines, none, own) == ([0.05, 0.95], [], [1 / (64 * 32), 1 / (16 * 32)])        # 32 environments
     assert found["fixed 16"][0].range == share.range and share.range[1] < 1.2 and found["fixed 16"][1] == []
     assert noise.type == reciprocal.type == "log" and noise.range[0] > 1 > reciprocal.range[1] and noise.range == found["GNS 16–64, decayed rate"][0].range
     assert reciprocal.range[0] < np.log10(1 / (64 * 32))                                      # its thresholds are seen
-    assert table.loc["GNS 16–64", ["Signal", "Points above high", "Acts on"]].tolist() == ["tr(Σ)/|G|²", "–", "nothing"]
+    assert table.loc["GNS 16–64", ["Signal", "Points above high", "Acts on"]].tolist() == ["tr(Σ)/|G|² (transitions)", "–", "nothing"]
     assert table.loc["ABS 16–64 on gradient noise", "Acts on"] == "0.000488, 0.00195" and table.loc["fixed 16", "Points below low"] == "0 %"
     assert float(table.loc["ABS 16–64 on gradient noise", "Mean, last tenth"]) > 0
 
@@ -247,7 +247,7 @@ def test_softmax_kl_has_a_panel_of_its_own(tmp_path, monkeypatch):
         if cell["cell_type"] == "code" and not cell["metadata"].get("tags"): exec("".join(cell["source"]), space)
     fig = next(fig for fig in made if any("softmax" in (note.text or "") for note in fig.layout.annotations))
     of = {title: axis for title, (axis, _) in panels(fig).items()}
-    assert of["Which distance: divergence D"].title.text == "divergence D" and of["Which distance: softmax KL"].title.text == "softmax KL"
+    assert of["Which distance: divergence D"].title.text == "divergence D" and of["Which distance: softmax KL (nats)"].title.text == "softmax KL (nats)"
     assert all(axis.matches is None for axis in of.values())
     kl, d = ([t for t in fig.data if t.name == arm and t.showlegend] for arm in ("fixed 32, softmax KL", "fixed 32"))
     assert kl[0].yaxis != d[0].yaxis and max(kl[0].y) < 0.01 < max(d[0].y)

@@ -52,10 +52,10 @@ def _instead(run) -> str: return f"{number(score(run))} instead of {number(run['
 def _as_committed(group) -> str:
     "Whether the runs of an arm that were trained again came out as the committed ones did, and where the others are from."
     again, changed, taken = [run for run in group if "committed" in run], _changed(group), sum(run.get("taken", False) for run in group)
+    new = len(group) - len(again) - taken
     said = [f"{len(again) - len(changed)} of {len(again)} the same to the last digit"] if again else []
     said += [f"seed {run['params']['seed']}: {_instead(run)}" for run in changed]
-    said += [f"{taken} taken from there"] * bool(taken)
-    return "; ".join(said + [f"{n} not there"] * bool(n := len(group) - len(again) - taken))
+    return "; ".join(said + [f"{taken} taken from there"] * bool(taken) + [f"{new} not there"] * bool(new))
 
 def repeated(
     runs: list,          # runs of a study
