@@ -205,10 +205,10 @@ def find_study(
     name: str | Study,  # a built-in study's name, an installed one's, module:Name, or the study itself
 ) -> Study:
     "The study that a name stands for."
-    if name in STUDIES: return STUDIES[name]
+    if isinstance(name, str) and name in STUDIES: return STUDIES[name]
     if isinstance(name, str) and ":" not in name: choose("study", name, [*STUDIES, *names("study")])
     found = name if isinstance(name, Study) else find("study", name)
-    found = found() if callable(found) else found
+    if callable(found): found = found()
     if not isinstance(found, Study): raise AbsLabError(f"study {name!r} is {found!r}; it must be an abs_lab.studies.study.Study, or a function that returns one")
     if found.name in STUDIES and found is not STUDIES[found.name]: raise AbsLabError(f"the study {name!r} bears the name of a built-in one, {found.name!r}, whose folders it would share: give it another name")
     return found
