@@ -1,11 +1,12 @@
 "The studies: every scale of each gives a grid that can be run, every figure notebook renders, and they run from end to end."
-import json, re, shutil
+import json, re, shutil, sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from abs_lab import cli
 from abs_lab.reports import figures, pages, sentences, stats
 from abs_lab.studies import catalogue, grids, results
 from abs_lab.runs.config import configure, earliest_change
@@ -15,7 +16,7 @@ from abs_lab.core.interfaces import AbsLabError
 from abs_lab.studies.grids import mean_schedule, schedules
 from abs_lab.studies.results import compact
 from abs_lab.runs.runner import run
-from abs_lab.runs.storage import read_jsonl
+from abs_lab.runs.storage import read_jsonl, run_id, write_json
 from abs_lab.studies.catalogue import STUDIES
 from abs_lab.studies.study import APART
 
@@ -282,6 +283,71 @@ def test_parity_says_what_is_within_and_what_is_outside(tmp_path):
     table = (report/"compare.md").read_text()
     assert re.search(r"Hopper-v4 \| CleanRL's settings \| 3 .*\| within \|", table) and re.search(r"HalfCheetah-v4 \| CleanRL's settings \| 3 .*\| outside \|", table)
     assert table.count("too few seeds") == 10
+
+
+# -- kinds that this library does not have -------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("agent, env_id, more", [("pqn", "CartPole-v1", dict(num_envs=8, total_steps=2_000)), ("ppo", "Pendulum-v1", dict(preset="mujoco_64", num_envs=8, size_min=32, size_max=64, multiple=4, total_steps=2_048))])
+def test_a_small_file_keeps_every_number_that_was_logged(tmp_path, agent, env_id, more):
+    run(configure(agent, env_id=env_id, eval_envs=2, **more), tmp_path)
+    rows, curve = read_jsonl(tmp_path/"steps.jsonl"), compact(tmp_path, "a")["curve"]
+    numbers = {k for row in rows for k, v in row.items() if isinstance(v, (int, float))} - {"update", "rollout", "minibatch"}
+    assert numbers | {"return", "seconds", "thresholds"} == set(curve) and all(len(v) == len(curve["step"]) <= 50 for k, v in curve.items() if k != "thresholds")
+    if agent == "ppo": assert {"policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "explained_variance"} < set(curve)
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    "Small files of runs whose agent, controller and meter are of a package that is not here: real ones under other names."
+    root, files = tmp_path_factory.mktemp("foreign"), []
+    for arm, seed in (("theirs", 0), ("theirs", 1), ("ours", 0), ("ours", 1)):
+        names = dict(agent="gone_pkg.sac:SAC", controller="gone_pkg.aimd:AIMD", meter="gone_pkg.fisher:Fisher") if arm == "theirs" else {}
+        config = configure(env_id="CartPole-v1", num_envs=8, total_steps=2_000, eval_envs=2, controller="abs", seed=seed)
+        dir = root/f"{arm}{seed}"
+        run(config, dir)
+        found = json.loads((dir/"config.json").read_text())
+        found["config"] |= names
+        found["identity"] |= names
+        for kind, name in names.items(): found["kinds"][kind]["name"] = name
+        if names:
+            found["kinds"]["meter"]["signal"] = ["Fisher norm", "1 / step"]
+            found["kinds"]["agent"] |= dict(size=["horizon", "steps"])
+        found["id"] = run_id(config.env.env_id, found["config"]["controller"], seed, found["identity"])
+        (dir/"config.json").write_text(json.dumps(found))
+        result = json.loads((dir/"result.json").read_text())
+        (dir/"result.json").write_text(json.dumps(result | dict(id=found["id"])))
+        files.append(compact(dir, arm) | dict(study="theirs"))
+    return files
+
+
+def test_runs_of_kinds_that_cannot_be_imported_are_merged_looked_at_and_drawn(foreign, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("BROWSER_PATH", "/nonexistent")
+    monkeypatch.setenv("ABS_LAB_RUNS_DIR", str(tmp_path/"runs"))
+    monkeypatch.setenv("ABS_LAB_REPORTS_DIR", str(tmp_path/"reports"))
+    for small in foreign: results.save_result(small, tmp_path/"carried")
+    (tmp_path/"runs"/"theirs").mkdir(parents=True)
+    write_json(tmp_path/"runs"/"theirs"/"study.json", dict(study="theirs", trains_here=False, runs=[[f["id"], f["params"]["arm"], 2_000] for f in foreign]))
+    assert cli.main(["merge", str(tmp_path/"carried")]) == 0 and "4 taken" in capsys.readouterr().out
+    assert cli.main(["status"]) == 0 and capsys.readouterr().out == "theirs: 4 of 4 runs finished\n"
+    runs = pages.finished("theirs", tmp_path/"reports"/"theirs"/"data", arms=["theirs", "ours"])
+    page = pages.study("theirs", runs, tmp_path/"page"/"theirs", [("theirs against ours:", "theirs", "ours")], question="Is theirs better?").read_text()
+    assert "Fisher norm (1 / step)" in page and "horizon (steps)" in page and "The Fisher norm of theirs was" in page and "gone_pkg.aimd:AIMD" in page
+    assert set(panels(figures.divergence(runs))) == {"theirs", "ours"} and [axis.title.text for axis, _ in panels(figures.divergence(runs)).values()] == ["Fisher norm (1 / step)", "divergence D (share of states)"]
+    assert not [m for m in sys.modules if m.startswith("gone_pkg")]
+
+
+def test_a_controller_of_somebody_elses_has_one_colour_on_every_page(foreign):
+    theirs = [run for run in foreign if run["params"]["arm"] == "theirs"]
+    colour = figures.styles({"theirs": theirs})["theirs"][0]
+    assert colour == figures.styles({"other": [r for r in foreign if r not in theirs], "theirs": theirs})["theirs"][0]
+    assert colour not in {*figures.CONTROLLER_COLOURS.values(), *figures.FIXED.values(), "#009E73"}
+    several = {name: figures._colour(dict(controller=name)) for name in ("a:A", "b:B", "c:C", "d:D")}
+    assert len(set(several.values())) > 1 and several == {name: figures._colour(dict(controller=name)) for name in several}
+
+
+@pytest.mark.parametrize("distance, said", [("kl", "KL divergence (nats)"), ("symmetric_kl", "symmetric KL (nats)"), ("mean_shift", "shift of the mean (standard deviations)"), ("total_variation", "total variation")])
+def test_every_distance_has_its_name_on_the_axis(distance, said):
+    assert figures.unit(dict(params=dict(distance=distance), curve={})) == said
 
 
 # -- from end to end -----------------------------------------------------------------------------------------------------
