@@ -12,7 +12,7 @@ help:  ## list these commands
 setup:  ## make .venv and install into it
 	@tools/setup
 
-reproduce: setup  ## the main job: PQN with fixed batches against ABS, into reports/quick/index.html
+reproduce: setup  ## the main job: PQN with fixed batches against ABS, into runs/quick/report/index.html
 	abs-lab reproduce quick
 
 test: setup  ## what CI runs: generated files in step, every notebook, every test that is not long

@@ -109,7 +109,7 @@ def _reproduce_flags():
     parser = argparse.ArgumentParser("abs-lab reproduce", description="Train what is missing of a study, one process a run, and write its report. "
                                      "The same command goes on after any interruption. Times are written 90s, 9m, 1.5h or 2d.")
     add = parser.add_argument
-    add("study", help="; ".join(f"{s.name}: {s.question}" for s in STUDIES.values()))
+    add("study", help="; ".join(f"{s.name}: {s.question}" for s in STUDIES.values()) + " Or module:Name, a study of your own")
     add("--scale", default="cpu", help="cpu (the study's own size; default), smoke (minutes), or another that the study names")
     add("--seeds", type=int, help="seeds of every arm, instead of the study's own number")
     add("--jobs", type=int, default=0, help="runs at once (default: the jobs setting, or one per core; with ray, as many as the cluster has room for)")
@@ -122,6 +122,7 @@ def _reproduce_flags():
                                                          "first update and during its evaluation), and try it once more")
     add("--dry-run", action="store_true", help="list what would run, with its expected time and disk space, and start nothing")
     add("--allow-mixed-commits", action="store_true", help="report runs of different commits together")
+    add("--publish", action="store_true", help="write the report to reports/STUDY, where the committed one lies (default: a report of your own, in runs/STUDY/report)")
     return parser
 
 # %% ../nbs/cli.ipynb #25e00004
@@ -155,11 +156,11 @@ def _reproduce(argv):
     timeout, budget = duration(args.timeout), duration(args.budget) if args.budget else math.inf
     choose("engine", args.engine or settings()["engine"], ENGINES)
     if args.dry_run:
-        work = prepare(args.study, args.scale, args.seeds, args.only)
+        work = prepare(args.study, args.scale, args.seeds, args.only, args.publish)
         _dry_run(work, args.jobs or settings()["jobs"] or os.cpu_count())
         if not args.allow_mixed_commits: check_commits(work)
         return 0
-    done = reproduce(args.study, args.scale, args.seeds, args.jobs, args.allow_mixed_commits, args.only, args.engine, timeout, budget)
+    done = reproduce(args.study, args.scale, args.seeds, args.jobs, args.allow_mixed_commits, args.only, args.engine, timeout, budget, args.publish)
     for f in done.failures: print(f"\nFAILED {f.arm} ({f.id}), see {f.notebook}\n{f.message}", file=sys.stderr)
     print(f"report: {done.report}" if done.report else "no run finished, so there is no report")
     if done.missing: print(f"the report lacks {len(done.missing)} runs: {'; '.join(done.missing[:5])}{' …' * (len(done.missing) > 5)}")
@@ -168,7 +169,7 @@ def _reproduce(argv):
 # %% ../nbs/cli.ipynb #53f64662
 def _survey_of(folder):
     "How far the runs of a folder are: those that its queue had to train, and what else is there."
-    found, recorded = {}, {p.stem for p in (Path(settings()["reports_dir"]) / folder.name / "data").glob("*.json")}
+    found, recorded = {}, {p.stem for report in (Path(settings()["reports_dir"]) / folder.name, folder / "report") for p in report.glob("data/*.json")}
     try:
         queued = json.loads((folder / "study.json").read_text())
         found = {id: (id, arm, total) for id, arm, total in queued["runs"]}
@@ -180,7 +181,7 @@ def _survey_of(folder):
     return survey(folder, list(found.values()), recorded)
 
 def _status(argv):
-    parser = argparse.ArgumentParser("abs-lab status", description="How far the runs are, of one study or of all, whoever trains them.")
+    parser = argparse.ArgumentParser("abs-lab status", description="How far the runs are, of one study or of all, on whichever machine they are trained.")
     parser.add_argument("study", nargs="?", help="a folder below the runs folder or the reports (default: all of them)")
     parser.add_argument("--json", action="store_true", help="everything that is known, as JSON")
     args, root, reports = parser.parse_args(argv), *(Path(settings()[key]) for key in ("runs_dir", "reports_dir"))
@@ -197,7 +198,8 @@ def _merge(argv):
     parser.add_argument("study", nargs="?", help="folder below the reports (default: what each file says)")
     parser.add_argument("--replace", action="store_true", help="take another result for a run that is there already")
     args = parser.parse_args(argv)
-    taken, same, refused = merge(args.dir, settings()["reports_dir"], args.study, args.replace)
+    known = [p.parent.name for p in Path(settings()["runs_dir"]).glob("*/study.json")] + [p.parent.name for p in Path(settings()["reports_dir"]).glob("*/data")]
+    taken, same, refused = merge(args.dir, settings()["reports_dir"], args.study, args.replace, known)
     for id in taken: print(f"taken: {id}")
     for why in refused.values(): print(f"refused: {why}", file=sys.stderr)
     print(f"{len(taken)} taken, {len(same)} there already, {len(refused)} refused")

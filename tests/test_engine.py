@@ -11,6 +11,7 @@ from abs_lab.runs import storage
 from abs_lab.studies import costs, engine, status, workers
 from abs_lab.runs.config import configure
 from abs_lab.agents.replay import bytes_of
+from abs_lab.core.interfaces import AbsLabError
 from abs_lab.studies.results import collect, steps_done
 from abs_lab.runs.runner import Run, run
 from abs_lab.runs.storage import Busy, Lease, result_of, write_json
@@ -113,9 +114,9 @@ def test_a_study_with_faults_ends_with_every_healthy_run_done_and_every_fault_na
         for dir in dirs[arm]:
             assert result_of(dir)["status"] == "finished"
             assert [e["event"] for e in events(dir)] == ["start", "finish"]  # once, from beginning to end
-    page = (tmp_path/"reports"/"tiny"/"index.html").read_text()
+    page = (tmp_path/"runs"/"tiny"/"report"/"index.html").read_text()
     assert all(fault in page for fault in faults)  # the report says what is missing
-    assert len(list((tmp_path/"reports"/"tiny"/"data").glob("*.json"))) == healthy
+    assert len(list((tmp_path/"runs"/"tiny"/"report"/"data").glob("*.json"))) == healthy and not (tmp_path/"reports").exists()
     found = json.loads(command("status", "tiny", "--json")[1])
     assert (found["done"], found["failed"], found["running"]) == (healthy, each * len(faults), 0)
     assert not processes_of(f"ABS_LAB_RUNS_DIR={tmp_path/'runs'}")  # not even what hung
@@ -339,7 +340,7 @@ def test_a_finished_run_whose_log_is_lost_is_named_and_the_rest_is_reported(monk
 
 def test_a_small_file_is_written_once_however_large_the_grid_becomes(monkeypatch, tmp_path):
     s = study(monkeypatch, {"a": dict(seeds=1, total_steps=16_000, controller="fixed")})
-    point, data = s.grid()[0], tmp_path/"reports"/"tiny"/"data"
+    point, data = s.grid()[0], tmp_path/"runs"/"tiny"/"report"/"data"
     dir = folder(tmp_path/"runs"/"tiny", point)
     run(config_of(point), dir)
     assert engine._gather(engine.prepare("tiny"), [])[0] == [dir.name]
@@ -380,6 +381,121 @@ def test_a_dry_run_estimates_time_and_disk_or_says_that_it_cannot(command, monke
     assert "hardware" not in out and f"{2 * bytes / steps * 2_000 / 1e6:.1f} MB" in out.split("\n")[-2]
 
 
+# -- a report of one's own ---------------------------------------------------------------------------------------------
+
+def drawn(monkeypatch):
+    "Draw the figure notebook here, in this process: a kernel for it would take longer than the page."
+    def execute(argv, cwd, **more):
+        notebook, page, params = json.loads(argv[-1])
+        space = {}
+        with monkeypatch.context() as m:
+            m.chdir(cwd)
+            m.setenv("BROWSER_PATH", "/nonexistent")
+            for cell in json.loads(Path(notebook).read_text())["cells"]:
+                if cell["cell_type"] == "code": exec("".join(cell["source"]), space)
+                if "parameters" in cell["metadata"].get("tags", []): space |= params
+        return type("Done", (), dict(returncode=0))
+    monkeypatch.setattr(engine.subprocess, "run", execute)
+
+
+def committed(tmp_path): return {f.relative_to(tmp_path/"reports"): (f.read_bytes(), f.stat().st_mtime_ns) for f in (tmp_path/"reports").rglob("*") if f.is_file()}
+
+
+@pytest.fixture
+def rerun(monkeypatch, tmp_path):
+    "A study that trains here, of two arms whose three runs each are committed and were trained again; of two of them the committed report says something else."
+    s = study(monkeypatch, {"fixed 16": dict(controller="fixed", size=16), "ABS 16–64": dict(controller="abs")}, seeds=3, trains_here=True)
+    for point in s.grid(): run(config_of(point), folder(tmp_path/"runs"/"tiny", point))
+    collect(s.grid(), [config_of(p) for p in s.grid()], tmp_path/"runs"/"tiny", tmp_path/"reports"/"tiny"/"data")
+    for point in s.grid()[:1]:
+        path = tmp_path/"reports"/"tiny"/"data"/f"{config_of(point).id}.json"
+        small = json.loads(path.read_text())
+        small["result"]["eval"] |= dict(mean=12.25, returns=[12.0, 12.5])
+        path.write_text(json.dumps(small))
+    drawn(monkeypatch)
+    return s
+
+
+def test_a_report_of_ones_own_leaves_the_committed_one_alone_and_is_held_against_it(rerun, tmp_path):
+    before = committed(tmp_path)
+    outcome = engine.reproduce("tiny", jobs=1)
+    assert outcome.report == tmp_path/"runs"/"tiny"/"report"/"index.html" and not outcome.failures and committed(tmp_path) == before
+    page = outcome.report.read_text()
+    assert (tmp_path/"runs"/"tiny"/"plotly.min.js").stat().st_size > 1e6 and 'src="../plotly.min.js"' in page
+    assert "6 runs of the committed report were trained again here: 5 of 6 returns are the same to the last digit. Others are: fixed 16, CartPole-v1, seed 0:" in page and "instead of 12.2" in page
+    assert "As the committed runs" in page and "2 of 3 the same to the last digit; seed 0:" in page and "<td>3 of 3 the same to the last digit</td>" in page
+    assert {f.name for f in outcome.report.parent.iterdir() if f.suffix != ".svg"} >= {"data", "index.html", "results.csv"}
+
+
+def test_publish_writes_the_committed_report(rerun, tmp_path):
+    outcome = engine.reproduce("tiny", jobs=1, publish=True)
+    assert outcome.report == tmp_path/"reports"/"tiny"/"index.html" and not (tmp_path/"runs"/"tiny"/"report").exists()
+    assert "committed report were trained again" not in outcome.report.read_text()
+    means = {json.loads(f.read_text())["result"]["eval"]["mean"] for f in (tmp_path/"reports"/"tiny"/"data").glob("*.json")}
+    assert 12.25 not in means and len(list((tmp_path/"reports"/"tiny"/"data").glob("*.json"))) == 6
+
+
+def test_committed_runs_that_need_no_training_are_drawn_with_those_that_were_trained_here(small_file, monkeypatch, tmp_path):
+    s, id = small_file
+    other = s.grid()[1]
+    run(config_of(other), folder(tmp_path/"runs"/"tiny", other))
+    drawn(monkeypatch)
+    before = committed(tmp_path)
+    monkeypatch.setitem(STUDIES, "tiny", Study(**vars(s) | dict(figures="nbs/figures/study.ipynb")))
+    outcome = engine.reproduce("tiny")
+    assert outcome.missing == [] and committed(tmp_path) == before
+    assert [f.stem for f in (tmp_path/"runs"/"tiny"/"report"/"data").iterdir()] == [config_of(other).id]
+    assert (outcome.report.parent/"results.csv").read_text().count("\n") == 3
+    published = engine.reproduce("tiny", publish=True)              # the committed one is made of its own data alone
+    assert published.missing == [] and {f.stem for f in (tmp_path/"reports"/"tiny"/"data").iterdir()} == {id, config_of(other).id}
+
+
+def test_a_small_file_that_was_merged_into_ones_own_report_is_published_with_it(small_file, monkeypatch, tmp_path):
+    s, id = small_file
+    (tmp_path/"runs"/"tiny"/"report").mkdir(parents=True)
+    (tmp_path/"reports"/"tiny"/"data").rename(tmp_path/"runs"/"tiny"/"report"/"data")
+    work = engine.prepare("tiny", publish=True)
+    assert engine._gather(work, [], publish=True)[0] == [id] and (tmp_path/"reports"/"tiny"/"data"/f"{id}.json").exists()
+
+
+MINE = """
+from dataclasses import dataclass
+from abs_lab.core.controllers import Fixed
+from abs_lab.studies.study import Study
+
+@dataclass
+class Mine(Fixed):
+    "A controller of one's own."
+
+def mine():
+    return Study("mine", "Is b better than a?", arms={"a": dict(controller="fixed"), "b": dict(controller="my_studies:Mine")},
+                 common=dict(env_id="CartPole-v1", num_envs=8, total_steps=2_000, eval_envs=2, interval=1, size=16), seeds=1)
+"""
+
+def test_a_study_of_ones_own_is_reproduced_merged_and_looked_at_in_a_folder_of_its_own(tmp_path):
+    (tmp_path/"my_studies.py").write_text(MINE)
+    def call(*argv): return finish(start("-c", "import sys; from abs_lab.cli import main; sys.exit(main())", *argv, cwd=tmp_path))
+    code, out, err = call("reproduce", "my_studies:mine", "--jobs", "2")
+    report = tmp_path/"runs"/"mine"/"report"
+    assert (code, out) == (0, f"report: {report/'index.html'}\n"), err
+    page = (report/"index.html").read_text()
+    assert "<title>Is b better than a?</title>" in page and "b against a:" in page and "abs-lab reproduce my_studies:mine" in page and not (tmp_path/"reports").exists()
+    assert {f.name for f in report.iterdir() if f.suffix != ".svg"} == {"data", "index.html", "results.csv", "compare.md", "mine.ipynb"}
+    (tmp_path/"my_studies.py").unlink()                  # from here on nothing needs it
+    assert call("status")[1] == "mine: 2 of 2 runs finished\n"
+    assert call("merge", "runs/mine/report/data", "mine")[1].endswith("2 taken, 0 there already, 0 refused\n")
+    assert len(list((tmp_path/"reports"/"mine"/"data").iterdir())) == 2
+    assert "did you mean quick" in call("reproduce", "quik")[2] and "my_studies" in call("reproduce", "my_studies:mine")[2]
+
+
+def test_a_study_itself_can_be_reproduced(monkeypatch, tmp_path):
+    s = Study("mine", "?", arms={"a": {}}, common=TINY | dict(total_steps=500), seeds=1)
+    run(config_of(s.grid()[0]), folder(tmp_path/"runs"/"mine", s.grid()[0]))
+    drawn(monkeypatch)
+    assert engine.reproduce(s).report.read_text().count("<h1>?</h1>") == 1
+    with pytest.raises(AbsLabError, match="letters, digits"): Study("my/mine", "?", arms={"a": {}})
+
+
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 def test_the_table_redraws_itself_in_a_terminal_and_prints_lines_elsewhere(tmp_path, capsys, monkeypatch):
@@ -403,6 +519,7 @@ def test_the_table_redraws_itself_in_a_terminal_and_prints_lines_elsewhere(tmp_p
 
 def test_status_shows_the_pace_of_what_runs(command, monkeypatch, tmp_path):
     s = study(monkeypatch, {"a": dict(seeds=2, total_steps=100_000)})
+    engine.prepare("tiny").announce()                    # as the queue does when it begins
     r = Run(config_of(s.grid()[0]), folder(tmp_path/"runs"/"tiny", s.grid()[0]))
     for step in r.steps():
         if step.step > 5_000: break
@@ -417,24 +534,23 @@ def test_status_shows_the_pace_of_what_runs(command, monkeypatch, tmp_path):
 
 def test_status_counts_what_the_report_records(small_file, command, monkeypatch, tmp_path):
     "Also where no runs folder is, as in a fresh clone."
-    code, out, err = command("status")
-    assert (code, out, err) == (0, "tiny: 1 of 2 runs finished, 1 waiting\n", "") and not (tmp_path/"runs").exists()
+    assert command("status") == (0, "tiny: 1 of 1 runs finished\n", "") and not (tmp_path/"runs").exists()
+    engine.prepare("tiny").announce()                    # as the queue does when it begins
+    assert command("status") == (0, "tiny: 1 of 2 runs finished, 1 waiting\n", "")
     found = json.loads(command("status", "tiny", "--json")[1])
     assert [(r["id"] == small_file[1], r["state"]) for r in found["runs"]] == [(True, "done"), (False, "waiting")]
     study(monkeypatch, {"a": dict(seeds=2)}, trains_here=True)             # what is recorded is trained again there
+    engine.prepare("tiny").announce()
     assert json.loads(command("status", "tiny", "--json")[1])["done"] == 0
 
 
-def test_status_goes_on_past_a_study_that_cannot_be_prepared(small_file, command, monkeypatch, tmp_path):
-    s, id = small_file
-    monkeypatch.setitem(STUDIES, "broken", Study(**vars(s) | dict(name="broken", notebook="nbs/experiments/gone.ipynb")))
+def test_status_shows_what_the_folder_of_an_unknown_study_holds(small_file, command, tmp_path):
     (tmp_path/"runs"/"broken"/"x").mkdir(parents=True)
     write_json(tmp_path/"runs"/"broken"/"x"/"config.json", dict(config=dict(total_steps=100)))
-    code, out, err = command("status")
-    assert code == 1 and out == "broken: 0 of 1 runs finished, 1 waiting\ntiny: 1 of 2 runs finished, 1 waiting\n"
-    assert err.startswith("broken cannot be prepared: ") and "gone.ipynb" in err and err.count("\n") == 1
-    broken, tiny = json.loads(command("status", "--json")[1])
-    assert "gone.ipynb" in broken["problem"] and tiny["problem"] is None
+    (tmp_path/"runs"/"broken"/"torn").mkdir()
+    (tmp_path/"runs"/"broken"/"torn"/"config.json").write_text("{")
+    assert command("status") == (0, "broken: 0 of 2 runs finished, 2 waiting\ntiny: 1 of 1 runs finished\n", "")
+    assert "its config.json cannot be read" in command("status", "broken")[1]
 
 
 # -- leases ------------------------------------------------------------------------------------------------------------
@@ -607,7 +723,7 @@ def test_a_worker_says_that_another_process_has_its_run(tmp_path):
 
 
 def test_a_worker_loads_nothing_that_trains():
-    code = "import sys, abs_lab.workers; print([m for m in ('torch', 'numpy', 'envpool', 'ray', 'papermill') if m in sys.modules])"
+    code = "import sys, abs_lab.studies.workers; print([m for m in ('torch', 'numpy', 'envpool', 'ray', 'papermill') if m in sys.modules])"
     assert finish(start("-c", code, cwd=ROOT))[1] == "[]\n"
 
 

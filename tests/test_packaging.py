@@ -163,6 +163,16 @@ def test_agents_know_neither_controllers_nor_meters():
         if module.startswith("agents."): assert not ours(module) & {"core.controllers", "core.divergence"}, module
 
 
+def test_only_agents_know_what_an_agent_is_called():
+    "The registry, `configure`'s default and the built-in studies may name one; nobody else compares a name with an agent's."
+    for module in MODULES:
+        if module.startswith("agents.") or module in ("runs.registry", "studies.catalogue"): continue
+        tree = ast.parse(MODULES[module].read_text())
+        allowed = {id(d) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) and f.name == "configure" for d in f.args.defaults} if module == "runs.config" else set()
+        told = [n for n in ast.walk(tree) if isinstance(n, (ast.Compare, ast.Match, ast.Dict, ast.Subscript)) for c in ast.walk(n) if id(c) not in allowed and isinstance(c, ast.Constant) and c.value in ("pqn", "ppo", "btr")]
+        assert not told, f"{module}, line {told[0].lineno}: {ast.unparse(told[0])}"
+
+
 def test_no_package_exports_a_function_named_like_one_of_its_modules():
     import abs_lab
     for name in FLOORS: assert not re.search(r"^\s*(from|import|def|\w+ =)", (ROOT/"abs_lab"/name/"__init__.py").read_text(), re.M), name

@@ -421,7 +421,7 @@ def study(seeds, **kw):
 
 @pytest.fixture(autouse=True)
 def no_browser(monkeypatch):
-    "Static images start a browser for every figure; nbs/25_pages.ipynb tries one."
+    "Static images start a browser for every figure; nbs/reports/04_pages.ipynb tries one."
     monkeypatch.setattr(pages, "static", lambda *_, **__: None)
 
 
@@ -496,7 +496,7 @@ def test_files_that_are_no_runs_are_refused_by_name(tmp_path):
 
 def test_report_of_three_seeds_concludes_nothing(tmp_path):
     page = render(study(3), tmp_path)
-    assert page.count("too few seeds to conclude anything") == 4 and "n=3: seeds shown, no interval" in page
+    assert page.count("too few seeds to conclude anything") == 1 and "For 4 of 4 pairs" in page and "n=3: seeds shown, no interval" in page
     assert "This confounds the comparison" in page and "0.05, 0.95" in page and "missing" not in page.split("<h2>Final")[0]
     table = pd.read_csv(tmp_path / "reports/quick/results.csv")
     assert len(table) == 15 and table.score.notna().all()

@@ -1,13 +1,14 @@
 "The studies: every scale of each gives a grid that can be run, every figure notebook renders, and they run from end to end."
-import json, re, shutil
+import json, re, shutil, sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from abs_lab import cli
 from abs_lab.reports import figures, pages, sentences, stats
-from abs_lab.studies import grids, results, study
+from abs_lab.studies import catalogue, grids, results
 from abs_lab.runs.config import configure, earliest_change
 from abs_lab.core.controllers import Replayed
 from abs_lab.studies.engine import _notebook_parameters, check_grid, reproduce
@@ -15,8 +16,9 @@ from abs_lab.core.interfaces import AbsLabError
 from abs_lab.studies.grids import mean_schedule, schedules
 from abs_lab.studies.results import compact
 from abs_lab.runs.runner import run
-from abs_lab.runs.storage import read_jsonl
+from abs_lab.runs.storage import read_jsonl, run_id, write_json
 from abs_lab.studies.catalogue import STUDIES
+from abs_lab.studies.study import APART
 
 ROOT = Path(__file__).resolve().parent.parent
 SCALES = [(name, scale) for name, study in STUDIES.items() for scale in study.scales]
@@ -28,7 +30,7 @@ def whole(study, scale, **more):
     return study.grid(scale, schedules=found, **more)
 
 
-SCALES_OF_SIGNALS = {"divergence D": 1, "softmax KL": 1e-3, "tr(Σ)/|G|²": 1e4, "|G|²/tr(Σ)": 1e-2}  # a signal in its meter's own unit
+SCALES_OF_SIGNALS = {"divergence D": 1, "softmax KL (nats)": 1e-3, "tr(Σ)/|G|² (transitions)": 1e4, "|G|²/tr(Σ) (1 / transitions)": 1e-2}  # a signal in its meter's own unit
 
 
 def invented(point, config, level):
@@ -39,7 +41,7 @@ def invented(point, config, level):
     steps = [int(s * config.total_steps) for s in share]
     gradient = [int(s * config.total_steps * 4 * 2 / (32 * config.env.num_envs)) + 1 for s in share]
     curve = dict(step=steps, gradient_steps=gradient, size=size, epochs=[2] * n, seconds=[s / 1e4 for s in steps],
-                 signal=(SCALES_OF_SIGNALS[figures.unit(dict(params=config.flat()))] * np.clip(0.5 - 0.3 * share + rng.normal(0, 0.05, n), 0.01, 1)).tolist(), thresholds=None)
+                 signal=(SCALES_OF_SIGNALS[figures.unit(dict(params=config.flat(), curve={}))] * np.clip(0.5 - 0.3 * share + rng.normal(0, 0.05, n), 0.01, 1)).tolist(), thresholds=None)
     curve["return"] = [None, *(level + 100 * share + rng.normal(0, 9, n))[1:].tolist()]
     for name in ("dormant", "rank", "weight_norm") if config.controller.smallest < 64 else ():  # too few updates to measure them
         curve[name] = [None, *rng.uniform(0, 1, n - 1).tolist()]
@@ -69,7 +71,7 @@ def test_every_scale_gives_a_grid_that_can_be_run(name, scale):
     grid = whole(study, scale)
     configs = check_grid(ROOT/study.notebook, grid)                        # unknown names, bad values, duplicates
     assert len({c.id for c in configs}) == len(configs) > 0
-    assert {p["arm"] for p in grid} <= set(study.arms) and all(set(p) & set(study.APART) == set() for p in grid)
+    assert {p["arm"] for p in grid} <= set(study.arms) and all(set(p) & set(APART) == set() for p in grid)
     if not scale.startswith("smoke"):
         late = {c.id: earliest_change(c) for c in configs if c.names[2] == "abs" and c.names[3] == "divergence" and earliest_change(c) > 0.15}
         assert not late, late
@@ -78,8 +80,8 @@ def test_every_scale_gives_a_grid_that_can_be_run(name, scale):
 
 def test_a_name_that_papermill_would_inject_for_nothing_is_refused():
     good = "# Parameters\nenv_id = 'CartPole-v1'\nsize_min = 3\narm = 'a'\nrun_dir = 'x'\n"
-    study.check_injected(["", "controler = 3", good], "btr")                # what a person wrote is not papermill's
-    with pytest.raises(AbsLabError, match="unknown parameter of btr 'controler'; did you mean controller"): study.check_injected([good, "# Parameters\ncontroler = 'fixed'\n"], "btr")
+    grids.check_injected(["", "controler = 3", good], "btr")                # what a person wrote is not papermill's
+    with pytest.raises(AbsLabError, match="unknown parameter of btr 'controler'; did you mean controller"): grids.check_injected([good, "# Parameters\ncontroler = 'fixed'\n"], "btr")
     for agent in ("pqn", "ppo", "btr"): assert f'check_injected(In, \\"{agent}\\")' in (ROOT/"nbs"/"experiments"/f"{agent}.ipynb").read_text()
 
 
@@ -112,9 +114,9 @@ def test_all_that_is_asked_for_is_there():
 
 
 def test_games_are_those_of_the_scores():
-    assert set(study.ATARI57) == set(stats.ATARI_SCORES) and len(study.ATARI57) == 57
-    assert set(study.ATARI5) == {"BattleZone-v5", "DoubleDunk-v5", "NameThisGame-v5", "Phoenix-v5", "Qbert-v5"}
-    assert set(study.ATARI10) - set(study.ATARI5) == {"Amidar-v5", "Bowling-v5", "Frostbite-v5", "KungFuMaster-v5", "Riverraid-v5"}
+    assert set(catalogue.ATARI57) == set(stats.ATARI_SCORES) and len(catalogue.ATARI57) == 57
+    assert set(catalogue.ATARI5) == {"BattleZone-v5", "DoubleDunk-v5", "NameThisGame-v5", "Phoenix-v5", "Qbert-v5"}
+    assert set(catalogue.ATARI10) - set(catalogue.ATARI5) == {"Amidar-v5", "Bowling-v5", "Frostbite-v5", "KungFuMaster-v5", "Riverraid-v5"}
 
 
 def test_whole_comparisons_come_first():
@@ -165,8 +167,8 @@ def test_a_schedule_is_as_fine_as_the_run_however_few_points_are_kept(tmp_path, 
 def strays(study, scale, data):
     "Small files that are no run of a study at a scale, whatever the number of seeds, or bear another arm's label."
     files = {f.stem: results.read_result(f) for f in data.glob("*.json")}
-    grids = [grids.scheduled(study, scale, seeds, [data])[0] for seeds in (None, 1 + max(f["params"]["seed"] for f in files.values()))]
-    arms = {c.id: p["arm"] for grid in grids for p, c in zip(grid, grids.configs_of(grid))}
+    lists = [grids.scheduled(study, scale, seeds, [data])[0] for seeds in (None, 1 + max(f["params"]["seed"] for f in files.values()))]
+    arms = {c.id: p["arm"] for grid in lists for p, c in zip(grid, grids.configs_of(grid))}
     return {id: f["params"]["arm"] for id, f in files.items() if arms.get(id) != f["params"]["arm"] or f.get("study") not in (None, data.parent.name)}
 
 
@@ -227,12 +229,12 @@ def test_signals_of_different_units_share_neither_axis_nor_thresholds(tmp_path):
     found, table = panels(figures.divergence(runs)), sentences.divergence_table(runs).set_index("Arm")
     assert set(found) == set(STUDIES["controllers"].arms)
     (share, lines), (noise, none), (reciprocal, own) = (found[arm] for arm in ("ABS 16–64", "GNS 16–64", "ABS 16–64 on gradient noise"))
-    assert (share.title.text, noise.title.text, reciprocal.title.text) == ("divergence D", "tr(Σ)/|G|²", "|G|²/tr(Σ)")
+    assert (share.title.text, noise.title.text, reciprocal.title.text) == ("divergence D", "tr(Σ)/|G|² (transitions)", "|G|²/tr(Σ) (1 / transitions)")
     assert (lines, none, own) == ([0.05, 0.95], [], [1 / (64 * 32), 1 / (16 * 32)])        # 32 environments
     assert found["fixed 16"][0].range == share.range and share.range[1] < 1.2 and found["fixed 16"][1] == []
     assert noise.type == reciprocal.type == "log" and noise.range[0] > 1 > reciprocal.range[1] and noise.range == found["GNS 16–64, decayed rate"][0].range
     assert reciprocal.range[0] < np.log10(1 / (64 * 32))                                      # its thresholds are seen
-    assert table.loc["GNS 16–64", ["Signal", "Points above high", "Acts on"]].tolist() == ["tr(Σ)/|G|²", "–", "nothing"]
+    assert table.loc["GNS 16–64", ["Signal", "Points above high", "Acts on"]].tolist() == ["tr(Σ)/|G|² (transitions)", "–", "nothing"]
     assert table.loc["ABS 16–64 on gradient noise", "Acts on"] == "0.000488, 0.00195" and table.loc["fixed 16", "Points below low"] == "0 %"
     assert float(table.loc["ABS 16–64 on gradient noise", "Mean, last tenth"]) > 0
 
@@ -246,7 +248,7 @@ def test_softmax_kl_has_a_panel_of_its_own(tmp_path, monkeypatch):
         if cell["cell_type"] == "code" and not cell["metadata"].get("tags"): exec("".join(cell["source"]), space)
     fig = next(fig for fig in made if any("softmax" in (note.text or "") for note in fig.layout.annotations))
     of = {title: axis for title, (axis, _) in panels(fig).items()}
-    assert of["Which distance: divergence D"].title.text == "divergence D" and of["Which distance: softmax KL"].title.text == "softmax KL"
+    assert of["Which distance: divergence D"].title.text == "divergence D" and of["Which distance: softmax KL (nats)"].title.text == "softmax KL (nats)"
     assert all(axis.matches is None for axis in of.values())
     kl, d = ([t for t in fig.data if t.name == arm and t.showlegend] for arm in ("fixed 32, softmax KL", "fixed 32"))
     assert kl[0].yaxis != d[0].yaxis and max(kl[0].y) < 0.01 < max(d[0].y)
@@ -281,6 +283,71 @@ def test_parity_says_what_is_within_and_what_is_outside(tmp_path):
     table = (report/"compare.md").read_text()
     assert re.search(r"Hopper-v4 \| CleanRL's settings \| 3 .*\| within \|", table) and re.search(r"HalfCheetah-v4 \| CleanRL's settings \| 3 .*\| outside \|", table)
     assert table.count("too few seeds") == 10
+
+
+# -- kinds that this library does not have -------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("agent, env_id, more", [("pqn", "CartPole-v1", dict(num_envs=8, total_steps=2_000)), ("ppo", "Pendulum-v1", dict(preset="mujoco_64", num_envs=8, size_min=32, size_max=64, multiple=4, total_steps=2_048))])
+def test_a_small_file_keeps_every_number_that_was_logged(tmp_path, agent, env_id, more):
+    run(configure(agent, env_id=env_id, eval_envs=2, **more), tmp_path)
+    rows, curve = read_jsonl(tmp_path/"steps.jsonl"), compact(tmp_path, "a")["curve"]
+    numbers = {k for row in rows for k, v in row.items() if isinstance(v, (int, float))} - {"update", "rollout", "minibatch"}
+    assert numbers | {"return", "seconds", "thresholds"} == set(curve) and all(len(v) == len(curve["step"]) <= 50 for k, v in curve.items() if k != "thresholds")
+    if agent == "ppo": assert {"policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "explained_variance"} < set(curve)
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    "Small files of runs whose agent, controller and meter are of a package that is not here: real ones under other names."
+    root, files = tmp_path_factory.mktemp("foreign"), []
+    for arm, seed in (("theirs", 0), ("theirs", 1), ("ours", 0), ("ours", 1)):
+        names = dict(agent="gone_pkg.sac:SAC", controller="gone_pkg.aimd:AIMD", meter="gone_pkg.fisher:Fisher") if arm == "theirs" else {}
+        config = configure(env_id="CartPole-v1", num_envs=8, total_steps=2_000, eval_envs=2, controller="abs", seed=seed)
+        dir = root/f"{arm}{seed}"
+        run(config, dir)
+        found = json.loads((dir/"config.json").read_text())
+        found["config"] |= names
+        found["identity"] |= names
+        for kind, name in names.items(): found["kinds"][kind]["name"] = name
+        if names:
+            found["kinds"]["meter"]["signal"] = ["Fisher norm", "1 / step"]
+            found["kinds"]["agent"] |= dict(size=["horizon", "steps"])
+        found["id"] = run_id(config.env.env_id, found["config"]["controller"], seed, found["identity"])
+        (dir/"config.json").write_text(json.dumps(found))
+        result = json.loads((dir/"result.json").read_text())
+        (dir/"result.json").write_text(json.dumps(result | dict(id=found["id"])))
+        files.append(compact(dir, arm) | dict(study="theirs"))
+    return files
+
+
+def test_runs_of_kinds_that_cannot_be_imported_are_merged_looked_at_and_drawn(foreign, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("BROWSER_PATH", "/nonexistent")
+    monkeypatch.setenv("ABS_LAB_RUNS_DIR", str(tmp_path/"runs"))
+    monkeypatch.setenv("ABS_LAB_REPORTS_DIR", str(tmp_path/"reports"))
+    for small in foreign: results.save_result(small, tmp_path/"carried")
+    (tmp_path/"runs"/"theirs").mkdir(parents=True)
+    write_json(tmp_path/"runs"/"theirs"/"study.json", dict(study="theirs", trains_here=False, runs=[[f["id"], f["params"]["arm"], 2_000] for f in foreign]))
+    assert cli.main(["merge", str(tmp_path/"carried")]) == 0 and "4 taken" in capsys.readouterr().out
+    assert cli.main(["status"]) == 0 and capsys.readouterr().out == "theirs: 4 of 4 runs finished\n"
+    runs = pages.finished("theirs", tmp_path/"reports"/"theirs"/"data", arms=["theirs", "ours"])
+    page = pages.study("theirs", runs, tmp_path/"page"/"theirs", [("theirs against ours:", "theirs", "ours")], question="Is theirs better?").read_text()
+    assert "Fisher norm (1 / step)" in page and "horizon (steps)" in page and "The Fisher norm of theirs was" in page and "gone_pkg.aimd:AIMD" in page
+    assert set(panels(figures.divergence(runs))) == {"theirs", "ours"} and [axis.title.text for axis, _ in panels(figures.divergence(runs)).values()] == ["Fisher norm (1 / step)", "divergence D (share of states)"]
+    assert not [m for m in sys.modules if m.startswith("gone_pkg")]
+
+
+def test_a_controller_of_somebody_elses_has_one_colour_on_every_page(foreign):
+    theirs = [run for run in foreign if run["params"]["arm"] == "theirs"]
+    colour = figures.styles({"theirs": theirs})["theirs"][0]
+    assert colour == figures.styles({"other": [r for r in foreign if r not in theirs], "theirs": theirs})["theirs"][0]
+    assert colour not in {*figures.CONTROLLER_COLOURS.values(), *figures.FIXED.values(), "#009E73"}
+    several = {name: figures._colour(dict(controller=name)) for name in ("a:A", "b:B", "c:C", "d:D")}
+    assert len(set(several.values())) > 1 and several == {name: figures._colour(dict(controller=name)) for name in several}
+
+
+@pytest.mark.parametrize("distance, said", [("kl", "KL divergence (nats)"), ("symmetric_kl", "symmetric KL (nats)"), ("mean_shift", "shift of the mean (standard deviations)"), ("total_variation", "total variation")])
+def test_every_distance_has_its_name_on_the_axis(distance, said):
+    assert figures.unit(dict(params=dict(distance=distance), curve={})) == said
 
 
 # -- from end to end -----------------------------------------------------------------------------------------------------

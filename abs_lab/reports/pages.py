@@ -21,7 +21,8 @@ from plotly.io.json import to_json_plotly
 from . import comparisons, figures, sentences
 from ..core.interfaces import AbsLabError
 from .stats import ATARI_SCORES
-from ..studies.catalogue import STUDIES
+from ..runs.registry import built_in, find
+from ..studies.catalogue import find_study
 
 # %% ../../nbs/reports/04_pages.ipynb #e87ad727
 def _inline(text) -> str:
@@ -176,11 +177,12 @@ def rebuilt(
 
 def finished(
     name: str,           # a study
-    data_dir: str,       # folder of its run files
+    data_dir,            # folder of its run files; or several, as `figures.load` takes them
     ids=(),              # the runs to report; empty: all that are found
+    arms=(),             # labels of its arms; empty: as the study has them
 ) -> list:               # runs, in the order of the study's arms
     "The finished runs of a study."
-    found = [run for run in figures.load(data_dir, STUDIES[name].arms) if not ids or run["id"] in ids]
+    found = [run for run in figures.load(data_dir, arms or find_study(name).arms) if not ids or run["id"] in ids]
     runs = [run for run in found if run["result"]["status"] == "finished"]
     if not runs: raise AbsLabError(f"none of the {len(found)} runs in {data_dir} is finished: run the study first")
     return runs
@@ -193,8 +195,9 @@ def what_was_run(
     for task, group in figures.by_task(runs).items():
         arms, done = figures.by_arm(group), [run["result"] for run in group]
         frames = {"Frames per run": sentences._span([r["frames"] for r in done])} if all(r.get("frames") for r in done) else {}
-        whole = 50 if group[0]["params"].get("agent") == "btr" else 20  # million steps, as published
-        share = {f"Share of the paper's {whole}M steps": f"{max(r['steps'] for r in done) / whole / 1e4:.3g} %"} if task in ATARI_SCORES else {}
+        agent = group[0]["params"].get("agent", "pqn")
+        whole = find("agent", agent).published_steps if built_in("agent", agent) and task in ATARI_SCORES else None
+        share = {f"Share of the paper's {whole / 1e6:g}M steps": f"{100 * max(r['steps'] for r in done) / whole:.3g} %"} if whole else {}
         row = {"Runs on each": len(group), "Arms": len(arms), "Seeds of an arm": sentences._span([len(g) for g in arms.values()]),
                "Environment steps per run": sentences._span([r["steps"] for r in done])} | frames | share
         rows.setdefault(tuple(row.items()), []).append(task)
@@ -214,7 +217,7 @@ CAPTIONS = dict(
     seconds="The same returns against training time in seconds, under the load of this machine, without single seeds. A thick line ends where the first of its runs ends.",
     size="Rollout length L in force, in steps per environment.",
     steps="Gradient steps taken so far. Arms of different slope train a different amount on the same data.",
-    divergence=f"Divergence D: share of sampled rollout states whose greedy action changes across one update, unless the arm's label says otherwise. tr(Σ)/|G|²: gradient noise scale, in transitions, of which ABS hears the reciprocal; logarithmic, without estimates of 0 or less. Points: windows of single seeds (the first {figures.MEASURED}). Line: mean over all seeds of the trailing mean over a tenth of the run. Dashed: thresholds that the arm acts on.",
+    divergence=f"Divergence D: share of sampled rollout states whose greedy action changes across one update, unless the arm's label says otherwise. tr(Σ)/|G|²: gradient noise scale, in transitions, of which ABS reads the reciprocal; logarithmic, without estimates of 0 or less. Points: windows of single seeds (the first {figures.MEASURED}). Line: mean over all seeds of the trailing mean over a tenth of the run. Dashed: thresholds that the arm acts on.",
     measured="What was measured, how often in each run, its mean in the first and the last tenth of training, share of points outside ABS's thresholds on that signal, and the thresholds that the arm itself acts on.",
     cost="What each arm did and what it took; ranges are over seeds. Size is L, in steps per environment. Time is that of training alone, with as many runs at once as the study was given: no benchmark.",
     pairs="Probability that a run of the first arm scores higher than one of the second. Bar: 95 % interval. Diamonds at the dashed line say nothing either way.",
@@ -257,26 +260,27 @@ def study(
     allow_mixed_commits: bool = False,   # report runs of different commits together
     reading: str = READING,              # how to read the numbers
     captions: dict | None = None,        # captions of its own, by their name in CAPTIONS
+    question: str = "",                  # the title; empty: as the study has it
 ) -> Path:                 # index.html; beside it results.csv, compare.md and, where this machine can, figures as SVG
     "Write the page of a study."
-    origin, tasks, several = sentences.provenance(runs, allow_mixed_commits), figures.by_task(runs), len(figures.by_task(runs)) > 1
+    question, origin, tasks, several = question or find_study(name).question, sentences.provenance(runs, allow_mixed_commits), figures.by_task(runs), len(figures.by_task(runs)) > 1
     units, scale = sentences.normalised(runs) if several else (runs, "return")
-    said = [*sentences.lacking(missing), *said, *sentences.compared(units, pairs)]
+    said = [*sentences.lacking(missing), *sentences.undecided(units, pairs), *said, *sentences.compared(units, pairs)]
     differing, shared = (table.map(lambda text: text if len(text) <= 80 else f"{text[:77]}…") for table in sentences.parameters(runs))
     turned = differing.set_index("Parameter").T.reset_index(names="Arm") if len(differing) else differing
     table = sentences.task_table(runs)
-    smoke = "**A smoke run: it shows that the chain works, and nothing about learning.**" if Path(report_dir).name.endswith("-smoke") else ""
+    smoke = "**A smoke run: it shows that the chain works, and nothing about learning.**" if any(part.endswith("-smoke") for part in Path(report_dir).parts[-2:]) else ""
     blocks = [smoke, (what_was_run(runs), "What was run."), notes, "## What this data shows", '<div class="box">' + _prose("\n".join(f"- {s}" for s in said)) + "</div>", reading]
     few, table_block = len(tasks) <= 5, (table, CAPTIONS["table"])  # of many tasks, what they say together comes first
     if few: blocks.append(table_block)
     if several: blocks += _together(runs, units, scale, pairs, groups)
     if few: blocks += [block for task, group in tasks.items() for block in _task(task, group, pairs, groups, more, CAPTIONS | (captions or {}))]
     else: blocks += ["## Every task", table_block, (comparisons.each_task(runs), CAPTIONS["each"])]
-    blocks += ["## Where the numbers come from", rebuilt(name, runs),
+    blocks += ["## Where the numbers come from", rebuilt(name, runs), *sentences.repeated(runs),
                (origin, "Provenance."), (turned, "Parameters that differ between the arms."), (shared, "Parameters that all arms share.")]
-    page = report(Path(report_dir) / "index.html", STUDIES[name].question, [b for b in blocks if not isinstance(b, str) or b])
+    page = report(Path(report_dir) / "index.html", question, [b for b in blocks if not isinstance(b, str) or b])
     sentences.results(runs).to_csv(page.with_name("results.csv"), index=False)
-    compare = [STUDIES[name].question, sentences.markdown(table), CAPTIONS["table"].split(" The same")[0], sentences.markdown(what_was_run(runs))]
+    compare = [question, sentences.markdown(table), CAPTIONS["table"].split(" The same")[0], sentences.markdown(what_was_run(runs))]
     _replace(page.with_name("compare.md"), "\n\n".join(map(str.strip, compare)).encode() + b"\n")
     for task, group in [*tasks.items()][:3]: static(figures.final(group), page.with_name(f"final-{task.replace('/', '-')}.svg"))
     if pairs: static(comparisons.improvements(units, pairs), page.with_name("pairs.svg"))

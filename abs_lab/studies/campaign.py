@@ -25,14 +25,14 @@ import torch
 from ..runs.config import FORMAT, RunConfig
 from ..runs.settings import settings
 from ..core.envs import cores
-from ..core.interfaces import AbsLabError, choose
+from ..core.interfaces import AbsLabError
 from .costs import Cost, forecast
 from .status import duration
 from .grids import configs_of, scheduled
 from .results import compact, folder_of, last_words, read_result, save_result, steps_done
 from ..runs.provenance import provenance
 from ..runs.storage import Busy, Lease, read_jsonl, write_json
-from .catalogue import STUDIES
+from .catalogue import STUDIES, find_study
 
 # %% ../../nbs/studies/08_campaign.ipynb #22ca0008
 class Task(NamedTuple):
@@ -48,8 +48,8 @@ def tasks_of(
     out: Path,    # the campaign's folder
 ) -> tuple:       # every run as a Task, in the study's order of priority, and names of the runs that wait for those that they replay
     "What a study consists of, and what is done; raises `AbsLabError` for a study, scale or run that cannot be."
-    study = STUDIES[choose("study", name, STUDIES)]
-    folders = [Path(settings()["reports_dir"]) / folder_of(name, scale) / "data", out]
+    study = find_study(name)
+    folders = [Path(settings()["reports_dir"]) / folder_of(study.name, scale) / "data", out]
     grid, later = scheduled(study, scale, None, folders)
     return [Task(c, point["arm"], any(_whole(d / f"{c.id}.json") for d in folders), steps_done(out / "runs" / c.id))
             for point, c in zip(grid, configs_of(grid))], later
@@ -284,7 +284,7 @@ def main(
 ) -> int:                           # exit code: 0; 1 (a run failed), 2 (bad input), 130 (interrupted)
     "Run a campaign."
     parser = argparse.ArgumentParser("python -m abs_lab.studies.campaign", description="Train as much of a study as fits into a budget.")
-    parser.add_argument("study", help=", ".join(STUDIES))
+    parser.add_argument("study", help=f"{', '.join(STUDIES)}, or module:Name")
     parser.add_argument("--scale", default="cpu", help="one of the study's scales (default: cpu)")
     parser.add_argument("--budget", default="9m", help="time to use, from when the program is loaded (default: 9m)")
     parser.add_argument("--out", type=Path, required=True, help="folder of results and unfinished runs; bring it again and they go on")
@@ -294,7 +294,7 @@ def main(
     try:
         budget, jobs = duration(args.budget), args.jobs or settings()["jobs"]
         if jobs < 0: raise AbsLabError(f"jobs must be at least 0, not {jobs}")
-        (tasks, later), folder, hardware = tasks_of(args.study, args.scale, args.out), folder_of(args.study, args.scale), provenance()["hardware"]
+        (tasks, later), folder, hardware = tasks_of(args.study, args.scale, args.out), folder_of(find_study(args.study).name, args.scale), provenance()["hardware"]
         waiting = f", and {len(later)} more that wait until those that they replay are finished" if later else ""
         print(f"{folder}: {len(tasks)} runs, {sum(t.finished for t in tasks)} finished{waiting}; {cores()} cores, {hardware['gpu'] or hardware['cpu']}", flush=True)
         if not args.dry_run: return Campaign(tasks, args.out, folder, budget, jobs).run()

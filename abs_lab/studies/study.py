@@ -6,6 +6,7 @@
 __all__ = ['APART', 'Study']
 
 # %% ../../nbs/studies/00_study.ipynb #2052d7dd
+import re
 from dataclasses import dataclass, field
 
 
@@ -20,15 +21,19 @@ class Study:
     "An experiment notebook, a grid, and a figure notebook."
     name: str                     # also the folder below runs and reports
     question: str                 # what it is to answer
-    notebook: str                 # experiment notebook, from the project's root
-    figures: str                  # figure notebook, from the project's root
-    arms: dict                    # label -> parameters; also `seeds` (a number), `tasks` (a list), `replays` (a label)
+    notebook: str = "nbs/experiments/run.ipynb"  # experiment notebook, from the project's root; this one trains any agent
+    figures: str = "nbs/figures/study.ipynb"     # figure notebook, from the project's root; this one sets every arm against the first
+    arms: dict = field(default_factory=dict)     # label -> parameters; also `seeds` (a number), `tasks` (a list), `replays` (a label)
     tasks: dict = field(default_factory=dict)    # env_id -> its own parameters; also `seeds`, and `arms` (label -> parameters)
     common: dict = field(default_factory=dict)   # parameters of all arms
     seeds: int = 3                # seeds of an arm: 0 … seeds − 1
     scales: dict = field(default_factory=lambda: {"cpu": {}})  # name -> parameters that override; `seeds`; `tasks`, a list; `arms` (label -> parameters)
     trains_here: bool = False     # runs that its report records are trained again on the reader's machine
     first: tuple = ()             # what is trained first: conditions {parameter: values}, in order
+
+    def __post_init__(self):
+        if not re.fullmatch(r"\w[\w.-]*", self.name): raise AbsLabError(f"a study's name is also the name of its folders: letters, digits, '-', '_' and '.', not {self.name!r}")
+        if not self.arms: raise AbsLabError(f"the study {self.name} needs at least one arm: arms={{label: parameters}}")
 
     def grid(
         self,
