@@ -125,7 +125,7 @@ class Run:
         self.log.truncate(lines)
         self.log.seek(0, os.SEEK_END)
         self.planned = [c for c in set_events(self.dir) if c not in self.history]
-        self.event("resume" if resumed else "start", backend=self.envs.backend, device=str(self.device), threads=torch.get_num_threads(), **provenance())
+        self.event("resume" if resumed else "start", backend=self.envs.backend, device=str(self.device), threads=torch.get_num_threads(), **provenance(self.config))
         self._follow()
 
     def set(
@@ -259,7 +259,7 @@ class Run:
                       measurements=sum(row["signal"] is not None for row in rows), final_size=self.controller.size,
                       mean_size=float(np.average([row["size"] for row in rows], weights=np.diff([0, *(row["update"] for row in rows)]))), episodes=len(returns),
                       train_return=float(np.mean(returns[-100:])) if returns else None, backend=self.envs.backend,
-                      device=str(self.device), **(dict(interventions=len(self.history)) if self.history else {}), **provenance())
+                      device=str(self.device), **(dict(interventions=len(self.history)) if self.history else {}), **provenance(self.config))
         self._check()
         write_json(self.dir / "result.json", result)
         self.event("finish")
