@@ -67,7 +67,8 @@ def test_a_controller_of_ones_own_has_an_entry_of_its_own(tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(tmp_path)
     text = textwrap.dedent("""
         from dataclasses import dataclass
-                from helper_of_one import UP
+        from abs_lab.core.controllers import Fixed
+        from helper_of_one import UP
         @dataclass
         class Mine(Fixed):
             up: int = UP

@@ -66,7 +66,7 @@ def _imported(name, path):
         base = origin and util.resolve_name(origin, package)
         yield from (base, *(f"{base}.{n}" for n in names)) if base else names
 
-def _left_out(name): return name == "abs_lab" or name.startswith("abs_lab.") and name.rpartition(".")[2] in RECORDING
+def _left_out(name, path): return name.partition(".")[0] == "abs_lab" and (name.rpartition(".")[2] in RECORDING or path.name == "__init__.py")
 
 def _file(folder, name):
     place = folder.joinpath(*name.split("."))
@@ -81,10 +81,11 @@ def closure(
     mine, installed = {n.partition(".")[0] for n in names}, {"site-packages", "dist-packages"} & {*folder.parts}
     while waiting:
         name = waiting.pop()
-        if name in found or _left_out(name) or installed and name.partition(".")[0] not in mine: continue
-        if path := _file(folder, name):
+        if not name or name in found or installed and name.partition(".")[0] not in mine: continue
+        path = _file(folder, name)
+        if path and not _left_out(name, path):
             found[name] = path
-            waiting += _imported(name, path)
+            waiting += [name.rpartition(".")[0], *_imported(name, path)]  # its package is imported before it
     return dict(sorted(found.items()))
 
 def code_of(
