@@ -303,7 +303,7 @@ def checkpoint_part(args):
         book("the first, which writes the whole store, ms", r.checkpoint)
         book("a second, ms", r.checkpoint)
         r.replay.rows += 64
-        book("64 rows logged while training, ms", r._append_rows)
+        book("64 rows logged while training, ms", r.replay_log.take)
         book("a checkpoint after them, ms", r.checkpoint)
         r.close()
     return out

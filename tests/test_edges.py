@@ -20,7 +20,8 @@ from abs_lab.studies.results import collect
 from abs_lab.studies.status import survey
 from abs_lab.agents.replay import Replay, bytes_of
 from abs_lab.runs.forks import fork
-from abs_lab.runs.runner import Run, run, with_changes
+from abs_lab.runs.parties import with_changes
+from abs_lab.runs.runner import Run, run
 from abs_lab.studies.catalogue import STUDIES
 from abs_lab.core.train import evaluate, train
 

@@ -49,7 +49,7 @@ def train_until(config, dir, update, checkpoint_at=None):
     for s in r.steps():
         if s.update == checkpoint_at: r.checkpoint()
         if s.update == update: break
-    r._append_actions()
+    r.actions.append()
     r.log.flush()
     (lost := dir.with_name(dir.name + "-lost")).mkdir()
     for file in dir.iterdir(): shutil.copy(file, lost/file.name)
@@ -93,9 +93,9 @@ def vanish(config, dir, update, checkpoint_at):
     r = Run(config, dir)
     for s in r.steps():
         if s.update == checkpoint_at: r.checkpoint()
-        if s.update % 20 == 0: r._append_rows()
+        if s.update % 20 == 0: r.replay_log.take()
         if s.update == update: break
-    r._append_rows(); r._append_actions(); r.log.flush()
+    r.replay_log.take(); r.actions.append(); r.log.flush()
     (lost := dir.with_name(dir.name + "-lost")).mkdir()
     for file in dir.iterdir(): shutil.copy(file, lost/file.name)
     r.close()
