@@ -121,7 +121,7 @@ def _reproduce_flags():
     add("--timeout", metavar="TIME", default="30m", help="end a run that records no update for this long (default: 30m; ten times as long before its "
                                                          "first update and during its evaluation), and try it once more")
     add("--dry-run", action="store_true", help="list what would run, with its expected time and disk space, and start nothing")
-    add("--allow-mixed-commits", action="store_true", help="report runs of different commits together")
+    add("--allow-mixed-commits", action="store_true", help="report runs together that were trained by different code or packages")
     add("--publish", action="store_true", help="write the report to reports/STUDY, where the committed one lies (default: a report of your own, in runs/STUDY/report)")
     return parser
 

@@ -312,11 +312,16 @@ def test_a_run_whose_small_file_is_there_counts_as_done(small_file, command, mon
     assert engine.prepare("tiny").recorded() == {} and engine._gather(engine.prepare("tiny"), []) == ([], ["a, CartPole-v1, seed 0", "a, CartPole-v1, seed 1"])
 
 
-def test_recorded_runs_of_another_commit_are_not_mixed_in(small_file, command, tmp_path):
+def test_recorded_runs_of_other_code_are_not_mixed_in(small_file, command, monkeypatch, tmp_path):
     path = tmp_path/"reports"/"tiny"/"data"/f"{small_file[1]}.json"
     small = json.loads(path.read_text())
-    path.write_text(json.dumps(small | dict(result=small["result"] | dict(commit="0123456789ab"))))
-    refused(command("reproduce", "tiny"), "different commits", "0123456789ab")
+    result = small["result"] | dict(commit="0123456789ab")
+    path.write_text(json.dumps(small | dict(result=result | dict(fingerprint=dict(abs_lab="0" * 12)))))
+    refused(command("reproduce", "tiny"), "trained differently", "the code that trains pqn", "0123456789ab (1 run)", "tools/fingerprints.py", "--allow-mixed-commits")
+    path.write_text(json.dumps(small | dict(result=result | dict(versions=result["versions"] | dict(numpy="1.0.0")))))
+    refused(command("reproduce", "tiny", "--dry-run"), "trained differently", "numpy: 1.0.0 (1 run)")
+    path.write_text(json.dumps(small | dict(result=result)))  # another commit, and the same code
+    assert command("reproduce", "tiny", "--dry-run")[0] == 0
 
 
 def test_runs_that_replay_others_are_named_until_those_are_finished(command, monkeypatch, tmp_path):

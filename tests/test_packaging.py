@@ -265,7 +265,7 @@ def test_without_envpool_gymnasium_serves_and_says_so(tmp_path):
 
 def test_a_commit_that_leaves_the_library_alone_leaves_its_name(copy):
     git = lambda *args: subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *args], cwd=copy, check=True, capture_output=True, text=True).stdout
-    name = lambda: python("-c", "from abs_lab.runs.storage import commit; print(commit())", cwd=copy).stdout.strip()
+    name = lambda: python("-c", "from abs_lab.runs.provenance import commit; print(commit())", cwd=copy).stdout.strip()
     shutil.copy(ROOT/".gitignore", copy)
     git("init", "-q"); git("add", "-A"); git("commit", "-qm", "all")
     first = name()

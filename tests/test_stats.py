@@ -529,11 +529,19 @@ def test_report_of_a_few_updates(tmp_path):
     assert "No run measured its divergence" in page
 
 
-def test_commits_are_not_mixed_unless_asked(tmp_path):
+def test_runs_of_different_code_are_not_mixed_unless_asked(tmp_path):
     runs = study(2)
     runs[0]["result"]["commit"] = "def"
-    with pytest.raises(AbsLabError, match=r"different commits: abc \(9 runs\), def \(1 runs\)"): render(runs, tmp_path / "a")
-    assert "Runs of different commits are mixed here" in render(runs, tmp_path / "b", allow_mixed_commits=True)
+    with pytest.raises(AbsLabError, match=r"the code that trains pqn: abc \(9 runs\), def \(1 run\)"): render(runs, tmp_path / "a")
+    page = render(runs, tmp_path / "b", allow_mixed_commits=True)
+    assert "Runs that were trained differently are mixed here" in page and "abc (9 runs), def (1 run)" in page
+
+
+def test_runs_of_one_fingerprint_are_mixed_freely(tmp_path):
+    runs = study(2, fingerprint=dict(abs_lab="0123456789ab"))
+    runs[0]["result"]["commit"] = "def"
+    page = render(runs, tmp_path / "a")
+    assert "The runs come from 2 commits" in page and "are mixed here" not in page
 
 
 def test_report_opens_without_a_network_and_is_reproducible(tmp_path):

@@ -20,6 +20,7 @@ from plotly.io.json import to_json_plotly
 
 from . import comparisons, figures, sentences
 from ..core.interfaces import AbsLabError
+from ..runs.provenance import differences
 from .stats import ATARI_SCORES
 from ..runs.registry import built_in, find
 from ..studies.catalogue import find_study
@@ -171,8 +172,10 @@ def rebuilt(
     name: str,           # a study
     runs: list,          # its runs
 ) -> str:                # for a page
-    "How the page is made again, and whether its runs are of one commit."
-    mixed = " **Runs of different commits are mixed here**, by request." if len({run["result"]["commit"] for run in runs}) > 1 else ""
+    "How the page is made again, and whether its runs were trained alike."
+    found, commits = differences(runs), {run["result"].get("commit") for run in runs}
+    alike = f" The runs come from {len(commits)} commits, under which their golden runs are the same to the last bit." if len(commits) > 1 else ""
+    mixed = f" **Runs that were trained differently are mixed here**, by request. {'. '.join(found)}." if found else alike
     return f"Rebuilt by `abs-lab reproduce {name}`. All runs, one row each: `results.csv`." + mixed
 
 def finished(
@@ -257,7 +260,7 @@ def study(
     said: list = (),       # sentences of its own about the results, derived from them
     notes: str = "",       # what this study in particular has to be read with; no results
     missing: list = (),    # names of the runs that did not finish
-    allow_mixed_commits: bool = False,   # report runs of different commits together
+    allow_mixed_commits: bool = False,   # report runs together that were trained differently
     reading: str = READING,              # how to read the numbers
     captions: dict | None = None,        # captions of its own, by their name in CAPTIONS
     question: str = "",                  # the title; empty: as the study has it

@@ -16,6 +16,7 @@ from .figures import by_arm, by_task, by_unit, column, score, series, thresholds
 from ..core.interfaces import AbsLabError
 from .stats import compare, number, number_list, percent, summarise
 from ..runs.registry import built_in
+from ..runs.provenance import differences
 
 # %% ../../nbs/reports/03_sentences.ipynb #2b9e71ca
 RESULTS = ["status", "steps", "updates", "gradient_steps", "measurements", "seconds", "train_return", "mean_size", "final_size",
@@ -139,14 +140,11 @@ def parameters(
 # %% ../../nbs/reports/03_sentences.ipynb #bd8fe603
 def provenance(
     runs: list,                          # runs of a study
-    allow_mixed_commits: bool = False,   # report runs of several commits together
+    allow_mixed_commits: bool = False,   # report runs together that were trained differently
 ) -> pd.DataFrame:                       # two columns of text: what, value
     "Where the numbers come from: environment, seeds, steps, hardware, versions, commit."
-    commits = [run["result"].get("commit") or "unknown" for run in runs]
-    if len(set(commits)) > 1 and not allow_mixed_commits:
-        counts = ", ".join(f"{c} ({commits.count(c)} runs)" for c in sorted(set(commits)))
-        raise AbsLabError(f"the runs come from different commits: {counts}. "
-                          "Run them again at one commit, or set allow_mixed_commits=True")
+    if (found := differences(runs)) and not allow_mixed_commits:
+        raise AbsLabError(f"the runs were trained differently. {'. '.join(found)}. Train them again with the same code and packages, or set allow_mixed_commits=True")
     done, seeds = [run["result"] for run in runs], sorted({run["params"]["seed"] for run in runs})
     rows = {"Runs": len(runs), "Environment": _shown(run["params"].get("env_id") for run in runs),
             "Seeds": ", ".join(map(str, seeds)), "Environment steps per run": _span([r["steps"] for r in done])}
@@ -154,7 +152,7 @@ def provenance(
     for part, name in [("hardware", "Hardware"), ("versions", "Version")]:
         rows |= {f"{name}: {key}": _shown(r.get(part, {}).get(key) for r in done) for key in done[0].get(part, {})}
     rows |= {"Training time, all runs": f"{sum(r['seconds'] for r in done) / 60:,.1f} min",
-             "Commit": _shown(commits)}
+             "Commit": _shown(run["result"].get("commit") or "unknown" for run in runs)}
     return pd.DataFrame(list(rows.items()), columns=["What", "Value"]).astype(str)
 
 # %% ../../nbs/reports/03_sentences.ipynb #710a5607

@@ -81,7 +81,7 @@ class Run(Parties):
             self.envs.load_state_dict(tree["envs"], self.actions.read(tree["envs"]))
         self.log.open(tree.get("steps_bytes", 0), tree.get("pending", []))
         self.planned = [c for c in set_events(self.dir) if c not in self.history]
-        self.event("resume" if tree else "start", backend=self.envs.backend, device=str(self.device), threads=torch.get_num_threads(), **provenance())
+        self.event("resume" if tree else "start", backend=self.envs.backend, device=str(self.device), threads=torch.get_num_threads(), **provenance(self.config))
         self._follow()
 
     def event(
@@ -148,7 +148,7 @@ class Run(Parties):
                       seconds=round(self.seconds, 2), eval=score, measurements=sum(row["signal"] is not None for row in rows), final_size=self.controller.size,
                       mean_size=float(np.average([row["size"] for row in rows], weights=updates)), episodes=len(returns),
                       train_return=float(np.mean(returns[-100:])) if returns else None, backend=self.envs.backend,
-                      device=str(self.device), **(dict(interventions=len(self.history)) if self.history else {}), **provenance())
+                      device=str(self.device), **(dict(interventions=len(self.history)) if self.history else {}), **provenance(self.config))
         self._check()
         write_json(self.dir / "result.json", result)
         self.event("finish")

@@ -28,7 +28,7 @@ from ..agents.replay import free_memory
 from .grids import configs_of, scheduled
 from .results import collect, folder_of, label, last_words, read_result, save_result, steps_done
 from ..runs.storage import Busy, Lease, result_of, write_json
-from ..runs.provenance import commit, provenance
+from ..runs.provenance import differences, provenance
 from .catalogue import find_study
 from .study import Study
 from .workers import ENGINES, RETRY, Local, worker
@@ -276,11 +276,13 @@ class Outcome(NamedTuple):
 def check_commits(
     work: Work,  # a study, looked up
 ):
-    "Refuse, before training, to mix runs of this commit with finished ones of another."
+    "Refuse, before training, to mix runs of this code and these packages with finished ones of others."
     results = work.recorded() | {c.id: r for c in work.configs if (r := result_of(work.runs_dir / c.id))}
-    found = {r["commit"] for r in results.values()} | ({commit()} if any(c.id not in results for _, c in work.asked()) else set())
-    if len(found) > 1: raise AbsLabError(f"runs of different commits would be mixed: {', '.join(sorted(found))}. Remove the finished runs in "
-                                         f"{work.runs_dir} (recorded ones: in {work.report_dir / 'data'}), go back to their commit, or pass --allow-mixed-commits")
+    asked = {c.id for _, c in work.asked()}
+    found = differences(dict(params=c.flat(), result=results.get(c.id) or provenance(c)) for c in work.configs if c.id in results or c.id in asked)
+    if found: raise AbsLabError(f"runs that were trained differently would be mixed. {'. '.join(found)}. Remove the finished runs in {work.runs_dir} (recorded ones: in "
+                                f"{work.report_dir / 'data'}), go back to their commit and packages, or pass --allow-mixed-commits. "
+                                "If only the code differs, `python tools/fingerprints.py COMMIT` says whether it trains alike")
 
 def _gather(work, failures, publish=False):
     "Bring the small files up to date; what cannot be read is a failure. Returns the ids that there are, and the names of the rest."
@@ -318,7 +320,7 @@ def reproduce(
     scale: str = "cpu",         # one of its scales
     seeds: int | None = None,   # seeds of an arm; the study's own number when left out
     jobs: int = 0,              # runs at once; 0: as the settings say, or as many as there is room for
-    allow_mixed_commits: bool = False,  # report runs of different commits together
+    allow_mixed_commits: bool = False,  # report runs together that were trained differently
     only: str = "",             # conditions on the runs to train, as `matching` takes them
     engine: str = "",           # local or ray; empty: as the settings say
     timeout: float = 1800.0,    # seconds without a new update, after which a run is ended
