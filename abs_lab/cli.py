@@ -24,7 +24,7 @@ from .runs.registry import find, names
 from .runs.settings import settings
 from .runs.storage import result_of
 from .studies.catalogue import STUDIES
-from .studies.results import folder_of, merge, steps_done
+from .studies.results import merge, steps_done
 from .studies.status import clock, duration, survey, table
 from .studies.workers import ENGINES
 

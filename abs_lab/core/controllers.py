@@ -16,7 +16,7 @@ from numbers import Real
 
 # %% ../../nbs/core/05_controllers.ipynb #e7521a9e
 from .contract import Controller
-from .interfaces import AbsLabError, Measurement, choose, whole
+from .interfaces import AbsLabError, choose, whole
 
 # %% ../../nbs/core/05_controllers.ipynb #c49f7154
 def _is_number(value) -> bool:

@@ -9,7 +9,6 @@ __all__ = ['FORMAT', 'OWN', 'PAPER_MEASUREMENTS', 'RunConfig', 'describe', 'conf
 # %% ../../nbs/runs/03_config.ipynb #c01f0004
 import ast
 import inspect
-import json
 import linecache
 import math
 import re

@@ -13,6 +13,9 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+# %% ../../nbs/runs/05_provenance.ipynb #c0854127
+import torch
+
 # %% ../../nbs/runs/05_provenance.ipynb #ce4eec45
 @cache
 def commit() -> str:  # the hash, with '-dirty' when the library differs from it; ABS_LAB_COMMIT or 'unknown' without git

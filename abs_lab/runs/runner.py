@@ -11,9 +11,7 @@ import contextlib
 import json
 import math
 import os
-import shutil
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +29,7 @@ from ..core.envs import VecEnvs, cores, role_seeds, spaces_of
 from ..core.interfaces import AbsLabError, Progress, Step, choose
 from .checkpoints import RowLog, load_tree, save_tree
 from .provenance import provenance
-from .storage import Busy, Lease, read_jsonl, write_json
+from .storage import Busy, Lease, read_jsonl, result_of, write_json
 from ..core.train import evaluate, train
 
 # %% ../../nbs/runs/06_runner.ipynb #7e439bb9
