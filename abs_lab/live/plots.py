@@ -279,7 +279,7 @@ class MainFigure(RunsFigure):
         front.sent["limits"] = new
 
     def _send_heights(self, runs, front):
-        def values(*names): return np.concatenate([curve.y for run in runs for name, curve in run.main_curves if name in names and curve.y is not None] or [[]])
+        def values(*names): return np.concatenate([run.trace.read_series(name)[1] for run in runs for name in names])  # the curves have theirs at the batch's end
         signals, sizes, returns = [*values("signal"), *self.thresholds.values.values()], values("size", "target"), values("ret", "smooth")
         if self.log.value: signals = np.log10([x for x in signals if x > 0] or [0.01])
         else: signals = [0, *(signals or [1])]
@@ -290,9 +290,10 @@ class MainFigure(RunsFigure):
         new = (self.x_axis.name, len(run.trace.marks))
         if run.sent.get("marks") == new: return
         sizes, at = run.trace.read_series("size", "update"), [a for a, _ in run.trace.marks]
-        curve.x, curve.text = [run.trace.place(a, self.x_axis.name) for a in at], [f"step {a[1]:,}<br>{escaped(what)}" for a, what in run.trace.marks]
+        moments = [run.trace.place(a, self.x_axis.name) for a in at]
+        curve.x, curve.text = moments, [f"step {a[1]:,}<br>{escaped(what)}" for a, what in run.trace.marks]
         curve.y = np.interp([a[0] for a in at], *sizes) if at and len(sizes[0]) else []
-        if front: self.thresholds.mark(list(curve.x[-100:]))
+        if front: self.thresholds.mark(moments[-100:])
         run.sent["marks"] = new
 
 # %% ../../nbs/live/01_plots.ipynb #fac057d2
@@ -363,7 +364,7 @@ class Plots:
         height: int,        # pixels of a figure
         dropped,            # function of (low, high): where a person has dropped the thresholds' lines; it answers with `place`
     ):
-        self.runs, self.front, self.view, self.own = [], None, "Live", OwnChanges()  # drawn; the one in the foreground; Live or Diagnostics
+        self.runs, self.front, self.view, self.own = [], None, "Live", OwnChanges()  # drawn; the one in the foreground; Live, Diagnostics, or empty
         self.lock, self.x_axis = self.own.lock, XAxis(config)
         self.main = MainFigure(config, height, self.x_axis, self.own, lambda range: self.diagnostics.zoom(range), dropped)
         self.diagnostics = Diagnostics(height, self.x_axis, self.own, self.main.zoom)
@@ -407,8 +408,16 @@ class Plots:
         self.view = view
         self.send()
 
+    def show_instead(
+        self,
+        widget: W.Widget,
+    ):
+        "Put something else into the area."
+        self.view, self.area.children = "", (widget,)
+
     def send(self):
         "Send what is new of the figure that is looked at."
+        if not self.view: return
         with self.own():
             if self.view == "Live": self.main.send(self.runs, self.front)
             else:
