@@ -6,9 +6,7 @@
 __all__ = ['TASKS', 'Form', 'Page', 'dashboard']
 
 # %% ../../nbs/live/06_page.ipynb #aaa0dafc
-import html
 import json
-from dataclasses import replace
 from pathlib import Path
 
 # %% ../../nbs/live/06_page.ipynb #81708e70
@@ -16,32 +14,27 @@ import ipywidgets as W
 from IPython.display import HTML, display
 
 # %% ../../nbs/live/06_page.ipynb #b70a8055
-from .browser import RunBrowser, WhatIf
+from ..core.envs import backend_for
+from ..core.interfaces import AbsLabError
+from .board import Dashboard
+from .browser import RunBrowser
+from .what_if import WhatIf
+from .widgets import Displayable, PageStyle, form_field, message, toolbar, valid_words
 from ..runs.config import OWN, RunConfig, configure, describe
 from ..runs.registry import find, names
-from ..runs.settings import settings
-from ..core.envs import backend_for
-from .board import Dashboard
-from .widgets import Frame, Shown, field, tools
-from ..core.interfaces import AbsLabError
-from ..studies.results import steps_done
-from ..runs.storage import result_of
 from ..runs.session import Session
+from ..runs.settings import settings
+from ..runs.storage import result_of
+from ..studies.results import steps_done
 
 # %% ../../nbs/live/06_page.ipynb #0c7556eb
 TASKS = ("LunarLander-v3", "CartPole-v1", "Acrobot-v1", "Catch-v0", "MinAtar/Breakout-v1", "MinAtar/SpaceInvaders-v1", "Pong-v5", "Breakout-v5", "HalfCheetah-v5")
 
-def _parsed(widget, default):
-    "What a field says: text stands for a string, for nothing, or for a list."
+def _typed(widget, default):
+    "The value that was typed into a field: text stands for a string, for nothing, or for a list."
     if not isinstance(widget, W.Text) or isinstance(default, str): return widget.value
     try: return json.loads(widget.value) if widget.value.strip() else None
     except ValueError: return widget.value
-
-def _valid(part, name):
-    "What a parameter of text may be: its own check knows, where it has one."
-    try: replace(part, **{name: "?"})
-    except AbsLabError as e: return e.valid
-    return ()
 
 class Form:
     "Choose a run: its parties, and every parameter of them."
@@ -54,9 +47,9 @@ class Form:
                         meter=drop("meter", names("meter"), "what the controller reads"))
         self.top["controller"].value = "abs"
         for name, w in self.top.items(): w.observe(lambda _: self.rebuild(), "value")
-        self.parts, self.say, self.fields, self.given = W.Accordion(), W.HTML(), {}, {}
+        self.parts, self.message, self.fields, self.given = W.Accordion(), W.HTML(), {}, {}
         self.own = W.HBox(layout=W.Layout(flex_flow="row wrap"))
-        self.widget = W.VBox([W.HBox(list(self.top.values()), layout=W.Layout(flex_flow="row wrap")), self.own, self.parts, self.say])
+        self.widget = W.VBox([W.HBox(list(self.top.values()), layout=W.Layout(flex_flow="row wrap")), self.own, self.parts, self.message])
         self.rebuild()
 
     def rebuild(self):
@@ -65,28 +58,33 @@ class Form:
         if self.top["preset"].options != ("auto", *kind.presets): self.top["preset"].options = ("auto", *kind.presets)
         self.given = {}
         try: base = self.config()
-        except AbsLabError as e: return self._tell(str(e))
+        except AbsLabError as e: return self.tell(str(e))
         sections = dict(environments=base.env, agent=base.agent, meter=base.meter, controller=base.controller)
         self.fields, boxes = {}, []
         def fields(part, names, width="270px"):
-            "The fields of some parameters of a part; what is typed into one is heard."
+            "The fields of some parameters of a part; what is typed into one is given to `configure`."
             values, about = {n: getattr(part, n) for n in names if n != "env_id"}, describe(type(part))
-            made = {n: field(n, v, about[n], _valid(part, n) if isinstance(v, str) else (), layout=W.Layout(width=width)) for n, v in values.items()}
+            made = {n: form_field(n, v, about[n], valid_words(part, n) if isinstance(v, str) else (), layout=W.Layout(width=width)) for n, v in values.items()}
             for n, w in made.items(): w.observe(lambda _, n=n: self._give(n, values[n]), "value")
             self.fields |= made
             return list(made.values())
         self.own.children = fields(base, OWN, "243px")
         for part in sections.values(): boxes.append(W.HBox(fields(part, describe(type(part))), layout=W.Layout(flex_flow="row wrap")))
         self.parts.children, self.parts.titles, self.parts.selected_index = boxes, list(sections), None
-        self._tell("")
+        self.tell("")
 
     def _give(self, name, default):
-        self.given[name] = _parsed(self.fields[name], default)
+        self.given[name] = _typed(self.fields[name], default)
         try: self.config()
-        except AbsLabError as e: self._tell(str(e))
-        else: self._tell("")
+        except AbsLabError as e: self.tell(str(e))
+        else: self.tell("")
 
-    def _tell(self, text): self.say.value = f"<div class='say error'>{html.escape(text)}</div>"
+    def tell(
+        self,
+        text: str,  # empty: nothing is wrong
+    ):
+        "Say what is wrong."
+        self.message.value = message(text, "error")
 
     def config(self) -> RunConfig:
         "What the form says; raises `AbsLabError` when it cannot be."
@@ -95,48 +93,52 @@ class Form:
         return config
 
 # %% ../../nbs/live/06_page.ipynb #8dbf77d9
-class Page(Shown):
+class Page(Displayable):
     "The form and the live view; the run browser; the what-if view."
     def __init__(self):
         self.form, self.boards = Form(), []
         self.tabs = W.ToggleButtons(options=["Train", "Runs", "What if"], style=dict(button_width="100px"))
         self.tabs.observe(lambda _: self.turn(), "value")
-        self.old = W.Dropdown(description="or a run that is there", style=dict(description_width="initial"), layout=W.Layout(width="480px"))
+        self.existing = W.Dropdown(description="or a run that is there", style=dict(description_width="initial"), layout=W.Layout(width="480px"))
         create = W.Button(description="Create", button_style="primary", tooltip="make a new run with these parameters; it is started by Start", layout=W.Layout(width="auto"))
         reopen = W.Button(description="Open", tooltip="draw what is recorded; Start goes on with it", layout=W.Layout(width="auto"))
-        create.on_click(lambda _: self._try(lambda: Session(self.form.config())))
-        reopen.on_click(lambda _: self._try(lambda: Session.open(self.old.value)) if self.old.value else None)
-        self.new = W.VBox([self.form.widget, tools(create, self.old, reopen)])
-        self.live, self.made, self.picture = W.VBox([self.new]), {}, None
-        self.stage = W.VBox([self.live])
-        self.lay(Frame(), tools(self.tabs), self.stage)
-        self.list_old()
+        create.on_click(lambda _: self.open_board(lambda: Session(self.form.config())))
+        reopen.on_click(lambda _: self.open_board(lambda: Session.open(self.existing.value)) if self.existing.value else None)
+        self.new = W.VBox([self.form.widget, toolbar(create, self.existing, reopen)])
+        self.live, self.views, self.picture = W.VBox([self.new]), {}, None
+        self.area = W.VBox([self.live])
+        self.stack(PageStyle(), toolbar(self.tabs), self.area)
+        self.list_existing()
 
     def _ipython_display_(self):
         super()._ipython_display_()
         self.picture = display(HTML(""), display_id=True)  # where the live view leaves its still picture
 
-    def list_old(self):
+    def list_existing(self):
         "List the runs that were started here."
         found = sorted(Path(settings()["runs_dir"]).glob("live/*/config.json"), key=lambda p: -p.stat().st_mtime)
-        self.old.options = {f"{p.parent.name} ({'finished' if result_of(p.parent) else f'{steps_done(p.parent):,} steps'})": p.parent for p in found}
+        self.existing.options = {f"{p.parent.name} ({'finished' if result_of(p.parent) else f'{steps_done(p.parent):,} steps'})": p.parent for p in found}
 
-    def _try(self, make):
+    def open_board(
+        self,
+        make,  # function that returns a session
+    ):
+        "Show a session's live view; the form says it when there is none."
         try: board = Dashboard(make())
-        except AbsLabError as e: return self.form._tell(str(e))
+        except AbsLabError as e: return self.form.tell(str(e))
         back = W.Button(description="‹ another run", tooltip="back to the form; this run goes on", layout=W.Layout(width="auto"))
-        back.on_click(lambda _: (self.list_old(), setattr(self.live, "children", [self.new])))
+        back.on_click(lambda _: (self.list_existing(), setattr(self.live, "children", [self.new])))
         self.boards.append(board)
         board.picture = self.picture
         board.begin()
-        self.live.children = [board.widget, tools(back)]
+        self.live.children = [board.widget, toolbar(back)]
 
     def turn(self):
         "Show the chosen tab."
         name = self.tabs.value
-        if name == "Train": self.stage.children = [self.live]; return
-        self.made[name] = {"Runs": RunBrowser, "What if": WhatIf}[name]()
-        self.stage.children = [self.made[name].widget]
+        if name == "Train": self.area.children = [self.live]; return
+        self.views[name] = {"Runs": RunBrowser, "What if": WhatIf}[name]()
+        self.area.children = [self.views[name].widget]
 
 def dashboard() -> Page:  # shows itself
     "The whole workbench on one page."
