@@ -198,8 +198,12 @@ class RecordedConfig(RunConfig):
         "What the parties said about themselves there."
         return self.found["kinds"]
 
-def _party(about, flat):
-    "A party, made of what config.json says about it."
+def _party(kind, about, flat):
+    "A party: of its own class where that is built in, else made of what config.json says about it."
+    if built_in(kind, about["name"]):
+        cls = find(kind, about["name"])
+        cls = cls.Config if kind == "agent" else cls
+        return cls(**{f.name: flat[f.name] for f in fields(cls) if f.init and f.name in flat})
     names = [name for name in about["parameters"] if name in flat]
     made = make_dataclass(about["name"].rpartition(":")[2], [(name, Any) for name in names], bases=(Recorded,), namespace=dict(comments=about["parameters"]), frozen=True)
     return made(**{name: flat[name] for name in names})
@@ -212,6 +216,6 @@ def recorded(
     except (KeyError, TypeError, ValueError) as e: raise AbsLabError(f"these are not a run's parameters: {str(found)[:200]}") from e
     if not kinds or all(built_in(kind, flat.get(kind)) for kind in kinds): return configure(**flat)
     env = EnvConfig(**{f.name: flat[f.name] for f in fields(EnvConfig) if f.name in flat})
-    agent, meter, controller = (_party(kinds[kind], flat) for kind in ("agent", "meter", "controller"))
+    agent, meter, controller = (_party(kind, kinds[kind], flat) for kind in ("agent", "meter", "controller"))
     names = tuple(flat[name] for name in ("agent", "preset", "controller", "meter"))
     return RecordedConfig(env, agent, meter, controller, names, origin=flat.get("origin", ""), found=found, **{name: flat[name] for name in OWN if name in flat})
