@@ -1069,6 +1069,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'abs_lab.runs.config.RunConfig.record': ( 'runs/config.html#runconfig.record',
                                                                                'abs_lab/runs/config.py'),
                                      'abs_lab.runs.config._check': ('runs/config.html#_check', 'abs_lab/runs/config.py'),
+                                     'abs_lab.runs.config._comments': ('runs/config.html#_comments', 'abs_lab/runs/config.py'),
                                      'abs_lab.runs.config._fit': ('runs/config.html#_fit', 'abs_lab/runs/config.py'),
                                      'abs_lab.runs.config._known': ('runs/config.html#_known', 'abs_lab/runs/config.py'),
                                      'abs_lab.runs.config._party': ('runs/config.html#_party', 'abs_lab/runs/config.py'),

@@ -284,6 +284,14 @@ def test_a_metric_that_has_the_name_of_a_curve_is_a_curve_of_its_own(tmp_path):
     assert trace.label("td") == "TD error (reward)"
 
 
+def test_comments_are_read_once(monkeypatch):
+    "A dashboard and the sessions that it steers ask for them all the time, and Python 3.11's parser fails now and then when two threads parse at once."
+    config = configure(env_id="CartPole-v1")
+    about = config.about()
+    monkeypatch.setitem(configure.__globals__, "_source", lambda cls: pytest.fail(f"{cls} was parsed again"))
+    assert config.about() == about
+
+
 def synthetic(update):
     "A recorded update, as a replay agent writes a million of them."
     noise = (update * 7919 % 1000) / 1000

@@ -362,7 +362,7 @@ def threshold_sliders(
     "Sliders of one kind and range for two thresholds."
     if 0.02 <= low and high <= 1: kind, range = W.FloatSlider, dict(min=0.005, max=1.0, step=0.005, readout_format=".3f")  # smaller ones, as of a KL divergence, have no room on a linear scale
     elif low > 0: kind, range = W.FloatLogSlider, dict(min=np.floor(np.log10(low)) - 1, max=np.ceil(np.log10(high)) + 1, step=0.02, readout_format=".3g")
-    else: kind, range = W.FloatSlider, dict(min=low - (high - low), max=high + (high - low), step=(high - low) / 100, readout_format=".3g")
+    else: kind, range = W.FloatSlider, dict(min=2 * low - high, max=2 * high - low, step=(high - low) / 100, readout_format=".3g")
     sliders = {name: kind(value=value, description=f"D {name}", tooltip=tips[name], **range, **_named(54)) for name, value in dict(low=low, high=high).items()}
     for name, slider in sliders.items(): slider.add_class(name)
     return sliders
@@ -410,12 +410,14 @@ def controls(
 ) -> dict:              # parameter (limits: the pair of sizes) -> widget; those that are moved most come first
     "The widgets with which a run's parameters are set while it trains."
     left, rule, found = _settable(config), config.controller, {}
-    value, tip, whole = lambda name: left[name][1], lambda name: left[name][2], lambda *names: all(n in left and type(left[n][1]) is int for n in names)
-    if "low" in left and "high" in left and isinstance(value("low"), float) and isinstance(value("high"), float) and value("low") < value("high"):
-        found |= threshold_sliders(value("low"), value("high"), dict(low=tip("low"), high=tip("high")))
-    if whole("size"): found["size"] = _size_slider(rule, value("size"), description="size", tooltip=tip("size"))
-    elif whole("size_min", "size_max"): found["limits"] = _size_slider(rule, (value("size_min"), value("size_max")), description="limits", tooltip="smallest and largest size")
+    def take(kind, *names):
+        "Values and comments of parameters of one type; nothing unless all are there."
+        if all(n in left and type(left[n][1]) is kind for n in names): return [left.pop(n)[1:] for n in names]
+    if (pair := take(float, "low", "high")): found |= threshold_sliders(pair[0][0], pair[1][0], dict(low=pair[0][1], high=pair[1][1]))
+    if (size := take(int, "size")): found["size"] = _size_slider(rule, size[0][0], description="size", tooltip=size[0][1])
+    elif (pair := take(int, "size_min", "size_max")): found["limits"] = _size_slider(rule, (pair[0][0], pair[1][0]), description="limits", tooltip="smallest and largest size")
     for name in ("interval", "window", "smoothing", "map", "lr"):
-        if name in left and (own := _own_widget(name, value(name))): found[name] = own[0](value=value(name), description=name, tooltip=tip(name), **own[1], **_named(74))
-    done = {*found} | ({"size_min", "size_max"} if "limits" in found else set())
-    return found | {name: form_field(name, v, about, valid_words(part, name) if isinstance(v, str) else (), **_named(74)) for name, (part, v, about) in left.items() if name not in done}
+        if name not in left or not (own := _own_widget(name, left[name][1])): continue
+        (_, value, about), (kind, options) = left.pop(name), own
+        found[name] = kind(value=value, description=name, tooltip=about, **options, **_named(74))
+    return found | {name: form_field(name, value, about, valid_words(part, name) if isinstance(value, str) else (), **_named(74)) for name, (part, value, about) in left.items()}

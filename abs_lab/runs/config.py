@@ -12,8 +12,10 @@ import inspect
 import linecache
 import math
 import re
+import threading
 from collections import Counter
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass, replace
+from functools import cache
 from typing import Any
 
 # %% ../../nbs/runs/03_config.ipynb #c01f0005
@@ -82,6 +84,8 @@ class RunConfig:
         return dict(format=FORMAT, id=self.id, config=self.flat(), identity=self.identity(), kinds=self.about())
 
 # %% ../../nbs/runs/03_config.ipynb #39aaacd8
+_parsing = threading.Lock()  # Python 3.11 fails when two threads parse at once, and a dashboard and its session do
+
 def _source(cls) -> str:
     "The source of a class, also of one that was defined in a notebook's cell; nothing where there is none."
     try: return inspect.getsource(cls)
@@ -93,13 +97,18 @@ def _source(cls) -> str:
             if isinstance(node, ast.ClassDef) and node.name == cls.__name__: return ast.get_source_segment(text, node)
     return ""
 
+@cache
+def _comments(cls) -> dict:
+    source = [line for c in cls.__mro__ if is_dataclass(c) for line in _source(c).split("\n")]
+    lines = {m[1]: m[2] for line in source if (m := re.match(r"    (\w+):.*?#\s*(.*)", line))}
+    return {f.name: lines.get(f.name, "") for f in fields(cls) if f.init}
+
 def describe(
     cls: type,  # a dataclass
 ) -> dict:      # field name -> the comment that trails it
     "The fields of a dataclass with their comments."
-    source = [line for c in cls.__mro__ if is_dataclass(c) for line in _source(c).split("\n")]
-    lines = {m[1]: m[2] for line in source if (m := re.match(r"    (\w+):.*?#\s*(.*)", line))}
-    return getattr(cls, "comments", None) or {f.name: lines.get(f.name, "") for f in fields(cls) if f.init}
+    if hasattr(cls, "comments"): return dict(cls.comments)  # of a run that is read without its classes
+    with _parsing: return dict(_comments(cls))
 
 # %% ../../nbs/runs/03_config.ipynb #61dceb61
 def _fit(name, value, default):
