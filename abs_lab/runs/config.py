@@ -14,6 +14,7 @@ import math
 import re
 import threading
 from collections import Counter
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from functools import cache
 from typing import Any
@@ -90,11 +91,12 @@ def _source(cls) -> str:
     "The source of a class, also of one that was defined in a notebook's cell; nothing where there is none."
     try: return inspect.getsource(cls)
     except (OSError, TypeError): pass
-    for name in reversed(linecache.cache):  # the newest cell first
-        text = "".join(linecache.getlines(name))
-        if f"class {cls.__name__}" not in text: continue
-        for node in ast.parse(text).body:
-            if isinstance(node, ast.ClassDef) and node.name == cls.__name__: return ast.get_source_segment(text, node)
+    for name in [*linecache.cache][::-1]:  # the newest cell first
+        lines = linecache.getlines(name)
+        if not any(f"class {cls.__name__}" in line for line in lines): continue
+        with suppress(SyntaxError):  # a cell may hold more than Python
+            for node in ast.parse("".join(lines)).body:
+                if isinstance(node, ast.ClassDef) and node.name == cls.__name__: return "".join(lines[node.lineno - 1:node.end_lineno])
     return ""
 
 @cache
