@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GENERAL', 'X', 'COLUMNS', 'Record', 'records', 'small_of', 'metrics_of', 'metrics', 'varying', 'grouped', 'lines',
-           'difference', 'as_csv', 'RunBrowser']
+           'difference', 'as_csv', 'table_row', 'RunBrowser']
 
 # %% ../../nbs/live/04_browser.ipynb #6fe3005a
 import html
@@ -144,6 +144,15 @@ def as_csv(
 # %% ../../nbs/live/04_browser.ipynb #9d417de2
 COLUMNS = ("study", "environment", "agent", "controller", "seed", "status", "steps", "return", "set", "run")
 
+def table_row(
+    record: Record,
+) -> list:          # a value for each of COLUMNS
+    "A run as the table has it."
+    done = record.result or dict(status="unfinished", steps=steps_done(record.path), interventions=len(set_events(record.path)))
+    params = [record.params.get(name) for name in ("env_id", "agent", "controller", "seed")]
+    return [record.study, *params, done["status"], done["steps"], done.get("eval", {}).get("mean"), done.get("interventions", 0), record.id]
+
+# %% ../../nbs/live/04_browser.ipynb #1e650917
 class RunBrowser(Displayable):
     "Recorded runs: chosen from a table, overlaid, grouped, compared, exported."
     def __init__(self):
@@ -164,10 +173,7 @@ class RunBrowser(Displayable):
         "Look for runs again."
         self.records, self.table.selected = records(), []
         self.small.clear()
-        def row(r):
-            done = r.result or dict(status="unfinished", steps=steps_done(r.path), interventions=len(set_events(r.path)))
-            return [r.study, *(r.params.get(k) for k in ("env_id", "agent", "controller", "seed")), done["status"], done["steps"], done.get("eval", {}).get("mean"), done.get("interventions", 0), r.id]
-        self.table.rows = [row(r) for r in self.records]
+        self.table.rows = [table_row(r) for r in self.records]
         self.baseline.options = {"none": ""} | {f"{r.id} ({r.study})": r for r in self.records}
         self.choose()
 

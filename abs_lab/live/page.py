@@ -36,6 +36,7 @@ def _typed(widget, default):
     try: return json.loads(widget.value) if widget.value.strip() else None
     except ValueError: return widget.value
 
+# %% ../../nbs/live/06_page.ipynb #d6a772cf
 class Form:
     "Choose a run: its parties, and every parameter of them."
     def __init__(self):
@@ -105,14 +106,14 @@ class Page(Displayable):
         create.on_click(lambda _: self.open_board(lambda: Session(self.form.config())))
         reopen.on_click(lambda _: self.open_board(lambda: Session.open(self.existing.value)) if self.existing.value else None)
         self.new = W.VBox([self.form.widget, toolbar(create, self.existing, reopen)])
-        self.live, self.views, self.picture = W.VBox([self.new]), {}, None
+        self.live, self.views, self.place = W.VBox([self.new]), {}, None
         self.area = W.VBox([self.live])
         self.stack(PageStyle(), toolbar(self.tabs), self.area)
         self.list_existing()
 
     def _ipython_display_(self):
         super()._ipython_display_()
-        self.picture = display(HTML(""), display_id=True)  # where the live view leaves its still picture
+        self.place = display(HTML(""), display_id=True)  # where the live view leaves its still picture
 
     def list_existing(self):
         "List the runs that were started here."
@@ -129,7 +130,7 @@ class Page(Displayable):
         back = W.Button(description="‹ another run", tooltip="back to the form; this run goes on", layout=W.Layout(width="auto"))
         back.on_click(lambda _: (self.list_existing(), setattr(self.live, "children", [self.new])))
         self.boards.append(board)
-        board.picture = self.picture
+        board.picture.place = self.place
         board.begin()
         self.live.children = [board.widget, toolbar(back)]
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['X_AXES', 'curves', 'DrawnRun', 'diagnosed', 'grown', 'XAxis', 'OwnChanges', 'RunsFigure', 'ThresholdLines',
-           'MainFigure', 'Diagnostics', 'Plots']
+           'LimitHistory', 'MainFigure', 'Diagnostics', 'Plots']
 
 # %% ../../nbs/live/01_plots.ipynb #e2452a0e
 import threading
@@ -120,6 +120,7 @@ class OwnChanges:
             try: yield
             finally: self.active = before
 
+# %% ../../nbs/live/01_plots.ipynb #4eee0060
 class RunsFigure:
     "A figure of some runs whose ranges hold still."
     def __init__(
@@ -214,11 +215,39 @@ class ThresholdLines:
             self.place(**self.values)  # level, and in its place
             self.mark(self.moments)
 
+# %% ../../nbs/live/01_plots.ipynb #5f32b3ee
+class LimitHistory:
+    "The thresholds and limits of the run in the foreground, up to the right edge: the first curves of the main figure."
+    limits = [("low", LOW, 1), ("high", HIGH, 1), ("size_min", GREY, 2), ("size_max", GREY, 2)]  # name, colour, panel
+
+    @classmethod
+    def traces(cls) -> list:  # (trace, row, column)
+        "Their curves, still empty."
+        return [(go.Scatter(mode="lines", line=dict(color=faint(colour, 0.6), width=1.2, dash="4px,3px", shape="hv"), name="limits", hoverinfo="skip",
+                            showlegend=name == "size_max"), row, 1) for name, colour, row in cls.limits]
+
+    def __init__(
+        self,
+        curves,   # of a figure that was made with `traces`
+    ):
+        self.curves = curves[:len(self.limits)]
+
+    def send(
+        self,
+        front: DrawnRun,   # the one in the foreground
+        x_axis: XAxis,
+    ):
+        "Send what is new."
+        new = (x_axis.name, x_axis.end, len(front.trace.rules))
+        if front.sent.get("limits") == new: return
+        for (name, *_), curve in zip(self.limits, self.curves):
+            xs, ys = front.trace.held(name, x_axis.name)
+            curve.x, curve.y = [*xs[:-1], x_axis.end], ys
+        front.sent["limits"] = new
+
 # %% ../../nbs/live/01_plots.ipynb #1ad3b5af
 class MainFigure(RunsFigure):
     "Measurements, sizes and returns of some runs, with thresholds that can be dragged."
-    limits = [("low", LOW, 1), ("high", HIGH, 1), ("size_min", GREY, 2), ("size_max", GREY, 2)]  # whose history is drawn: name, colour, panel
-
     def __init__(
         self,
         config: RunConfig,   # of the first run
@@ -230,11 +259,9 @@ class MainFigure(RunsFigure):
     ):
         super().__init__(x_axis, own, zoomed)
         self.log, self.titles = W.Checkbox(description="logarithmic D", indent=False, layout=W.Layout(width="auto")), self._titles(config.about())
-        past = [(go.Scatter(mode="lines", line=dict(color=faint(colour, 0.6), width=1.2, dash="4px,3px", shape="hv"), name="limits", hoverinfo="skip",
-                            showlegend=name == "size_max"), row, 1) for name, colour, row in self.limits]
-        self.show(panels([[title] for title in self.titles], height, past, shapes=ThresholdLines.shapes, annotations=ThresholdLines.annotations))
+        self.show(panels([[title] for title in self.titles], height, LimitHistory.traces(), shapes=ThresholdLines.shapes, annotations=ThresholdLines.annotations))
         self.figure._config = self.figure._config | dict(edits=dict(shapePosition=True))
-        self.thresholds = ThresholdLines(self.figure, self.log, own, dropped)
+        self.history, self.thresholds = LimitHistory(self.figure.data), ThresholdLines(self.figure, self.log, own, dropped)
 
     def _titles(self, about): return [escaped(title).replace(" (", "<br>(") for title in titles(about)]
 
@@ -264,19 +291,11 @@ class MainFigure(RunsFigure):
             for run in runs:
                 for name, curve in run.main_curves: self._send_marks(run, curve, run is front) if name == "marks" else self.send_curve(run, name, curve)
             self.send_range("xaxis", self.x_axis.reach(runs))
-            self._send_limits(front)
+            self.history.send(front, self.x_axis)
             self._send_heights(runs, front)
             if (found := self._titles(front.trace.about)) != self.titles:
                 self.titles = found
                 for axis, title in zip(("yaxis", "yaxis2", "yaxis3"), found): self.figure.layout[axis].title.text = title
-
-    def _send_limits(self, front):
-        new = (self.x_axis.name, self.x_axis.end, len(front.trace.rules))
-        if front.sent.get("limits") == new: return
-        for (name, *_), curve in zip(self.limits, self.figure.data):
-            xs, ys = front.trace.held(name, self.x_axis.name)
-            curve.x, curve.y = [*xs[:-1], self.x_axis.end], ys
-        front.sent["limits"] = new
 
     def _send_heights(self, runs, front):
         def values(*names): return np.concatenate([run.trace.read_series(name)[1] for run in runs for name in names])  # the curves have theirs at the batch's end

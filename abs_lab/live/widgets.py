@@ -46,6 +46,8 @@ CSS = """<style>
 .abs-lab .bar {height: 5px; border-radius: 3px; background: var(--jp-border-color2, #8884); margin: 4px 0 3px} .abs-lab .bar div {height: 5px; border-radius: 3px; transition: width .4s}
 .abs-lab .num {font-variant-numeric: tabular-nums} .abs-lab .message {min-height: 18px} .abs-lab .message.error {color: var(--jp-error-color1, #c93a50); font-weight: 500}
 .abs-lab .message pre {max-height: 160px; overflow: auto; font-size: 11px}
+.abs-lab .others {margin-top: 4px} .abs-lab .others [class*="Collapse-contents"] {padding: 2px 0; border: none; background: transparent}
+.abs-lab .others [class*="Collapse-header"] {padding: 3px 0; border: none; background: transparent; font-size: 11px; font-weight: 600; letter-spacing: .04em; text-transform: uppercase; color: var(--jp-ui-font-color2, #777)}
 .abs-lab .low .noUi-connect, .abs-lab .low .noUi-handle {background: #1fa38a} .abs-lab .high .noUi-connect, .abs-lab .high .noUi-handle {background: #d9485f}
 .abs-lab .low label {color: #1b947d; font-weight: 600} .abs-lab .high label {color: #d9485f; font-weight: 600}
 .abs-lab button.jupyter-button {border-radius: 4px} .abs-lab .toolbar button {height: 26px; line-height: 26px; padding: 0 10px}
@@ -360,9 +362,10 @@ def threshold_sliders(
     tips: dict,   # low, high -> tooltip
 ) -> dict:        # low, high -> slider
     "Sliders of one kind and range for two thresholds."
+    room = abs(high - low) or 1.0
     if 0.02 <= low and high <= 1: kind, range = W.FloatSlider, dict(min=0.005, max=1.0, step=0.005, readout_format=".3f")  # smaller ones, as of a KL divergence, have no room on a linear scale
     elif low > 0: kind, range = W.FloatLogSlider, dict(min=np.floor(np.log10(low)) - 1, max=np.ceil(np.log10(high)) + 1, step=0.02, readout_format=".3g")
-    else: kind, range = W.FloatSlider, dict(min=2 * low - high, max=2 * high - low, step=(high - low) / 100, readout_format=".3g")
+    else: kind, range = W.FloatSlider, dict(min=low - room, max=high + room, step=room / 100, readout_format=".3g")
     sliders = {name: kind(value=value, description=f"D {name}", tooltip=tips[name], **range, **_named(54)) for name, value in dict(low=low, high=high).items()}
     for name, slider in sliders.items(): slider.add_class(name)
     return sliders
