@@ -1,5 +1,6 @@
 "The dashboard without a browser: what it shows and sets of every agent's session, and what it costs when a run is long."
-import importlib.util, os, time
+import importlib.util, json, os, time
+from dataclasses import dataclass
 
 import psutil
 import pytest
@@ -7,13 +8,17 @@ import pytest
 for package in ("ipywidgets", "anywidget"):
     if not importlib.util.find_spec(package): pytest.skip(f"{package} is not installed", allow_module_level=True)
 
-from abs_lab.runs.config import configure
-from abs_lab.live.page import Form
+from abs_lab.core.contract import Controller, Metric
 from abs_lab.live.board import Dashboard
-from abs_lab.live.plots import LABELS
+from abs_lab.live.browser import RunBrowser
+from abs_lab.live.page import Form
+from abs_lab.live.what_if import WhatIf
+from abs_lab.runs import registry
+from abs_lab.runs.config import configure
 from abs_lab.runs.forks import repeat
 from abs_lab.runs.runner import run, set_events
 from abs_lab.runs.session import Session
+from abs_lab.runs.traces import Trace, still
 from support import assert_same_run
 
 TASKS = {
@@ -29,7 +34,7 @@ REPORTED |= {"btr": REPORTED["pqn"], "gaussian": REPORTED["ppo"]}
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch, tmp_path):
-    for key, value in dict(THREADS="1", DEVICE="cpu", RUNS_DIR=str(tmp_path/"runs")).items(): monkeypatch.setenv(f"ABS_LAB_{key}", value)
+    for key, value in dict(THREADS="1", DEVICE="cpu", RUNS_DIR=str(tmp_path/"runs"), REPORTS_DIR=str(tmp_path/"reports")).items(): monkeypatch.setenv(f"ABS_LAB_{key}", value)
 
 
 def board_of(task, **changes):
@@ -39,7 +44,7 @@ def board_of(task, **changes):
 def rested(board):
     "What was asked for with the widgets reaches the session."
     time.sleep(0.25)
-    board._commit()
+    board.commit()
 
 
 def stepped(board, updates):
@@ -53,29 +58,29 @@ def test_every_agent_is_watched_steered_forked_and_filmed(task):
     updates = dict(btr=120, pqn=40).get(task, 8)
     board = board_of(task)
     stepped(board, updates)
-    curves = dict(board.plots.front.curves)
+    curves = dict(board.plots.front.main_curves)
     assert len(curves["size"].x) and len(curves["signal"].x) == len(curves["mean"].x) > 3 and len(curves["target"].x) == len(curves["mean"].x)
-    assert "paused" in board.head.value and "aims at" in board.aim.value
+    assert "paused" in board.header.title.value and "aims at" in board.controls.target.value
 
-    board.tab.value = "Diagnostics"
-    assert ", ".join(LABELS[name] for name, _ in board.plots.front.lines) == REPORTED[task]
-    assert all(len(curve.x) for _, curve in board.plots.front.lines)
-    titles = [board.plots.diagnostics.layout["yaxis" + str(i + 1) * (i > 0)].title.text for i in range(len(board.plots.names))]
+    board.view.value = "Diagnostics"
+    assert ", ".join(board.plots.diagnostics.names[name] for name, _ in board.plots.front.diagnostic_curves) == REPORTED[task]
+    assert all(len(curve.x) for _, curve in board.plots.front.diagnostic_curves)
+    titles = [board.plots.diagnostics.figure.layout["yaxis" + str(i + 1) * (i > 0)].title.text for i in range(len(board.plots.diagnostics.names))]
     assert ", ".join(titles) == REPORTED[task]
 
-    # every control is heard, and the run made again from its log is the same
-    board.tab.value = "Live"
-    fields, rule = board.fields, board.session.present.controller
+    # every control is obeyed, and the run made again from its log is the same
+    board.view.value = "Live"
+    fields, rule = board.controls.fields, board.session.present.controller
     fields["low"].value, fields["high"].value = fields["low"].value * 1.5, fields["high"].value * 0.8
     fields["limits"].value = (rule.size_min, rule.size_max - rule.multiple * (task != "pqn") - (task == "pqn"))
     fields["smoothing"].value, fields["map"].value, fields["window"].value, fields["interval"].value, fields["lr"].value = 0.5, "linear", 5, 2 * fields["interval"].value, fields["lr"].value / 2
     rested(board)
-    assert "error" not in board.say.value, board.say.value
+    assert "error" not in board.header.message.value, board.header.message.value
     stepped(board, updates // 2)
     (at, changes), = set_events(board.session.dir)
     assert at == updates and set(changes) == {"low", "high", "size_max", "smoothing", "map", "window", "interval", "lr"}
     assert board.session.run.controller.low == changes["low"] and board.session.run.agent.config.lr == changes["lr"]
-    assert (board.plots.figure.layout.shapes[0].y0, board.plots.figure.layout.shapes[1].y0) == (fields["low"].value, fields["high"].value)
+    assert (board.plots.main.figure.layout.shapes[0].y0, board.plots.main.figure.layout.shapes[1].y0) == (fields["low"].value, fields["high"].value)
 
     # a fork goes on beside it
     board.add(board.session.fork(total_steps=2 * board.session.config.total_steps))
@@ -83,20 +88,20 @@ def test_every_agent_is_watched_steered_forked_and_filmed(task):
     fork.step(updates // 2)
     assert fork.wait(120) == "paused"
     board.tick()
-    ends = [dict(r.curves)["size"].x[-1] for r in board.plots.runs]
+    ends = [dict(r.main_curves)["size"].x[-1] for r in board.plots.runs]
     assert len(ends) == 2 and ends[1] > ends[0] and fork.present.controller.low == changes["low"]
 
     # the film
-    board.watch.play().join()
-    assert board.watch.clip.shape[0] > 5 and "greedy policy at step" in board.watch.said.value, board.watch.said.value
+    board.film.play().join()
+    assert board.film.clip.shape[0] > 5 and "greedy policy at step" in board.film.status.value, board.film.status.value
 
     fork.stop(); fork.wait(60)
     session = board.sessions[0]
     session.resume()
     assert session.wait(240) == "finished"
-    board.which.index = 0
+    board.run_choice.index = 0
     board.tick()
-    assert "finished" in board.head.value and session.result["interventions"] == 1
+    assert "finished" in board.header.title.value and session.result["interventions"] == 1
 
 
 def test_a_finished_run_fills_its_axis():
@@ -105,14 +110,14 @@ def test_a_finished_run_fills_its_axis():
     board.session.start()
     assert board.session.wait(120) == "finished"
     board.tick()
-    assert board.plots.ranges[True, "xaxis"] == [0, board.session.result["steps"]] and board.session.result["steps"] > 3_000
+    assert board.plots.main.ranges["xaxis"] == [0, board.session.result["steps"]] and board.session.result["steps"] > 3_000
 
 
 def test_what_was_set_of_ppo_and_btr_is_made_again_in_batch(tmp_path):
     for task in ("ppo", "btr"):
         board = board_of(task, total_steps=30_000 if task == "ppo" else 1_500)
         stepped(board, 2 if task == "ppo" else 50)
-        board.fields["low"].value, board.fields["lr"].value = board.fields["low"].value * 1.5, board.fields["lr"].value / 2
+        board.controls.fields["low"].value, board.controls.fields["lr"].value = board.controls.fields["low"].value * 1.5, board.controls.fields["lr"].value / 2
         rested(board)
         board.session.resume()
         assert board.session.wait(240) == "finished"
@@ -127,7 +132,7 @@ def test_the_form_makes_every_agents_config(task):
     form.top["env_id"].value = TASKS[task]["env_id"]
     for name, value in TASKS[task].items():
         if name != "env_id": form.fields[name].value = value
-    assert "<div class='say error'></div>" == form.say.value, form.say.value
+    assert "<div class='message error'></div>" == form.message.value, form.message.value
     assert form.config() == configure(agent, **TASKS[task])
     assert form.fields["lr"].tooltip and form.top["preset"].options[0] == "auto" and len(form.top["preset"].options) > 2
 
@@ -135,7 +140,7 @@ def test_the_form_makes_every_agents_config(task):
 def test_the_form_refuses_an_environment_that_is_not_there():
     form = Form()
     form.top["env_id"].value = "NoSuchEnv-v9"
-    assert "NoSuchEnv-v9" in form.say.value and "did you mean" in form.say.value
+    assert "NoSuchEnv-v9" in form.message.value and "did you mean" in form.message.value
 
 
 @pytest.mark.parametrize("task, changes, why", [("pqn", dict(env_id="Catch-v0", num_envs=4), "render not implemented"),
@@ -143,15 +148,148 @@ def test_the_form_refuses_an_environment_that_is_not_there():
 def test_what_cannot_be_filmed_says_so_and_training_goes_on(task, changes, why):
     "MuJoCo ends a process in which it looks for OpenGL in vain: not this one."
     board = board_of(task, **changes)
-    board.watch.play().join()
-    assert "nothing was trained yet" in board.watch.said.value
+    board.film.play().join()
+    assert "nothing was trained yet" in board.film.status.value
     stepped(board, 2)
-    board.watch.play().join()
-    said = board.watch.said.value
+    board.film.play().join()
+    said = board.film.status.value
     assert "greedy policy at step" in said or f"{changes['env_id']} does not render: {why}" in said
     stepped(board, 2)
     assert board.session.run.progress.update == 4
     board.session.stop(); board.session.wait(60)
+
+
+@dataclass
+class Halving(Controller):
+    "Adds while the policy is settled, halves when it moves."
+    size_min: int = 16         # smallest size
+    size_max: int = 64         # largest size
+    target: float = 0.3        # signal that is aimed at
+    halve: bool = True         # whether it halves
+    says: str = "so"           # a word
+    steps: list = (1, 2)       # no widget can hold it
+    not_settable = ("steps",)
+
+    def __post_init__(self): self.size = self.size_min
+    def observe(self, m):
+        if m.signal is not None: self.size = min(max(self.size // 2 if m.signal > self.target else self.size + 8, self.size_min), self.size_max)
+
+
+def test_a_controller_of_a_cell_is_steered_and_shown(monkeypatch):
+    "Its dataclass says what can be set. One of its parameters has the name of a method that ABS has."
+    monkeypatch.setitem(registry._registered["controller"], "halving", Halving)
+    board = board_of("pqn", controller="halving")
+    fields = board.controls.fields
+    assert list(fields)[:3] == ["limits", "interval", "lr"] and {"target", "halve", "says"} <= fields.keys() and not {"steps", "size_min"} & fields.keys()
+    assert [type(fields[n]).__name__ for n in ("target", "halve", "says", "anneal_lr", "epochs_rule")] == ["FloatText", "Checkbox", "Text", "Checkbox", "Dropdown"]
+    assert fields["target"].tooltip == "signal that is aimed at" and board.controls.thresholds == {}
+    stepped(board, 10)
+    fields["target"].value, fields["halve"].value, fields["gamma"].value = 0.7, False, 0.9
+    rested(board)
+    assert "error" not in board.header.message.value, board.header.message.value
+    stepped(board, 5)
+    assert set_events(board.session.dir) == [[10, {"target": 0.7, "halve": False, "gamma": 0.9}]] and len(dict(board.plots.front.main_curves)["marks"].x) == 1
+    assert board.session.run.controller.target == 0.7 and "in force" in board.controls.target.value
+    board.session.stop(); board.session.wait(60)
+
+
+def elsewhere(dir, **kinds):
+    "Rewrite a run's folder as if its controller, meter or agent came from a package that is not here."
+    path = dir/"config.json"
+    found = json.loads(path.read_text())
+    for kind, name in kinds.items(): found["config"][kind] = found["kinds"][kind]["name"] = name
+    path.write_text(json.dumps(found))
+
+
+@pytest.mark.parametrize("kind, name", dict(controller="elsewhere:Rule", meter="elsewhere:Meter", agent="elsewhere:Agent").items())
+def test_a_run_from_elsewhere_is_looked_at_and_cannot_be_started(tmp_path, kind, name):
+    "Nothing that its folder names is imported; only Start needs it, and says so."
+    config = configure(env_id="CartPole-v1", total_steps=12_000, num_envs=16, interval=1, eval_envs=2, low=0.1)
+    dir = tmp_path/"runs"/"try"/config.id
+    run(config, dir)
+    elsewhere(dir, **{kind: name})
+
+    browser = RunBrowser()
+    browser.table.selected = [0]
+    assert (kind == "meter" or name in browser.table.rows[0]) and len(browser.figure.data) == 1  # the table has no column of meters
+    browser.y.value = "grad_norm"
+    assert browser.y.label == "gradient norm" and len(browser.figure.data[0].x) and "error" not in browser.message.value
+    what = WhatIf()
+    assert "Open loop" in what.text.value and what.figure.layout.yaxis.title.text == "divergence D<br>(share of states)"
+    if kind != "controller": assert what.fields["low"].value == pytest.approx(0.1)
+
+    board = Dashboard(Session.open(dir))
+    board.tick()
+    assert "finished" in board.header.title.value and (kind == "meter" or name.split(":")[1] in board.header.title.value) and "error" not in board.header.message.value
+    assert len(dict(board.plots.front.main_curves)["size"].x) > 5 and board.plots.main.titles[0] == "divergence D<br>(share of states)"
+    assert board.controls.thresholds == {"low": 0.1, "high": 0.95} and board.controls.fields["lr"].tooltip
+    board.view.value = "Diagnostics"
+    assert list(board.plots.diagnostics.names.values()) == REPORTED["pqn"].split(", ")
+    assert "<svg" in still([board.plots.front.trace])
+
+    (dir/"result.json").unlink()    # it could go on
+    board = Dashboard(Session.open(dir))
+    for press in (board.header.buttons["Start"].click,) * 2:
+        press()
+        until = time.monotonic() + 60
+        while board.session.state != "failed" or board.session.alive: assert time.monotonic() < until; time.sleep(0.05)
+        board.tick()
+        said = board.header.message.value
+        assert "message error" in said and f"{kind} {name}" in said and "cannot be imported" in said and "traceback" not in said.lower()
+        assert "failed" in board.header.title.value and not board.header.buttons["Start"].disabled
+
+
+def test_a_film_and_a_fork_of_a_run_from_elsewhere_are_refused(tmp_path):
+    config = configure(env_id="CartPole-v1", total_steps=4_000, num_envs=16, interval=1, eval_envs=2)
+    run(config, tmp_path/"a")
+    elsewhere(tmp_path/"a", agent="elsewhere:Agent")
+    board = Dashboard(Session.open(tmp_path/"a"))
+    board.film.play().join()
+    assert "cannot be imported" in board.film.status.value
+    board._attempt(board._fork)
+    assert "cannot be imported" in board.header.message.value and len(board.sessions) == 1
+
+
+def test_what_a_folder_says_is_text(tmp_path):
+    "Names, labels and comments that come from a file are never read as HTML."
+    bad = "<img src=x onerror=alert(1)>"
+    config = configure(env_id="CartPole-v1", total_steps=4_000, num_envs=16, interval=1, eval_envs=2)
+    dir = tmp_path/"runs"/bad/bad
+    run(config, dir)
+    found = json.loads((dir/"config.json").read_text())
+    found["config"]["controller"] = found["kinds"]["controller"]["name"] = f"elsewhere:{bad}"
+    found["config"][bad] = bad
+    found["kinds"]["controller"]["parameters"]["low"] = bad
+    found["kinds"]["meter"]["signal"], found["kinds"]["agent"]["metrics"]["loss"] = [bad, bad], [bad, bad]
+    (dir/"config.json").write_text(json.dumps(found))
+    run(configure(env_id="CartPole-v1", total_steps=4_000, num_envs=16, interval=1, eval_envs=2, seed=1), tmp_path/"runs"/"try"/"b")
+    board, browser, what = Dashboard(Session.open(dir)), RunBrowser(), WhatIf(dir)
+    board.add(Session.open(dir))
+    board.tick()
+    board.view.value = "Diagnostics"
+    browser.table.selected = [0, 1]
+    html = [board.header.title.value, board.header.progress.value, board.header.message.value, board.controls.target.value, browser.difference.value, browser.message.value, what.text.value]
+    text = [t.name for fig in (board.plots.main.figure, board.plots.diagnostics.figure, browser.figure, what.figure) for t in fig.data]
+    text += [fig.layout[axis].title.text for fig in (board.plots.main.figure, board.plots.diagnostics.figure, browser.figure, what.figure) for axis in ("yaxis", "yaxis2") if axis in fig.layout]
+    assert not [h for h in [*html, *text, still([board.plots.front.trace])] if "<img src=x" in (h or "")]
+    assert "&lt;img" in board.header.title.value and "&lt;img" in browser.difference.value and "&lt;img" in board.plots.main.titles[0]
+
+
+def test_a_metric_that_has_the_name_of_a_curve_is_a_curve_of_its_own(tmp_path):
+    config = configure(env_id="CartPole-v1", total_steps=4_000)
+    trace = Trace(tmp_path/"a", config)
+    trace.about["agent"]["metrics"] |= {"td": [*Metric("TD error", "reward")]}
+    for update in range(1, 4): trace._take(synthetic(update) | dict(target=-1.0, speed=-2.0, td=0.5))
+    assert trace.read_series("target (agent)")[1].tolist() == [-1.0] * 3 and min(trace.read_series("target")[1]) > 0 and min(trace.read_series("speed")[1]) > 0
+    assert trace.label("td") == "TD error (reward)"
+
+
+def test_comments_are_read_once(monkeypatch):
+    "A dashboard and the sessions that it steers ask for them all the time, and Python 3.11's parser fails now and then when two threads parse at once."
+    config = configure(env_id="CartPole-v1")
+    about = config.about()
+    monkeypatch.setitem(configure.__globals__, "_source", lambda cls: pytest.fail(f"{cls} was parsed again"))
+    assert config.about() == about
 
 
 def synthetic(update):
@@ -171,16 +309,16 @@ def test_a_million_updates_take_no_more_memory_than_a_few():
     began, batch = time.monotonic(), 20_000
     for first in range(2, 1_000_002, batch):
         trace.rows.read = lambda: [synthetic(u) for u in range(first + 1, first + batch + 1)]
-        board.tab.value = ("Live", "Diagnostics")[first // batch % 2]
+        board.view.value = ("Live", "Diagnostics")[first // batch % 2]
         board.tick()
         used[first + batch - 2] = process.memory_info().rss
     trace.rows.read = lambda: []
-    board.tab.value = "Live"
+    board.view.value = "Live"
     print(f"1,000,000 updates in {time.monotonic() - began:.0f} s; after 100,000 {used[100_000] / 2**20:.0f} MB, at the end {used[1_000_000] / 2**20:.0f} MB")
     assert trace.row["update"] == 1_000_002
     assert all(len(s.kept) <= s.points and len(s.bucket) <= 2 for s in trace.series.values())
     assert all(len(trace.series[name].kept) >= 200 for name in ("signal", "mean", "size", "ret", "smooth", "speed", "loss", "weight_norm"))
-    assert all(len(curve.x) <= 404 for r in board.plots.runs for _, curve in r.curves + r.lines if curve.x is not None)
-    assert dict(board.plots.front.curves)["size"].x[-1] > 0.99 * 64_000_000
+    assert all(len(curve.x) <= 404 for r in board.plots.runs for _, curve in r.main_curves + r.diagnostic_curves if curve.x is not None)
+    assert dict(board.plots.front.main_curves)["size"].x[-1] > 0.99 * 64_000_000
     assert max(used[u] for u in used if u >= 100_000) - used[100_000] < 30 * 2**20
     board.session.stop(); board.session.wait(60)

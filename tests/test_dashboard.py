@@ -19,10 +19,10 @@ if not CHROMIUM: pytest.skip("there is no Chromium on the PATH", allow_module_le
 
 PATIENCE = 120  # seconds that a busy machine may take for what is at once elsewhere
 CELLS = ["""from abs_lab.runs.config import configure
-from abs_lab.live.page import Dashboard
+from abs_lab.live.board import Dashboard
 from abs_lab.runs.session import Session
 session = Session(configure(env_id="LunarLander-v3", total_steps=20_000_000, interval=1))
-Dashboard(session)""", "Dashboard(session)", "Dashboard(Session.open(session.dir))", "from abs_lab.live.browser import RunBrowser, WhatIf\nWhatIf(session.dir)", "RunBrowser()"]
+Dashboard(session)""", "Dashboard(session)", "Dashboard(Session.open(session.dir))", "from abs_lab.live.browser import RunBrowser\nfrom abs_lab.live.what_if import WhatIf\nWhatIf(session.dir)", "RunBrowser()"]
 
 
 def notebook(path, cells):
@@ -240,7 +240,7 @@ def test_a_tab_that_is_closed_and_opened_again(lab):
     lab.new_page(slow=True)  # its scripts are there too late, as on a busy machine
     lab.open_notebook(lab.address)
 
-    # the board in the saved notebook: its curves go on, its buttons and its sliders are heard
+    # the board in the saved notebook: its curves go on, its buttons and its sliders work
     lab.page.locator(".abs-lab .js-plotly-plot .main-svg").first.wait_for()  # drawn, as for a person who then clicks
     lab.press(run.name.removeprefix("LunarLander-v3-"))  # of the two runs, the one that trains
     lab.state("running")

@@ -12,9 +12,11 @@ import inspect
 import linecache
 import math
 import re
+import threading
 from collections import Counter
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass, replace
+from functools import cache
 from typing import Any
 
 # %% ../../nbs/runs/03_config.ipynb #c01f0005
@@ -83,6 +85,8 @@ class RunConfig:
         return dict(format=FORMAT, id=self.id, config=self.flat(), identity=self.identity(), kinds=self.about())
 
 # %% ../../nbs/runs/03_config.ipynb #39aaacd8
+_parsing = threading.Lock()  # Python 3.11 fails when two threads parse at once, and a dashboard and its session do
+
 def _source(cls) -> str:
     "The source of a class, also of one that was defined in a notebook's cell; nothing where there is none."
     try: return inspect.getsource(cls)
@@ -95,13 +99,18 @@ def _source(cls) -> str:
                 if isinstance(node, ast.ClassDef) and node.name == cls.__name__: return "".join(lines[node.lineno - 1:node.end_lineno])
     return ""
 
+@cache
+def _comments(cls) -> dict:
+    source = [line for c in cls.__mro__ if is_dataclass(c) for line in _source(c).split("\n")]
+    lines = {m[1]: m[2] for line in source if (m := re.match(r"    (\w+):.*?#\s*(.*)", line))}
+    return {f.name: lines.get(f.name, "") for f in fields(cls) if f.init}
+
 def describe(
     cls: type,  # a dataclass
 ) -> dict:      # field name -> the comment that trails it
     "The fields of a dataclass with their comments."
-    source = [line for c in cls.__mro__ if is_dataclass(c) for line in _source(c).split("\n")]
-    lines = {m[1]: m[2] for line in source if (m := re.match(r"    (\w+):.*?#\s*(.*)", line))}
-    return getattr(cls, "comments", None) or {f.name: lines.get(f.name, "") for f in fields(cls) if f.init}
+    if hasattr(cls, "comments"): return dict(cls.comments)  # of a run that is read without its classes
+    with _parsing: return dict(_comments(cls))
 
 # %% ../../nbs/runs/03_config.ipynb #61dceb61
 def _fit(name, value, default):
@@ -200,8 +209,12 @@ class RecordedConfig(RunConfig):
         "What the parties said about themselves there."
         return self.found["kinds"]
 
-def _party(about, flat):
-    "A party, made of what config.json says about it."
+def _party(kind, about, flat):
+    "A party: of its own class where that is built in, else made of what config.json says about it."
+    if built_in(kind, about["name"]):
+        cls = find(kind, about["name"])
+        cls = cls.Config if kind == "agent" else cls
+        return cls(**{f.name: flat[f.name] for f in fields(cls) if f.init and f.name in flat})
     names = [name for name in about["parameters"] if name in flat]
     made = make_dataclass(about["name"].rpartition(":")[2], [(name, Any) for name in names], bases=(Recorded,), namespace=dict(comments=about["parameters"]), frozen=True)
     return made(**{name: flat[name] for name in names})
@@ -214,6 +227,6 @@ def recorded(
     except (KeyError, TypeError, ValueError) as e: raise AbsLabError(f"these are not a run's parameters: {str(found)[:200]}") from e
     if not kinds or all(built_in(kind, flat.get(kind)) for kind in kinds): return configure(**flat)
     env = EnvConfig(**{f.name: flat[f.name] for f in fields(EnvConfig) if f.name in flat})
-    agent, meter, controller = (_party(kinds[kind], flat) for kind in ("agent", "meter", "controller"))
+    agent, meter, controller = (_party(kind, kinds[kind], flat) for kind in ("agent", "meter", "controller"))
     names = tuple(flat[name] for name in ("agent", "preset", "controller", "meter"))
     return RecordedConfig(env, agent, meter, controller, names, origin=flat.get("origin", ""), found=found, **{name: flat[name] for name in OWN if name in flat})

@@ -76,7 +76,7 @@ class Series:
 
 # %% ../../nbs/runs/12_traces.ipynb #0537749d
 _NOT_METRICS = {"update", "step", "gradient_steps", "rollout", "minibatch", "epochs", "episodes", "seconds", "signal", "mean", "size"}
-_KEEP = dict(signal="range", ret="range", size="last", mean="last", target="last", smooth="last")
+_KEEP = dict(signal="range", ret="range", size="last", mean="last", target="last", smooth="last", speed="mean")  # the curves of every run
 
 class Trace:
     "A run as its folder shows it, in bounded memory."
@@ -136,7 +136,7 @@ class Trace:
             self._add("signal", at, row["signal"])
             if row["mean"] is not None:
                 self._add("mean", at, row["mean"])
-                if hasattr(control, "target"): self._add("target", at, control.target(row["mean"]))
+                if callable(getattr(control, "target", None)): self._add("target", at, control.target(row["mean"]))
         self._add("size", at, row["size"])
         for _, _, ret, _ in row["episodes"]:
             self.returns.append(ret)
@@ -144,7 +144,7 @@ class Trace:
         if row["episodes"]: self._add("smooth", at, sum(self.returns) / len(self.returns))
         if len(self.pace) > 1 and (speed := self.speed): self._add("speed", at, speed)
         for name, value in row.items():
-            if name not in _NOT_METRICS and isinstance(value, (int, float)): self._add(name, at, value)
+            if name not in _NOT_METRICS and isinstance(value, (int, float)): self._add(f"{name} (agent)" if name in _KEEP else name, at, value)
         self.row = row
 
     @property
@@ -167,6 +167,13 @@ class Trace:
         column = dict(update=0, step=1, frames=1, seconds=2)[x]
         xs, ys = self.series[name].read(column) if name in self.series else (np.zeros(0), np.zeros(0, np.float32))
         return (xs * self.frame_skip if x == "frames" else xs), ys
+
+    def label(
+        self,
+        name: str,       # a metric of an update, or speed
+    ) -> str:            # "entropy (nats)"
+        "What the agent calls a metric, with its unit; a metric that it does not name keeps its own name."
+        return "steps per second" if name == "speed" else str(Metric(*self.about["agent"]["metrics"].get(name, [name])))
 
     def place(
         self,
@@ -247,7 +254,7 @@ def still(
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="470" viewBox="0 0 {width} 470" font-family="system-ui,sans-serif" font-size="11" fill="{GREY}">']
     out.append("".join(f'<text x="{60 + 300 * i}" y="14" fill="{COLOURS[i % len(COLOURS)]}" font-weight="600">{html.escape(t.dir.name)}</text>' for i, t in enumerate(traces[:3])))
     for k, (title, (names, key)) in enumerate(zip(titles(traces[0].about), PANELS)):
-        out += _panel(traces, x, 40 + 142 * k, width, 108, f'{title}<tspan font-weight="400">&#160; {key}</tspan>', names, span)
+        out += _panel(traces, x, 40 + 142 * k, width, 108, f'{html.escape(title)}<tspan font-weight="400">&#160; {key}</tspan>', names, span)
     label = {"step": "environment steps", "update": "updates", "frames": "frames", "seconds": "training time (s)"}[x]
     out += [f'<text x="{min(60 + (width - 74) * v / span, width - 26):.1f}" y="448" text-anchor="middle">{v:,.6g}</text>' for v in _nice(0, span)]
     return "".join([*out, f'<text x="{(width + 46) / 2:.0f}" y="464" text-anchor="middle">{label}</text></svg>'])
