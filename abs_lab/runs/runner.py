@@ -25,8 +25,9 @@ import torch
 # %% ../../nbs/runs/06_runner.ipynb #ac7ea9d9
 from .config import FORMAT, RecordedConfig, RunConfig, configure, recorded
 from .settings import settings
-from ..core.envs import VecEnvs, cores, role_seeds, spaces_of
+from ..core.envs import VecEnvs, role_seeds, spaces_of
 from ..core.interfaces import AbsLabError, Progress, Step, choose
+from ..core.machine import cores
 from .checkpoints import RowLog, load_tree, save_tree
 from .provenance import provenance
 from .storage import Busy, Lease, read_jsonl, result_of, write_json
