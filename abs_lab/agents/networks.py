@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['INITS', 'NORMS', 'NETWORKS', 'PLASTICITY', 'init_layer', 'ImageNorm', 'ChannelNorm', 'Pixels', 'Planes', 'Vector',
            'mlp', 'QNetwork', 'MultiSkip', 'networks_for', 'q_network', 'dormant_fraction', 'feature_rank',
-           'weight_norm', 'one_tensor', 'as_array', 'as_tensor', 'array_namespace', 'matmul', 'linear_layers',
-           'layer_outputs', 'backpropagate']
+           'weight_norm', 'one_tensor']
 
 # %% ../../nbs/agents/00_networks.ipynb #c4d23b1c
 from functools import partial
@@ -243,65 +242,3 @@ def one_tensor(
     for p, place, grad in zip(parts, *(t.split([p.numel() for p in parts]) for t in (whole.data, whole.grad))):
         p.data, p.grad = place.view_as(p), grad.view_as(p)
     return whole
-
-# %% ../../nbs/agents/00_networks.ipynb #414a3dfa
-def as_array(
-    x: torch.Tensor,  # of any shape
-):                    # on a CPU NumPy's array of the same memory, elsewhere x without its history
-    "A tensor as that which computes small sums fastest."
-    x = x.detach() if x.requires_grad else x
-    return x.numpy() if x.is_cpu else x
-
-def as_tensor(
-    x,                # what `as_array` returned, or was made of it
-) -> torch.Tensor:    # of the same memory
-    "The way back."
-    return torch.from_numpy(x) if isinstance(x, np.ndarray) else x
-
-def array_namespace(
-    x,  # what `as_array` returned
-):      # numpy or torch
-    "The library that an array belongs to."
-    return torch if isinstance(x, torch.Tensor) else np
-
-def matmul(
-    a,         # [M, K]
-    b,         # [K, N]
-    out=None,  # where the product goes, [M, N]
-):             # [M, N]
-    "The product of two matrices; its bits depend on no threads but torch's."
-    if isinstance(a, torch.Tensor): return torch.matmul(a, b, out=out)
-    if a.size * b.shape[1] <= 2**18 and a.size + b.size <= 9_216: return np.matmul(a, b, out=out)
-    if out is not None: out = torch.from_numpy(out)
-    return torch.matmul(torch.from_numpy(a), torch.from_numpy(b), out=out).numpy()
-
-# %% ../../nbs/agents/00_networks.ipynb #5b1c0a72
-def linear_layers(
-    net: nn.Sequential,  # Linear layers with Tanh between, whose gradients exist (see `one_tensor`)
-) -> list:               # of each: weight [out, in], bias [out], and the gradient of both, as arrays
-    "The parameters of an mlp, layer by layer."
-    return [tuple(map(as_array, (l.weight, l.bias, l.weight.grad, l.bias.grad))) for l in net if isinstance(l, nn.Linear)]
-
-def layer_outputs(
-    layers: list,  # what `linear_layers` returned
-    x,             # array [B, inputs]
-) -> list:         # the input, then what each layer makes of it, with tanh after all but the last
-    "A network's outputs, layer by layer."
-    outs, xp = [x], array_namespace(x)
-    for i, (weight, bias, *_) in enumerate(layers, 1):
-        out = matmul(outs[-1], weight.T)
-        out += bias
-        outs.append(xp.tanh(out, out=out) if i < len(layers) else out)
-    return outs
-
-def backpropagate(
-    layers: list,  # what `linear_layers` returned; the gradients are overwritten
-    outs: list,    # what `layer_outputs` returned
-    by,            # array [B, outputs]: derivative of the loss by the last of them
-):
-    "The chain rule, from the last layer to the first."
-    xp = array_namespace(by)
-    for i, (weight, _, by_weight, by_bias) in reversed([*enumerate(layers)]):
-        matmul(by.T, outs[i], out=by_weight)
-        xp.sum(by, 0, out=by_bias)
-        if i: by = matmul(by, weight) * (1 - outs[i] * outs[i])

@@ -9,7 +9,7 @@ __all__ = ['ObsNormalizer', 'RewardNormalizer']
 import numpy as np
 import torch
 
-from .networks import array_namespace, as_array, as_tensor
+from .gradients import array_namespace, as_array, as_tensor
 
 # %% ../../nbs/agents/04_normalizers.ipynb #0df98829
 class ObsNormalizer(torch.nn.Module):
