@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 # %% ../../nbs/agents/08_btr.ipynb #1e0ab285
-from .networks import PLASTICITY, dormant_fraction, feature_rank, one_tensor, weight_norm
+from .networks import PLASTICITY, builder, check_name, check_outputs, dormant_fraction, feature_rank, one_tensor, weight_norm
 from ..core.contract import Agent, AgentConfig, Metric
 from ..core.envs import is_atari, role_seeds, spaces_of
 from ..core.interfaces import AbsLabError, BatchPlan, Progress, at_least, choose, positive, shares
@@ -31,7 +31,7 @@ from .replay import Replay, bytes_of
 @dataclass(frozen=True)
 class BTRConfig(AgentConfig):
     "The settings of a BTR agent."
-    network: str = "impala"         # torso: impala (residual), plain (DQN's)
+    network: str = "impala"         # torso: impala (residual), plain (DQN's), or module:Name of a function of (obs_shape, spectral)
     spectral: bool = True           # spectral norm on the residual layers
     noisy: bool = True              # noisy layers in the streams
     dueling: bool = True            # a stream for the value and one for the advantages
@@ -66,7 +66,8 @@ class BTRConfig(AgentConfig):
     diagnose_every: int = 5000      # updates between measurements of plasticity
 
     def __post_init__(self):
-        for name, valid in dict(network=TORSOS, munchausen_policy=("target", "online"), coupling=("steps", "samples"), optimizer=("adam", "adamw")).items():
+        check_name(self.network, TORSOS)
+        for name, valid in dict(munchausen_policy=("target", "online"), coupling=("steps", "samples"), optimizer=("adam", "adamw")).items():
             choose(name, getattr(self, name), valid)
         at_least(self, taus=1, n_steps=1, replay_size=1, learning_starts=0, rollout=1, base_batch=1, target_period=1, diagnose_every=1, weight_decay=0)
         positive(self, "lr", "adam_eps", "max_grad_norm", "temperature", "replay_ratio", "epsilon_fraction")
@@ -176,8 +177,9 @@ class BTR(Agent):
 
     @classmethod
     def check(cls, config):
-        "Reset rows cannot be learned from: replay does not hold them."
+        "Reset rows cannot be learned from: replay does not hold them. And a torso of one's own is looked for before the run begins."
         if not config.env.mask_resets: raise AbsLabError("agent btr keeps reset rows out of its replay: mask_resets must be True")
+        if ":" in config.agent.network: builder(config.agent.network)
 
     @classmethod
     def remarks(cls, config):
@@ -217,7 +219,9 @@ class BTR(Agent):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(role_seeds(seed, 1, "weights")[0])
             parts = dict(iqn=c.iqn, dueling=c.dueling, noisy=c.noisy, taus=c.taus)
-            self.net = quantile_network(c.network, obs_space.shape, self.n_actions, c.spectral, **parts).to(self.device)
+            net = quantile_network(c.network, obs_space.shape, self.n_actions, c.spectral, **parts)
+        if ":" in c.network: check_outputs(c.network, net.features, obs_space, net.width)
+        self.net = net.to(self.device)
         self.target = copy.deepcopy(self.net).requires_grad_(False)
         kind, more = (torch.optim.Adam, {}) if c.optimizer == "adam" else (torch.optim.AdamW, dict(weight_decay=c.weight_decay))
         self.weights = one_tensor(self.net)  # one optimiser step for all of them

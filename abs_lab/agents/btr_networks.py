@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 # %% ../../nbs/agents/07_btr_networks.ipynb #e4e993ca
-from .networks import Pixels, Planes, Vector
+from .networks import Pixels, Planes, Vector, builder, check_name, is_image
 from ..core.interfaces import AbsLabError, choose
 
 # %% ../../nbs/agents/07_btr_networks.ipynb #fb9a8e70
@@ -95,7 +95,7 @@ def kind_of(
     shape: tuple,  # of one observation
 ) -> str:          # image, planes, vector
     "What kind of observation has this shape; raises `AbsLabError` for one that no torso takes."
-    if len(shape) == 3 and min(shape[1:]) >= 36: return "image"
+    if is_image(shape): return "image"
     if len(shape) == 3 and shape[:2] == (10, 10): return "planes"
     if len(shape) in (1, 2): return "vector"
     raise AbsLabError(f"observations of shape {tuple(shape)} fit no network here: images [C, H, W] of at least 36 × 36, planes [10, 10, C], "
@@ -186,7 +186,7 @@ class QuantileNetwork(nn.Module):
         taus: int = 8,          # midpoints at which `forward` takes the mean
     ):
         super().__init__()
-        self.features, self.count = torso, taus if iqn else 1
+        self.features, self.width, self.count = torso, width, taus if iqn else 1
         self.embedding = Embedding(width) if iqn else None
         self.value = Stream(width, hidden, 1, noisy) if dueling else None
         self.advantage = Stream(width, hidden, n_actions, noisy)
@@ -222,15 +222,25 @@ class QuantileNetwork(nn.Module):
         for m in self.spectral_layers: m.iterate()
 
 # %% ../../nbs/agents/07_btr_networks.ipynb #e1fd692e
+def _torso(name, shape, spectral):
+    layers, width = TORSOS[name](kind_of(shape), shape, spectral)
+    return nn.Sequential(*layers), width
+
+def _own_torso(name, shape, spectral):
+    made = builder(name)(shape, spectral)
+    if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module)):
+        raise AbsLabError(f"torso {name} makes {made!r}; a torch module and the number of its features are needed")
+    return made
+
 def quantile_network(
-    torso: str,              # impala (residual), plain (DQN's)
+    torso: str,              # impala (residual), plain (DQN's), or module:Name
     obs_shape: tuple,        # shape of one observation, without the batch axis
     n_actions: int,          # number of discrete actions, A
     spectral: bool = True,   # spectral norm on the residual layers
     **parts,                 # iqn, dueling, noisy, taus of `QuantileNetwork`
 ) -> QuantileNetwork:
     "Build a network by name, with freshly drawn weights."
-    build = TORSOS[choose("network", torso, TORSOS)]
-    kind = kind_of(tuple(obs_shape))
-    layers, width = build(kind, tuple(map(int, obs_shape)), spectral)
-    return QuantileNetwork(nn.Sequential(*layers), width, 512 if kind == "image" else 128, int(n_actions), **parts)
+    check_name(torso, TORSOS)
+    shape = tuple(map(int, obs_shape))
+    body, width = _own_torso(torso, shape, spectral) if ":" in torso else _torso(torso, shape, spectral)
+    return QuantileNetwork(body, width, 512 if is_image(shape) else 128, int(n_actions), **parts)
