@@ -78,9 +78,9 @@ def replay_part(args):
     out = dict(capacity=capacity, batch=batch, memory_gb=round(taken / 1e9, 3), reckoned_gb=round(bytes_of(capacity, PIXELS) / 1e9, 3))
     repeat = 5 if args.quick else 200
     out["draw"] = timed(lambda: replay.sample(batch, generator), repeat)
-    whole, replay._observations = replay._observations, lambda slots: slots
+    whole, replay.observations = replay.observations, lambda slots: slots
     out["indices, returns and weights"] = timed(lambda: replay.sample(batch, generator), repeat)
-    replay._observations = whole
+    replay.observations = whole
     slots = replay.sample(batch, generator).slots
     mass = torch.rand(batch, generator=generator, dtype=torch.float64).numpy() * replay.tree.total
     out["indices"] = timed(lambda: replay.tree.find(mass), repeat)

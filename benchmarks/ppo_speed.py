@@ -160,7 +160,9 @@ def ceiling(env_id, num_envs):
     space, rng = envs.action_space, np.random.default_rng(0)
     actions = rng.uniform(space.low, space.high, (64, num_envs, *space.shape))
     while True:
-        for t in range(BATCH // num_envs): envs.env.step(actions[t % 64])
+        for t in range(BATCH // num_envs):
+            envs.env.send(actions[t % 64])
+            envs.env.receive()
         yield BATCH
 
 

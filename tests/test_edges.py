@@ -25,6 +25,8 @@ from abs_lab.runs.runner import Run, run
 from abs_lab.studies.catalogue import STUDIES
 from abs_lab.core.train import evaluate, train
 
+from support import finish, start
+
 ROOT = Path(__file__).resolve().parent.parent
 MODULE = """
 import gymnasium as gym, numpy as np
@@ -51,6 +53,21 @@ class Still:
 def test_an_environment_of_ones_own_is_imported_from_its_module(endless):
     assert VecEnvs(endless).collect(Still(), 3, Progress(100)).rewards.sum() == 6
     with pytest.raises(AbsLabError, match="module 'no_such_module' cannot be imported"): VecEnvs(EnvConfig("no_such_module:X-v0"))
+
+
+def test_an_environment_is_found_beside_the_person_who_trains_on_it(tmp_path):
+    "The program does not lie in the working directory, as abs-lab does not."
+    (tmp_path/"my_env.py").write_text(MODULE.replace("Endless-v0", "Walk-v0").replace("endless_module", "my_env").replace("1.0, False", "1.0, True"))
+    (tmp_path/"elsewhere").mkdir()
+    (tmp_path/"elsewhere/program.py").write_text("""if True:
+        import sys
+        from abs_lab.core.envs import EnvConfig, VecEnvs
+        VecEnvs(EnvConfig("my_env:Walk-v0", num_envs=2)).close()  # before anything else was looked for by its name
+        from abs_lab.cli import main
+        sys.exit(main())
+    """)
+    code, out, err = finish(start("elsewhere/program.py", "train", "pqn", "--env-id", "my_env:Walk-v0", "--total-steps", 4096, "--eval-envs", 2, cwd=tmp_path))
+    assert code == 0, err
 
 
 def test_an_episode_that_never_ends_is_named(endless):

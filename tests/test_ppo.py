@@ -13,7 +13,9 @@ from abs_lab.core.divergence import Divergence, policy_distance
 from abs_lab.core.envs import EnvConfig, Rollout, VecEnvs
 from abs_lab.agents.normalizers import ObsNormalizer, RewardNormalizer
 from abs_lab.core.interfaces import AbsLabError, BatchPlan, Measurement, Progress
-from abs_lab.agents.ppo import PPO, PPOConfig, entropy, log_prob, plan_update, ppo_gradient, ppo_loss
+from abs_lab.agents.actor_critic import entropy, log_prob, ppo_loss
+from abs_lab.agents.gradients import ppo_gradient
+from abs_lab.agents.ppo import PPO, PPOConfig, plan_update
 from abs_lab.agents.pqn import PQN, PQNConfig
 from abs_lab.runs.runner import Run, run
 from abs_lab.core.train import evaluate, train
@@ -399,7 +401,7 @@ def test_bounds_in_double_precision_are_kept():
 
 PRODUCTS = """
 import hashlib, numpy as np
-from abs_lab.agents.networks import matmul
+from abs_lab.agents.gradients import matmul
 rng, bits = np.random.default_rng(0), hashlib.sha256()
 for rows in (1, 32, 64, 128, 144, 150, 256, 1024):
     for inputs, outputs in ((17, 64), (64, 64), (64, 6), (64, 1), (376, 64), (256, 256)):

@@ -12,6 +12,7 @@ from abs_lab.agents import replay as module
 from abs_lab.core.envs import EnvConfig, VecEnvs
 from abs_lab.core.interfaces import AbsLabError, Progress
 from abs_lab.agents.replay import Replay, SumTree, stack_of
+from abs_lab.core.machine import free_memory
 
 IMAGES = gym.spaces.Box(0, 255, (3, 36, 36), np.uint8)   # stacks of three frames
 NUMBERS = gym.spaces.Box(-np.inf, np.inf, (1,))
@@ -305,7 +306,7 @@ def test_free_memory_is_what_the_machine_and_every_control_group_leave(tmp_path,
     (proc/"self").mkdir(parents=True)
     (proc/"meminfo").write_text("MemTotal:  900 kB\nMemAvailable:  600 kB\n")
     (proc/"self/cgroup").write_text(f"7:cpu:/elsewhere\n4:{kinds}:/slice/job\n")
-    free = lambda: module.free_memory(proc, tmp_path/"groups")
+    free = lambda: free_memory(proc, tmp_path/"groups")
     assert free() == 600 << 10                                                   # a group that cannot be seen
     def group(path, limit, used, active=0, inactive=0):
         folder, total = tmp_path/"groups"/kinds/path, "total_" if version == 1 else ""

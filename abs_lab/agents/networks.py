@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['INITS', 'NORMS', 'NETWORKS', 'PLASTICITY', 'init_layer', 'ImageNorm', 'ChannelNorm', 'Pixels', 'Planes', 'Vector',
-           'mlp', 'QNetwork', 'MultiSkip', 'networks_for', 'q_network', 'dormant_fraction', 'feature_rank',
-           'weight_norm', 'one_tensor', 'as_array', 'as_tensor', 'array_namespace', 'matmul', 'linear_layers',
-           'layer_outputs', 'backpropagate']
+           'mlp', 'QNetwork', 'MultiSkip', 'is_image', 'networks_for', 'check_name', 'builder', 'q_network',
+           'check_outputs', 'dormant_fraction', 'feature_rank', 'weight_norm', 'one_tensor']
 
 # %% ../../nbs/agents/00_networks.ipynb #c4d23b1c
 from functools import partial
@@ -16,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..core.contract import Metric
+from ..core.contract import Metric, import_named
 from ..core.interfaces import AbsLabError, choose
 
 # %% ../../nbs/agents/00_networks.ipynb #d6a6ed93
@@ -164,12 +163,16 @@ def _residual(obs_shape, n_actions, init, layer_norm, blocks):
     return QNetwork(body, nn.Sequential(init_layer(nn.Linear(512, n_actions), _OUT_GAIN[init], init), nn.LayerNorm(n_actions)))
 
 # %% ../../nbs/agents/00_networks.ipynb #7182a367
-def _image(s): return len(s) == 3 and min(s[1:]) >= 36
+def is_image(
+    obs_shape: tuple,  # shape of one observation
+) -> bool:
+    "Whether observations are images [C, H, W] of a size that three convolutions can take."
+    return len(obs_shape) == 3 and min(obs_shape[1:]) >= 36
 
 NETWORKS = {  # name: (builder, the observation shapes that it takes, the same in words)
-    "pqn": (_pqn, _image, "images [C, H, W] of at least 36 × 36"),
-    "pqn-l": (partial(_residual, blocks=5), _image, "images [C, H, W] of at least 36 × 36"),
-    "pqn-xl": (partial(_residual, blocks=10), _image, "images [C, H, W] of at least 36 × 36"),
+    "pqn": (_pqn, is_image, "images [C, H, W] of at least 36 × 36"),
+    "pqn-l": (partial(_residual, blocks=5), is_image, "images [C, H, W] of at least 36 × 36"),
+    "pqn-xl": (partial(_residual, blocks=10), is_image, "images [C, H, W] of at least 36 × 36"),
     "minatar": (_minatar, lambda s: len(s) == 3 and s[:2] == (10, 10), "MinAtar planes [10, 10, C]"),
     "mlp": (_mlp, lambda s: len(s) in (1, 2), "vectors [D] or small boards [H, W]"),
 }
@@ -181,26 +184,56 @@ def networks_for(
     "The networks that can take such observations."
     return [name for name, (_, takes, _) in NETWORKS.items() if takes(tuple(obs_shape))]
 
+# %% ../../nbs/agents/00_networks.ipynb #0141c5bf
+def check_name(
+    name: str,     # of a network
+    known: dict,   # short name -> how to build it
+):
+    "Raise `AbsLabError` for an unknown short name; what `module:Name` names is looked for by `builder`."
+    if ":" not in str(name): choose("network", name, known)
+
+def builder(
+    name: str,     # module:Name
+):                 # what makes a network
+    "The function or class of that name; raises `AbsLabError` where there is none."
+    found = import_named("network", name)
+    if not callable(found): raise AbsLabError(f"network {name} is {found!r}; it must be a function, or a class, that makes a torch module")
+    return found
+
 # %% ../../nbs/agents/00_networks.ipynb #458758d6
 def q_network(
-    name: str,                 # pqn, pqn-l, pqn-xl, minatar or mlp
+    name: str,                 # pqn, pqn-l, pqn-xl, minatar, mlp, or module:Name
     obs_shape: tuple,          # shape of one observation, without the batch axis
     n_actions: int,            # number of discrete actions, A
     init: str = "orthogonal",  # orthogonal (CleanRL, the ABS authors) or he_normal (purejaxql)
     layer_norm: str = "all",   # LayerNorm of images over all of [C, H, W], or over the channel axis only
-) -> QNetwork:                 # maps observations [N, *obs_shape] to action values [N, A]
+) -> nn.Module:                # maps observations [N, *obs_shape] to action values [N, A]
     "Build a Q-network by name, with freshly drawn weights."
-    choose("network", name, NETWORKS)
+    check_name(name, NETWORKS)
     choose("init", init, INITS)
     choose("layer_norm", layer_norm, NORMS)
     obs_shape, n_actions = tuple(map(int, obs_shape)), int(n_actions)
     if n_actions < 1: raise AbsLabError(f"n_actions must be at least 1, not {n_actions}")
+    if ":" in name: return builder(name)(obs_shape, n_actions)
     build, takes, wants = NETWORKS[name]
     if not takes(obs_shape):
         fit = ", ".join(networks_for(obs_shape))
         fit = f"networks that do: {fit}" if fit else "no network here does: transpose, flatten or one-hot encode them"
         raise AbsLabError(f"network {name!r} takes {wants}, not observations of shape {obs_shape}; {fit}")
     return build(obs_shape, n_actions, init, layer_norm)
+
+# %% ../../nbs/agents/00_networks.ipynb #de2afce7
+def check_outputs(
+    name: str,         # of the network, for the message
+    net,               # what was built
+    obs_space,         # of one environment: Box
+    width: int,        # numbers that it shall make of an observation
+):
+    "Raise `AbsLabError` for a module that does not map observations [N, *] to [N, width]."
+    if not isinstance(net, nn.Module): raise AbsLabError(f"network {name} makes {net!r}; a torch module is needed")
+    obs = torch.from_numpy(np.zeros((1, *obs_space.shape), np.float32 if obs_space.dtype == np.float64 else obs_space.dtype))
+    with torch.no_grad(): found = net(obs)
+    if found.shape != (1, width): raise AbsLabError(f"network {name} maps one observation to {list(found.shape)}; [1, {width}] is needed")
 
 # %% ../../nbs/agents/00_networks.ipynb #b4554437
 @torch.no_grad()
@@ -243,65 +276,3 @@ def one_tensor(
     for p, place, grad in zip(parts, *(t.split([p.numel() for p in parts]) for t in (whole.data, whole.grad))):
         p.data, p.grad = place.view_as(p), grad.view_as(p)
     return whole
-
-# %% ../../nbs/agents/00_networks.ipynb #414a3dfa
-def as_array(
-    x: torch.Tensor,  # of any shape
-):                    # on a CPU NumPy's array of the same memory, elsewhere x without its history
-    "A tensor as that which computes small sums fastest."
-    x = x.detach() if x.requires_grad else x
-    return x.numpy() if x.is_cpu else x
-
-def as_tensor(
-    x,                # what `as_array` returned, or was made of it
-) -> torch.Tensor:    # of the same memory
-    "The way back."
-    return torch.from_numpy(x) if isinstance(x, np.ndarray) else x
-
-def array_namespace(
-    x,  # what `as_array` returned
-):      # numpy or torch
-    "The library that an array belongs to."
-    return torch if isinstance(x, torch.Tensor) else np
-
-def matmul(
-    a,         # [M, K]
-    b,         # [K, N]
-    out=None,  # where the product goes, [M, N]
-):             # [M, N]
-    "The product of two matrices; its bits depend on no threads but torch's."
-    if isinstance(a, torch.Tensor): return torch.matmul(a, b, out=out)
-    if a.size * b.shape[1] <= 2**18 and a.size + b.size <= 9_216: return np.matmul(a, b, out=out)
-    if out is not None: out = torch.from_numpy(out)
-    return torch.matmul(torch.from_numpy(a), torch.from_numpy(b), out=out).numpy()
-
-# %% ../../nbs/agents/00_networks.ipynb #5b1c0a72
-def linear_layers(
-    net: nn.Sequential,  # Linear layers with Tanh between, whose gradients exist (see `one_tensor`)
-) -> list:               # of each: weight [out, in], bias [out], and the gradient of both, as arrays
-    "The parameters of an mlp, layer by layer."
-    return [tuple(map(as_array, (l.weight, l.bias, l.weight.grad, l.bias.grad))) for l in net if isinstance(l, nn.Linear)]
-
-def layer_outputs(
-    layers: list,  # what `linear_layers` returned
-    x,             # array [B, inputs]
-) -> list:         # the input, then what each layer makes of it, with tanh after all but the last
-    "A network's outputs, layer by layer."
-    outs, xp = [x], array_namespace(x)
-    for i, (weight, bias, *_) in enumerate(layers, 1):
-        out = matmul(outs[-1], weight.T)
-        out += bias
-        outs.append(xp.tanh(out, out=out) if i < len(layers) else out)
-    return outs
-
-def backpropagate(
-    layers: list,  # what `linear_layers` returned; the gradients are overwritten
-    outs: list,    # what `layer_outputs` returned
-    by,            # array [B, outputs]: derivative of the loss by the last of them
-):
-    "The chain rule, from the last layer to the first."
-    xp = array_namespace(by)
-    for i, (weight, _, by_weight, by_bias) in reversed([*enumerate(layers)]):
-        matmul(by.T, outs[i], out=by_weight)
-        xp.sum(by, 0, out=by_bias)
-        if i: by = matmul(by, weight) * (1 - outs[i] * outs[i])

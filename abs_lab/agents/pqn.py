@@ -14,7 +14,7 @@ import gymnasium as gym
 import torch
 
 # %% ../../nbs/agents/01_pqn.ipynb #dd97cd4a
-from .networks import INITS, NETWORKS, NORMS, PLASTICITY, dormant_fraction, feature_rank, one_tensor, q_network, weight_norm
+from .networks import INITS, NETWORKS, NORMS, PLASTICITY, builder, check_name, check_outputs, dormant_fraction, feature_rank, one_tensor, q_network, weight_norm
 from ..core.contract import Agent, AgentConfig, Metric
 from ..core.envs import is_atari, role_seeds
 from ..core.interfaces import AbsLabError, BatchPlan, Progress, at_least, choose, positive, shares
@@ -26,7 +26,7 @@ EPOCH_RULES = ("author", "constant", "equal")
 @dataclass(frozen=True)
 class PQNConfig(AgentConfig):
     "The settings of a PQN agent."
-    network: str = "pqn"            # pqn, pqn-l, pqn-xl (Atari), minatar, mlp
+    network: str = "pqn"            # pqn, pqn-l, pqn-xl (Atari), minatar, mlp, or module:Name of a function of (obs_shape, n_actions)
     init: str = "orthogonal"        # orthogonal (CleanRL, the author), he_normal (purejaxql)
     layer_norm: str = "all"         # all: over [C, H, W] (CleanRL, the author); channel: over C alone (purejaxql)
     num_minibatches: int = 4        # gradient steps per epoch; a minibatch holds num_envs × L / this many transitions
@@ -45,7 +45,7 @@ class PQNConfig(AgentConfig):
 
     def __post_init__(self):
         choose("epochs_rule", self.epochs_rule, EPOCH_RULES)
-        choose("network", self.network, NETWORKS)
+        check_name(self.network, NETWORKS)
         choose("init", self.init, INITS)
         choose("layer_norm", self.layer_norm, NORMS)
         at_least(self, num_minibatches=1, epochs=1, diagnose_every=1)
@@ -138,6 +138,11 @@ class PQN(Agent):
                    masked=Metric("autoreset rows", "share"), **PLASTICITY)
     preset_for, plan_update = staticmethod(preset_for), staticmethod(plan_update)
 
+    @classmethod
+    def check(cls, config):
+        "A network of one's own is looked for before the run begins."
+        if ":" in config.agent.network: builder(config.agent.network)
+
     def __init__(
         self,
         config: PQNConfig,      # settings
@@ -154,7 +159,9 @@ class PQN(Agent):
         self.n_actions = int(action_space.n)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(role_seeds(seed, 1, "weights")[0])
-            self.net = q_network(config.network, obs_space.shape, self.n_actions, config.init, config.layer_norm).to(self.device)
+            net = q_network(config.network, obs_space.shape, self.n_actions, config.init, config.layer_norm)
+        if ":" in config.network: check_outputs(config.network, net, obs_space, self.n_actions)
+        self.net = net.to(self.device)
         self.weights = one_tensor(self.net)  # one optimiser step for all of them
         self.gradients = [p.grad for p in self.net.parameters()]
         self.optimizer = torch.optim.RAdam([self.weights], lr=config.lr, foreach=True)
@@ -210,7 +217,7 @@ class PQN(Agent):
 
     @torch.no_grad()
     def _plasticity(self, rollout, most=2048):
-        if (self.progress.update + 1) % self.config.diagnose_every: return {}
+        if (self.progress.update + 1) % self.config.diagnose_every or not hasattr(self.net, "features"): return {}
         obs = rollout.obs.flatten(0, 1)
         features = self.net.features(obs[:: max(len(obs) // most, 1)][:most])
         return dict(dormant=dormant_fraction(features), rank=feature_rank(features), weight_norm=weight_norm(self.net))

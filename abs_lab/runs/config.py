@@ -225,7 +225,8 @@ def recorded(
     "A run's parameters as they were written down; raises `AbsLabError` where they cannot be read."
     try: flat, kinds = dict(found["config"]), found.get("kinds")
     except (KeyError, TypeError, ValueError) as e: raise AbsLabError(f"these are not a run's parameters: {str(found)[:200]}") from e
-    if not kinds or all(built_in(kind, flat.get(kind)) for kind in kinds): return configure(**flat)
+    own = ":" in str(flat.get("network"))  # `configure` would import it
+    if not kinds or not own and all(built_in(kind, flat.get(kind)) for kind in kinds): return configure(**flat)
     env = EnvConfig(**{f.name: flat[f.name] for f in fields(EnvConfig) if f.name in flat})
     agent, meter, controller = (_party(kind, kinds[kind], flat) for kind in ("agent", "meter", "controller"))
     names = tuple(flat[name] for name in ("agent", "preset", "controller", "meter"))

@@ -12,8 +12,9 @@ from dataclasses import fields, replace
 import torch
 
 # %% ../../nbs/runs/07_parties.ipynb #343d7d11
-from ..core.envs import VecEnvs, cores, role_seeds
+from ..core.envs import VecEnvs, role_seeds
 from ..core.interfaces import AbsLabError, Progress, choose
+from ..core.machine import cores
 from .config import RecordedConfig, RunConfig, configure, recorded
 
 # %% ../../nbs/runs/07_parties.ipynb #06f7d226

@@ -23,7 +23,7 @@ import torch
 from .config import RecordedConfig, RunConfig
 from .settings import settings
 from ..core.interfaces import AbsLabError
-from ..agents.replay import free_memory
+from ..core.machine import free_memory
 from .forks import fork
 from .parties import with_changes
 from .runner import Run, Stopped, look_at, read_config, set_events

@@ -24,7 +24,7 @@ import torch
 # %% ../../nbs/studies/08_campaign.ipynb #22ca0005
 from ..runs.config import FORMAT, RunConfig
 from ..runs.settings import settings
-from ..core.envs import cores
+from ..core.machine import cores
 from ..core.interfaces import AbsLabError
 from .costs import Cost, forecast
 from .status import duration

@@ -24,7 +24,7 @@ from ..runs.settings import project_root, settings
 from ..core.interfaces import AbsLabError, choose
 from .costs import Cost, costs, forecast
 from .status import Failure, Live, clock, held, rate, starts, survey
-from ..agents.replay import free_memory
+from ..core.machine import free_memory
 from .grids import configs_of, scheduled
 from .results import collect, folder_of, label, last_words, read_result, save_result, steps_done
 from ..runs.storage import Busy, Lease, result_of, write_json

@@ -1,0 +1,33 @@
+"Networks of one's own, as a person would keep them in a module beside a notebook."
+from torch import nn
+
+from abs_lab.agents.btr_networks import SpectralLinear
+
+
+def small(obs_shape, n_actions): return nn.Sequential(nn.Linear(obs_shape[0], 32), nn.ReLU(), nn.Linear(32, n_actions))
+
+
+class Seen(nn.Module):
+    "A class will do as well; with `features`, plasticity is measured."
+    def __init__(self, obs_shape, n_actions):
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Linear(obs_shape[0], 24), nn.LayerNorm(24), nn.ReLU()), nn.Linear(24, n_actions)
+    def features(self, obs): return self.body(obs)
+    def forward(self, obs): return self.head(self.features(obs))
+
+
+def one_too_many(obs_shape, n_actions): return nn.Linear(obs_shape[0], n_actions + 1)
+
+
+def nothing(*_): return None
+
+
+def torso(obs_shape, spectral):
+    second = SpectralLinear(32, 32).begin() if spectral else nn.Linear(32, 32)
+    return nn.Sequential(nn.Linear(obs_shape[0], 32), nn.ReLU(), second, nn.ReLU()), 32
+
+
+def mistaken(obs_shape, spectral): return nn.Linear(obs_shape[0], 32), 33
+
+
+WIDTH = 32
