@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 # %% ../nbs/testing.ipynb #bf940ad8
@@ -22,15 +22,15 @@ import torch
 
 # %% ../nbs/testing.ipynb #15d7e051
 from .core.contract import settable
-from .core.interfaces import AbsLabError, choose
+from .core.interfaces import Progress, choose
 from .runs.checkpoints import load_tree
 from .runs.config import RunConfig, configure, describe, recorded
 from .runs.forks import fork
-from .runs.runner import look_at, load_agent, run
+from .runs.runner import load_agent, run
 from .runs.session import Session
 from .runs.storage import read_jsonl
 from .studies.engine import reproduce
-from .studies.results import compact, merge, save_result, steps_done
+from .studies.results import merge, steps_done
 from .studies.study import Study
 
 # %% ../nbs/testing.ipynb #5b1bdb6f
@@ -151,7 +151,7 @@ def forked(config: RunConfig, dir: Path):
     "Forked half way with one parameter changed, it is the same before and goes on after."
     dir, names = Path(dir), settable(config.controller)
     session = Session(config, dir / "half")
-    updates = config.total_steps // (config.env.num_envs * config.kind.plan_update(config.agent, config.controller.largest, config.env.num_envs, _clock(config)).rollout)
+    updates = config.total_steps // (config.env.num_envs * config.kind.plan_update(config.agent, config.controller.largest, config.env.num_envs, Progress(config.total_steps)).rollout)
     session.step(max(updates // 2, 1)); session.wait(300); session.stop(); session.wait(300)
     at = load_tree(dir / "half" / "checkpoint.safetensors")["progress"]["update"]
     change = {name: value for name in names if (value := getattr(config.controller, name)) and name.startswith("size_max")} or {"total_steps": config.total_steps + 1}
@@ -159,10 +159,6 @@ def forked(config: RunConfig, dir: Path):
     run(config, dir / "half")
     a, b = recorded_rows(dir / "half"), recorded_rows(dir / "fork")
     assert [r for r in a if r["update"] <= at] == [r for r in b if r["update"] <= at] and b[-1]["step"] >= config.total_steps
-
-def _clock(config):
-    from abs_lab.core.interfaces import Progress
-    return Progress(config.total_steps)
 
 # %% ../nbs/testing.ipynb #142d1c74
 def steered(config: RunConfig, dir: Path):

@@ -16,7 +16,7 @@ from torch import nn
 
 # %% ../../nbs/agents/07_btr_networks.ipynb #e4e993ca
 from .networks import Pixels, Planes, Vector, builder, check_name, is_image
-from ..core.interfaces import AbsLabError, choose
+from ..core.interfaces import AbsLabError
 
 # %% ../../nbs/agents/07_btr_networks.ipynb #fb9a8e70
 class _Spectral:
