@@ -67,7 +67,7 @@ def repeated(
     if not again: return []
     named = [f"{run['params']['arm']}, {run['params'].get('env_id')}, seed {run['params']['seed']}: {_instead(run)}" for run in changed[:most]]
     others = f" Others are: {'; '.join(named)}{' …' * (len(changed) > most)}." if changed else ""
-    return [f"{len(again)} runs of the committed report were trained again here: {len(again) - len(changed)} of {len(again)} returns are the same to the last digit.{others}"]
+    return [f"Of the runs of the committed report {len(again)} were trained again here: {len(again) - len(changed)} of {len(again)} returns the same to the last digit.{others}"]
 
 def evaluation(
     runs: list,          # finished runs of one task

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 # %% ../../nbs/studies/07_engine.ipynb #21a00004
 from ..runs.config import RunConfig
 from ..runs.settings import project_root, settings
-from ..core.interfaces import AbsLabError, choose
+from ..core.interfaces import AbsLabError, choose, whole
 from .costs import Cost, costs, forecast
 from .status import Failure, Live, clock, held, rate, starts, survey
 from ..core.machine import free_memory
@@ -204,7 +204,7 @@ def run_queue(
 ) -> list[Failure]:             # runs that failed twice
     "Run a grid, one process a run; finished runs are skipped, failed ones tried once more."
     configs = check_grid(notebook, grid)
-    if jobs < 0: raise AbsLabError(f"jobs must be at least 0, not {jobs}")
+    whole("jobs", jobs, 0)
     kind = ENGINES[choose("engine", engine or settings()["engine"], ENGINES)]
     waiting = [Job(p, c, Path(dir) / c.id) for p, c in zip(grid, configs) if c.id not in recorded and not result_of(Path(dir) / c.id)]
     if not waiting: return []
@@ -329,6 +329,7 @@ def reproduce(
 ) -> Outcome:
     "Run a study's grid and write its report."
     until, again = time.monotonic() + budget, lambda: prepare(name, scale, seeds, only, publish)
+    whole("jobs", jobs, 0)  # before anything is written
     work = again()
     if not allow_mixed_commits: check_commits(work)
     work.announce()
