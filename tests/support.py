@@ -87,7 +87,7 @@ def state(dir):
 
 def result(dir):
     "What a finished run reports, apart from its name, its time and what it ran on."
-    apart = ("id", "seconds", "commit", "versions", "hardware")
+    apart = ("id", "seconds", "commit", "fingerprint", "versions", "hardware")
     return {k: v for k, v in json.loads((Path(dir)/"result.json").read_text()).items() if k not in apart}
 
 
