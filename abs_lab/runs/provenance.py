@@ -137,6 +137,7 @@ def _own_package(env):
     version = _version(name) or _version(f"{name}-py")
     return {name: version} if version and name not in PACKAGES else {}
 
+# %% ../../nbs/runs/05_provenance.ipynb #0c7a4fe9
 def _cpu():
     "The processor's name with its family and model, where the system tells: kernels, and so the last bits of sums, are chosen by it."
     try:
@@ -149,6 +150,7 @@ def _machine():
     import torch
     return dict(cpu=_cpu(), cores=os.cpu_count(), gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None)
 
+# %% ../../nbs/runs/05_provenance.ipynb #2d66b100
 def provenance(
     config=None,  # RunConfig: the run that it is about; None: of no run in particular
 ) -> dict:        # commit, fingerprint (of a run), versions, hardware
