@@ -124,6 +124,7 @@ def unobserved(config: RunConfig, dir: Path):
 def _start(config, dir, **settings):
     "Train in a process of its own, as `python -m abs_lab.runs` does it."
     path = Path(dir).with_suffix(".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(config.flat()))
     env = {k: v for k, v in os.environ.items() if k != "IN_TEST"} | {f"ABS_LAB_{k.upper()}": str(v) for k, v in settings.items()}
     env["PYTHONPATH"] = os.pathsep.join([os.getcwd(), str(Path(__file__).parents[1]), *filter(None, [env.get("PYTHONPATH")])])

@@ -45,6 +45,7 @@ def desk(monkeypatch, tmp_path):
 def test_it_passes(kind, place, desk): check(place, desk/"here", **KINDS[kind])
 
 
+@pytest.mark.long
 def test_reinforce_learns_a_task_whose_answer_is_known(desk):
     from abs_lab.runs.runner import run
     result = run(configure("own_agents:Reinforce", total_steps=150_000, eval_envs=20), desk/"run")
@@ -74,10 +75,10 @@ def test_two_owners_of_one_name_are_named(desk):
 
 
 def test_a_class_of_a_notebook_trains_here_and_a_batch_says_what_to_do(desk, monkeypatch):
-    from own_rules import AIMD
+    from abs_lab.core.contract import import_named
     from abs_lab.runs import registry
     monkeypatch.setitem(registry._registered, "controller", {})
-    register(AIMD)
+    register(import_named("controller", "own_rules:AIMD"))
     check("trained", desk/"here", **CART | dict(controller="aimd"))
     with pytest.raises(AbsLabError, match="put the class into a module, say my_controller.py .* 'my_controller:AIMD'"):
         reproduce(Study("mine", "?", arms={"a": dict(controller="aimd")}, common=CART, seeds=1))

@@ -317,7 +317,7 @@ def test_recorded_runs_of_other_code_are_not_mixed_in(small_file, command, monke
     small = json.loads(path.read_text())
     result = small["result"] | dict(commit="0123456789ab")
     path.write_text(json.dumps(small | dict(result=result | dict(fingerprint=dict(abs_lab="0" * 12)))))
-    refused(command("reproduce", "tiny"), "trained differently", "the code that trains pqn", "0123456789ab (1 run)", "tools/fingerprints.py", "--allow-mixed-commits")
+    refused(command("reproduce", "tiny"), "trained differently", "the code that trains pqn, classic", "0123456789ab (1 run)", "tools/fingerprints.py", "--allow-mixed-commits")
     path.write_text(json.dumps(small | dict(result=result | dict(versions=result["versions"] | dict(numpy="1.0.0")))))
     refused(command("reproduce", "tiny", "--dry-run"), "trained differently", "numpy: 1.0.0 (1 run)")
     path.write_text(json.dumps(small | dict(result=result)))  # another commit, and the same code

@@ -104,15 +104,16 @@ def test_a_fingerprint_needs_no_git_and_no_time():
 
 # -- which count as one ----------------------------------------------------------------------------------------------------
 
-def small(commit="a" * 12, agent="pqn", versions=None, **result):
-    return dict(params=dict(agent=agent), result=dict(commit=commit, versions=versions or {}) | result)
+def small(commit="a" * 12, agent="pqn", preset="", versions=None, **result):
+    return dict(params=dict(agent=agent, preset=preset), result=dict(commit=commit, versions=versions or {}) | result)
 
 
 def test_runs_are_told_apart_by_code_and_packages(monkeypatch):
-    one, other, third = (small(fingerprint=dict(abs_lab=c * 12), commit=c * 12) for c in "abc")
-    monkeypatch.setattr(p, "_golden", lambda: dict(pqn={"a" * 12: "golden", "b" * 12: "golden"}))
+    one, other, third = (small(fingerprint=dict(abs_lab=c * 12), commit=c * 12, preset="classic") for c in "abc")
+    monkeypatch.setattr(p, "_golden", lambda: dict(pqn={c * 12: {"": c, "classic": "golden"} for c in "ab"}))
     assert p.differences([one, one]) == p.differences([one, other]) == p.differences([]) == []
-    assert p.differences([one, other, third]) == [f"the code that trains pqn: {'a' * 12} and {'b' * 12} (2 runs), {'c' * 12} (1 run)"]
+    assert p.differences([one, other, third]) == [f"the code that trains pqn, classic: {'a' * 12} and {'b' * 12} (2 runs), {'c' * 12} (1 run)"]
+    assert len(p.differences([small(fingerprint=dict(abs_lab=c * 12), preset="minatar") for c in "ab"])) == 1  # all golden runs speak for a preset that has none
     assert p.differences([one, small(agent="ppo", fingerprint=dict(abs_lab="c" * 12))]) == []              # two agents have two codes
     assert p.differences([small(agent="ppo", fingerprint=dict(abs_lab=c * 12), commit=c) for c in "ab"]) == ["the code that trains ppo: a (1 run), b (1 run)"]
     assert p.differences([small(versions=dict(python=v, abs_lab=v, torch="2.13.0" + build)) for v, build in (("3.11", "+cpu"), ("3.12", "+cu130"))]) == []
@@ -121,7 +122,7 @@ def test_runs_are_told_apart_by_code_and_packages(monkeypatch):
 
 
 def test_runs_without_a_fingerprint_have_that_of_their_commit(monkeypatch):
-    monkeypatch.setattr(p, "_golden", lambda: dict(pqn={k: "golden" for k in ("a" * 12, "c0de")}))
+    monkeypatch.setattr(p, "_golden", lambda: dict(pqn={k: {"": "golden"} for k in ("a" * 12, "c0de")}))
     assert p.differences([small(), small("f" * 12, fingerprint=dict(abs_lab="c0de"))]) == []
     assert len(p.differences([small(), small("d" * 12)])) == 1                                             # a commit that is not listed
 
@@ -135,5 +136,5 @@ def test_every_committed_run_has_a_fingerprint():
 
 def test_one_code_has_one_digest():
     digests = {}
-    for e in LISTED["golden"]: digests.setdefault((e["agent"], e["code"]), set()).add(e["digest"])
+    for e in LISTED["golden"]: digests.setdefault((e["agent"], e["code"]), set()).add(str(e["digests"]))
     assert Counter(map(len, digests.values())).keys() == {1}

@@ -4,7 +4,8 @@
     python tools/fingerprints.py COMMIT …    these as well
 
 Each commit is checked out into a temporary git worktree, and its golden runs are trained there. Two fingerprints of an agent count as one
-when all its golden runs came out the same to the last bit: every recorded update, the final weights, and the evaluation.
+when its golden runs came out the same to the last bit: what was recorded of every update, the final weights, and the evaluation. Each preset has
+a digest, and so have all of them together, which speak for the other presets.
 A digest depends on the processor, so the whole list is written anew each time, into abs_lab/runs/fingerprints.json.
 """
 import contextlib, hashlib, json, os, subprocess, sys, tempfile, time
@@ -32,7 +33,7 @@ GOLDEN = {  # seconds each; parameters that every version of the agent has
     "btr": [dict(env_id="LunarLander-v3", preset="classic", total_steps=2_048, learning_starts=640, replay_ratio=0.125, eval_envs=1, **MOVING | dict(interval=8)),
             dict(env_id="MinAtar/Breakout-v1", preset="minatar", total_steps=1_536, learning_starts=1_024, interval=8, lag=4, eval_envs=1, n_states=256, controller="fixed")],
 }
-TRAINED = ("update", "step", "gradient_steps", "size", "rollout", "minibatch", "signal", "loss", "episodes")  # of a recorded update; the rest is looked at and changes nothing
+TRAINED = ("update", "step", "gradient_steps", "size", "rollout", "minibatch", "signal", "episodes")  # of a recorded update; the rest is shown and changes nothing, in its last digits a matter of how it is summed
 
 
 def git(*args): return subprocess.run(["git", "-C", ROOT, *args], capture_output=True, text=True, check=True).stdout.strip()
@@ -96,11 +97,14 @@ def weights(agent: dict) -> str:
     return hashlib.sha256(b"".join(torch.cat(kinds[k]).sort().values.numpy().tobytes() for k in sorted(kinds))).hexdigest()
 
 
-def golden(root: Path, agent: str) -> str:
-    "The digest of an agent's golden runs under the code in a folder."
+def golden(root: Path, agent: str) -> dict:
+    "The digests of an agent's golden runs under the code in a folder: of each preset's, and of all under the empty name."
     with tempfile.TemporaryDirectory() as tmp:
         dirs = train(root, agent, Path(tmp))
-        return digest([came_to(dir, dict(agent=agent) | params) for dir, params in zip(dirs, GOLDEN[agent])])
+        came = [came_to(dir, dict(agent=agent) | params) for dir, params in zip(dirs, GOLDEN[agent])]
+    parts = {}
+    for params, one in zip(GOLDEN[agent], came): parts.setdefault(params["preset"], []).append(one)
+    return {preset: digest(part) for preset, part in {"": came, **parts}.items()}
 
 
 def digest(value) -> str: return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]
@@ -116,7 +120,7 @@ def trainings(commits: list[str]) -> dict:
 
 
 def compare(wanted: dict) -> tuple[list, dict]:
-    "The hash of the code and the digest of the golden runs of each commit and agent; and why there is none."
+    "The hash of the code and the digests of the golden runs of each commit and agent; and why there is none."
     found, cannot, digests = [], {}, {}
     for commit, agents in wanted.items():
         try:
@@ -127,7 +131,7 @@ def compare(wanted: dict) -> tuple[list, dict]:
                         if code is None: raise AbsLabError(f"there is no {agent} yet")
                         if (agent, code) not in digests: digests[agent, code] = golden(root, agent)
                     except AbsLabError as e: cannot[f"{agent} at {commit or 'the working tree'}"] = str(e)
-                    else: found.append(dict(agent=agent, commit=commit, code=code, digest=digests[agent, code]))
+                    else: found.append(dict(agent=agent, commit=commit, code=code, digests=digests[agent, code]))
                     print(f"{commit or 'working tree':12}  {agent}  {code}  {digests.get((agent, code), 'cannot be trained')}  {time.monotonic() - since:.0f} s", flush=True)
         except subprocess.CalledProcessError as e: cannot[commit] = e.stderr.strip().split("\n")[-1]
     return found, cannot
@@ -136,9 +140,9 @@ def compare(wanted: dict) -> tuple[list, dict]:
 if __name__ == "__main__":
     found, cannot = compare(trainings(sys.argv[1:]))
     here = provenance()
-    write_json(LIST, dict(machine=here["hardware"]["cpu"], versions=here["versions"], cannot=cannot, golden=sorted(found, key=lambda e: (e["agent"], e["digest"], e["commit"]))))
-    for agent in GOLDEN:
+    write_json(LIST, dict(machine=here["hardware"]["cpu"], versions=here["versions"], cannot=cannot, golden=sorted(found, key=lambda e: (e["agent"], str(e["digests"]), e["commit"]))))
+    for agent, preset in sorted({(e["agent"], preset) for e in found for preset in e["digests"]}):
         classes = {}
         for e in found:
-            if e["agent"] == agent: classes.setdefault(e["digest"], []).append(e["commit"] or "the working tree")
-        print(f"{agent}: {len(classes)} kind(s) of training: " + "; ".join(" = ".join(c) for c in classes.values()))
+            if e["agent"] == agent: classes.setdefault(e["digests"][preset], []).append(e["commit"] or "the working tree")
+        print(f"{agent} {preset or '(all)'}: {'; '.join(' = '.join(c) for c in classes.values())}")

@@ -54,12 +54,12 @@ class Controller:
     @property
     def smallest(self) -> int:  # 1 or more
         "The smallest size it can ask for."
-        return self.size_min
+        return getattr(self, "size_min", None) or self.size
 
     @property
     def largest(self) -> int:   # 1 or more
         "The largest size it can ask for."
-        return self.size_max
+        return getattr(self, "size_max", None) or self.size
 
     def sizes_asked(self):      # an iterable of sizes
         "Every size it can ask for; each must be one that the agent can plan."

@@ -142,7 +142,8 @@ def configure(
     base = kind.presets[choose(f"preset of {agent}", preset, kind.presets)]
     parts, own = (EnvConfig, kind.Config, gauge, rule), [f for f in fields(RunConfig) if f.name in OWN]
     origin = flat.pop("origin", "")
-    for name in flat: choose(f"parameter of {agent} with controller {controller}", name, _known(parts))
+    known = _known(parts)
+    for name in flat: choose(f"parameter of {agent} with controller {controller}", name, known)
     values = dict(num_envs=EnvConfig.num_envs) | {k: v for k, v in base.items() if gauge.quantity == "divergence" or k not in ("low", "high")} | flat
     values = gauge.complete(rule.complete(values, gauge))
     gauge.check_agent(kind)

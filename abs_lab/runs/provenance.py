@@ -137,6 +137,7 @@ def _own_package(env):
     version = _version(name) or _version(f"{name}-py")
     return {name: version} if version and name not in PACKAGES else {}
 
+# %% ../../nbs/runs/05_provenance.ipynb #0c7a4fe9
 def _cpu():
     "The processor's name with its family and model, where the system tells: kernels, and so the last bits of sums, are chosen by it."
     try:
@@ -149,6 +150,7 @@ def _machine():
     import torch
     return dict(cpu=_cpu(), cores=os.cpu_count(), gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None)
 
+# %% ../../nbs/runs/05_provenance.ipynb #2d66b100
 def provenance(
     config=None,  # RunConfig: the run that it is about; None: of no run in particular
 ) -> dict:        # commit, fingerprint (of a run), versions, hardware
@@ -160,16 +162,17 @@ def provenance(
 # %% ../../nbs/runs/05_provenance.ipynb #5885f4a9
 @cache
 def _golden() -> dict:
-    "For every agent: (hash of its code, or commit) -> the digest of its golden runs."
+    "For every agent: (hash of its code, or commit) -> {preset: the digest of its golden runs}, and of all under the empty name."
     listed = json.loads(resources.files("abs_lab.runs").joinpath("fingerprints.json").read_text())["golden"]
-    return {agent: {key: e["digest"] for e in listed if e["agent"] == agent for key in (e["code"], e["commit"])} for agent in {e["agent"] for e in listed}}
+    return {agent: {key: e["digests"] for e in listed if e["agent"] == agent for key in (e["code"], e["commit"])} for agent in {e["agent"] for e in listed}}
 
 def _traits(run):
     "What has to be one on a page: name -> (what is compared, what a reader is shown of it)."
-    result, agent = run["result"], run["params"].get("agent", "pqn")
+    result, agent, preset = run["result"], run["params"].get("agent", "pqn"), run["params"].get("preset", "")
     commit, parts = result.get("commit") or "unknown", dict(result.get("fingerprint", {}))
     code = parts.pop("abs_lab", commit)
-    traits = {f"the code that trains {agent}": (_golden().get(agent, {}).get(code, code), commit)} | {f"module {name}": (own, own) for name, own in parts.items()}
+    digests = _golden().get(agent, {}).get(code, {"": code})
+    traits = {f"the code that trains {agent}{preset and f', {preset}'}": (digests.get(preset, digests[""]), commit)} | {f"module {name}": (own, own) for name, own in parts.items()}
     return traits | {p: (v.partition("+")[0],) * 2 for p, v in result.get("versions", {}).items() if v and p not in ("python", "abs_lab")}
 
 def differences(
