@@ -244,7 +244,7 @@ def test_a_tab_that_is_closed_and_opened_again(lab):
     lab.page.locator(".abs-lab .js-plotly-plot .main-svg").first.wait_for()  # drawn, as for a person who then clicks
     lab.press(run.name.removeprefix("LunarLander-v3-"))  # of the two runs, the one that trains
     lab.state("running")
-    lab.until(lambda: len(lab.curve(SIZE)[0]) > 20 and len(lab.curve(SIZE)[0]) == len(lab.curve(SIZE)[1]), "the curves")
+    lab.until(lambda: len((curve := lab.curve(SIZE))[0]) > 20 and len(curve[0]) == len(curve[1]), "the curves")
     end = lab.curve(SIZE)[0][-1]
     lab.until(lambda: lab.curve(SIZE)[0][-1] > end, "a curve that grows")
     assert len(lab.curve(7 + SIZE)[0]) > 10  # the fork's, too

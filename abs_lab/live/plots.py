@@ -293,7 +293,8 @@ class MainFigure(RunsFigure):
             self.send_range("xaxis", self.x_axis.reach(runs))
             self.history.send(front, self.x_axis)
             self._send_heights(runs, front)
-            if (found := self._titles(front.trace.about)) != self.titles:
+            told = self._titles(front.trace.about)  # a fork that has not begun lacks the unit, which its origin has told
+            if (found := [old if old.startswith(new) else new for old, new in zip(self.titles, told)]) != self.titles:
                 self.titles = found
                 for axis, title in zip(("yaxis", "yaxis2", "yaxis3"), found): self.figure.layout[axis].title.text = title
 
