@@ -1488,6 +1488,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'abs_lab.studies.results._measured': ( 'studies/results.html#_measured',
                                                                                 'abs_lab/studies/results.py'),
                                          'abs_lab.studies.results._named': ('studies/results.html#_named', 'abs_lab/studies/results.py'),
+                                         'abs_lab.studies.results._seal': ('studies/results.html#_seal', 'abs_lab/studies/results.py'),
                                          'abs_lab.studies.results._stands': ('studies/results.html#_stands', 'abs_lab/studies/results.py'),
                                          'abs_lab.studies.results.collect': ('studies/results.html#collect', 'abs_lab/studies/results.py'),
                                          'abs_lab.studies.results.compact': ('studies/results.html#compact', 'abs_lab/studies/results.py'),

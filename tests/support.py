@@ -69,48 +69,6 @@ def wait_for(what, process, seconds=120, every=0.005):
 def events(dir, kind=None): return [e for e in read_jsonl(Path(dir)/"events.jsonl") if kind in (None, e["event"])]
 
 
-<<<<<<< HEAD
-=======
-def rows(dir):
-    "The recorded updates without their timings."
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_jsonl(Path(dir)/"steps.jsonl")]
-
-
-def leaves(tree, path=()):
-    "Every leaf of a tree of state, by its path."
-    if isinstance(tree, dict): return {k: v for key, node in tree.items() for k, v in leaves(node, (*path, key)).items()}
-    if isinstance(tree, (list, tuple)): return {k: v for i, node in enumerate(tree) for k, v in leaves(node, (*path, i)).items()}
-    return {path: tree}
-
-
-def state(dir):
-    "Every leaf of the checkpoint, as comparable values; timings apart."
-    tree = load_tree(Path(dir)/"checkpoint.safetensors")
-    del tree["seconds"], tree["steps_bytes"]  # the log's length depends on the digits of its timings
-    as_bytes = lambda t: (str(t.dtype), tuple(t.shape), t.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return {k: as_bytes(torch.as_tensor(v)) if hasattr(v, "dtype") else v for k, v in leaves(tree).items()}
-
-
-def result(dir):
-    "What a finished run reports, apart from its name, its time and what it ran on."
-    apart = ("id", "seconds", "commit", "fingerprint", "versions", "hardware")
-    return {k: v for k, v in json.loads((Path(dir)/"result.json").read_text()).items() if k not in apart}
-
-
-def assert_same_run(one, other):
-    "Bit for bit the same run: every recorded update, every leaf of the final checkpoint, every action, the evaluation."
-    a, b = rows(one), rows(other)
-    assert len(a) == len(b)
-    for x, y in zip(a, b): assert x == y, f"update {x['update']} differs in {[k for k in x if x[k] != y.get(k)]}"
-    a, b = state(one), state(other)
-    assert a.keys() == b.keys()
-    assert not (differ := [k for k in a if a[k] != b[k]]), f"the checkpoints differ in {differ}"
-    actions = [{f.name: f.read_bytes() for f in Path(d).glob("actions-*")} for d in (one, other)]
-    assert actions[0] == actions[1] and actions[0]
-    assert result(one) == result(other)
-
-
->>>>>>> fingerprint
 def done(dir, config):
     "Whether the run has trained to its end and saved that."
     log, checkpoint = Path(dir)/"steps.jsonl", Path(dir)/"checkpoint.safetensors"

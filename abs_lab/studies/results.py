@@ -9,6 +9,7 @@ __all__ = ['POINTS', 'COUNTED', 'label', 'steps_done', 'last_words', 'compact', 
 # %% ../../nbs/studies/02_results.ipynb #20a00003
 import json
 import os
+import zlib
 from pathlib import Path
 
 # %% ../../nbs/studies/02_results.ipynb #20a00004
@@ -81,6 +82,11 @@ def compact(
                 schedule={k: [v[i] for i in last] for k, v in schedule.items()}, **{k: v for k, v in dict(identity=config.get("identity"), kinds=kinds).items() if v})
 
 # %% ../../nbs/studies/02_results.ipynb #d7e81325
+def _seal(small) -> str:
+    "A checksum of all that a small file holds beside it."
+    rest = {k: v for k, v in small.items() if k != "seal"}
+    return f"{zlib.crc32(json.dumps(rest, sort_keys=True).encode()):08x}"
+
 def save_result(
     small: dict,          # what `compact` returned, with what the writer adds
     data_dir: Path,       # the folder that receives <id>.json
@@ -89,7 +95,7 @@ def save_result(
     data_dir.mkdir(parents=True, exist_ok=True)
     temporary = data_dir / (small["id"] + ".writing")
     with open(temporary, "w") as f:
-        f.write(json.dumps(small, ensure_ascii=False, separators=(",", ":")))
+        f.write(json.dumps(small | dict(seal=_seal(small)), ensure_ascii=False, separators=(",", ":")))
         f.flush(); os.fsync(f.fileno())
     temporary.rename(data_dir / (small["id"] + ".json"))
 
@@ -126,7 +132,7 @@ def _named(identity, params, name):
         except (ValueError, TypeError) as e: raise AbsLabError(f"{name} was written by another version ({e})") from e
     try:
         wrong = [k for k, v in identity.items() if k != "format" and params[k] != v]
-        if wrong: raise AbsLabError(f"{name} contradicts itself: {', '.join(wrong)} differ between its identity and its parameters")
+        if wrong: raise AbsLabError(f"{name} was changed since it was written: {', '.join(wrong)} differ between its identity and its parameters")
         return run_id(params["env_id"], params["controller"], params["seed"], identity)
     except (KeyError, TypeError, AttributeError) as e: raise AbsLabError(f"{name} is damaged ({type(e).__name__}: {e})") from e
 
@@ -146,6 +152,7 @@ def read_result(
     if len(lengths) != 1 or not 1 <= len(steps) <= 200: raise AbsLabError(f"{path.name} is damaged: a curve has 1 to 200 points, the same number in every column")
     if result.get("status") != "finished" or result.get("steps") != steps[-1] or steps[-1] < params["total_steps"]:
         raise AbsLabError(f"{path.name} is no finished run: {steps[-1]} of {params['total_steps']} steps")
+    if small.get("seal", _seal(small)) != _seal(small): raise AbsLabError(f"{path.name} was changed since it was written: its checksum is not that of its content")
     return small
 
 # %% ../../nbs/studies/02_results.ipynb #3b0c0007
