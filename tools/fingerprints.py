@@ -1,6 +1,6 @@
 """Which code trains alike: golden runs of every built-in agent under the code of several commits, on this machine, in one go.
 
-    python tools/fingerprints.py             the commits that trained the committed runs, the last one, and the working tree
+    python tools/fingerprints.py             the commits that trained the committed runs, and the working tree
     python tools/fingerprints.py COMMIT …    these as well
 
 Each commit is checked out into a temporary git worktree, and its golden runs are trained there. Two fingerprints of an agent count as one
