@@ -27,7 +27,7 @@ from ..runs.registry import built_in, find
 from ..runs.runner import set_events
 from ..runs.settings import settings
 from ..runs.storage import result_of
-from ..runs.traces import COLOURS, GREY
+from ..runs.traces import RUN_COLOURS, GREY
 from ..studies.results import compact, steps_done
 
 # %% ../../nbs/live/04_browser.ipynb #81ab1b1e
@@ -205,7 +205,7 @@ class RunBrowser(Displayable):
         "Draw what is chosen."
         if self.choosing: return
         y, x, pinned, trouble, self.drawn = self.y.value, self.x.value, self.baseline.value, [], []
-        groups = [(name, runs, COLOURS[i % len(COLOURS)], "solid") for i, (name, runs) in enumerate(grouped(self.chosen, self.by.value).items())]
+        groups = [(name, runs, RUN_COLOURS[i % len(RUN_COLOURS)], "solid") for i, (name, runs) in enumerate(grouped(self.chosen, self.by.value).items())]
         if pinned: groups.insert(0, (f"baseline {pinned.id}", [pinned], GREY, "7px,3px"))
         for name, runs, colour, dash in groups:
             try:

@@ -20,7 +20,7 @@ import plotly.graph_objects as go
 from ..core.envs import is_atari
 from ..runs.config import RunConfig
 from .widgets import Figure, PageStyle, escaped, faint, figure_area, panels
-from ..runs.traces import COLOURS, GREY, HIGH, LOW, Trace, titles
+from ..runs.traces import RUN_COLOURS, GREY, HIGH, LOW, Trace, titles
 
 # %% ../../nbs/live/01_plots.ipynb #da940f17
 def curves(
@@ -398,7 +398,7 @@ class Plots:
     ) -> DrawnRun:      # now in the foreground
         "Draw another run."
         with self.lock:
-            self.front = DrawnRun(trace, name, COLOURS[len(self.runs) % len(COLOURS)])
+            self.front = DrawnRun(trace, name, RUN_COLOURS[len(self.runs) % len(RUN_COLOURS)])
             self.main.add(self.front, first=not self.runs)
             self.diagnostics.add(self.front)
             self.runs.append(self.front)

@@ -23,7 +23,7 @@ from .browser import records
 from .widgets import Displayable, PageStyle, escaped, faint, figure_area, message, panels, push_apart
 from ..runs.runner import about_of, look_at
 from ..runs.storage import read_jsonl
-from ..runs.traces import COLOURS, GREY, HIGH, LOW, titles
+from ..runs.traces import RUN_COLOURS, GREY, HIGH, LOW, titles
 from ..studies.results import steps_done
 
 # %% ../../nbs/live/05_what_if.ipynb #f8dcecd7
@@ -89,10 +89,10 @@ class WhatIf(Displayable):
         dir: Path | None = None,  # a run directory; None: to be chosen from what is recorded
     ):
         self.silent = False
-        past = [(go.Scatter(mode="markers", marker=dict(size=4, color=faint(COLOURS[0], 0.5)), name="measured"), 1, 1),
-                (go.Scatter(mode="lines", line=dict(color=COLOURS[0], width=2), name="averaged"), 1, 1),
+        past = [(go.Scatter(mode="markers", marker=dict(size=4, color=faint(RUN_COLOURS[0], 0.5)), name="measured"), 1, 1),
+                (go.Scatter(mode="lines", line=dict(color=RUN_COLOURS[0], width=2), name="averaged"), 1, 1),
                 (go.Scatter(mode="lines", line=dict(color=GREY, width=2, shape="hv"), name="as recorded"), 2, 1),
-                (go.Scatter(mode="lines", line=dict(color=COLOURS[1], width=2.4, shape="hv"), name="as these thresholds would have it"), 2, 1)]
+                (go.Scatter(mode="lines", line=dict(color=RUN_COLOURS[1], width=2.4, shape="hv"), name="as these thresholds would have it"), 2, 1)]
         level = [dict(type="line", xref="paper", x0=0, x1=1, yref="y", y0=1, y1=1, line=dict(color=c, width=2)) for c in (LOW, HIGH)]
         self.figure = panels([["divergence D"], ["size"]], 360, past, right=14, shapes=level)
         self.figure.update_layout(xaxis2_title_text="environment steps", xaxis_rangemode="tozero", xaxis2_rangemode="tozero", yaxis_rangemode="tozero", yaxis2_rangemode="tozero")
