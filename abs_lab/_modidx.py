@@ -415,6 +415,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                 'abs_lab/core/contract.py'),
                                        'abs_lab.core.contract.import_named': ( 'core/contract.html#import_named',
                                                                                'abs_lab/core/contract.py'),
+                                       'abs_lab.core.contract.python_path': ('core/contract.html#python_path', 'abs_lab/core/contract.py'),
                                        'abs_lab.core.contract.settable': ('core/contract.html#settable', 'abs_lab/core/contract.py')},
             'abs_lab.core.controllers': { 'abs_lab.core.controllers.ABS': ('core/controllers.html#abs', 'abs_lab/core/controllers.py'),
                                           'abs_lab.core.controllers.ABS.__post_init__': ( 'core/controllers.html#abs.__post_init__',

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated
 
 # %% ../nbs/cli.ipynb #18a1e17c
+from .core.contract import python_path
 from .core.interfaces import AbsLabError, choose
 from .runs.registry import find, names
 from .runs.settings import settings
@@ -99,7 +100,7 @@ def _dashboard(argv):
         kernel = dict(kernelspec=dict(name="python3", display_name="python3", language="python"))
         page = Path(folder) / "abs_lab.ipynb"
         page.write_text(json.dumps(dict(cells=[code], metadata=kernel, nbformat=4, nbformat_minor=5)))
-        os.environ |= {f"ABS_LAB_{k.upper()}": str(v) for k, v in settings().items()}  # the page's kernel works in another folder
+        os.environ |= {f"ABS_LAB_{k.upper()}": str(v) for k, v in settings().items()} | dict(PYTHONPATH=python_path())  # the page's kernel works in another folder
         from voila.app import Voila
         Voila.launch_instance([str(page), "--Voila.ip=127.0.0.1", f"--port={args.port}", f"--theme={args.theme}"] + ["--no-browser"] * args.no_browser)
         return 0

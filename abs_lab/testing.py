@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 # %% ../nbs/testing.ipynb #15d7e051
-from .core.contract import settable
+from .core.contract import python_path, settable
 from .core.interfaces import Progress, choose
 from .runs.checkpoints import load_tree
 from .runs.config import RunConfig, configure, describe, recorded
@@ -127,7 +127,7 @@ def _start(config, dir, **settings):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(config.flat()))
     env = {k: v for k, v in os.environ.items() if k != "IN_TEST"} | {f"ABS_LAB_{k.upper()}": str(v) for k, v in settings.items()}
-    env["PYTHONPATH"] = os.pathsep.join([os.getcwd(), str(Path(__file__).parents[1]), *filter(None, [env.get("PYTHONPATH")])])
+    env["PYTHONPATH"] = os.pathsep.join([python_path(), str(Path(__file__).parents[1])])
     return subprocess.Popen([sys.executable, "-m", "abs_lab.runs", str(path), str(dir)], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 def _finish(process):

@@ -22,7 +22,8 @@ from typing import NamedTuple
 import torch
 
 # %% ../../nbs/studies/08_campaign.ipynb #22ca0005
-from ..runs.config import FORMAT, RunConfig
+from ..core.contract import python_path
+from ..runs.config import RunConfig
 from ..runs.settings import settings
 from ..core.machine import cores
 from ..core.interfaces import AbsLabError
@@ -110,8 +111,8 @@ def start_job(
 ) -> Training:     # under way
     "Start a run in a process group of its own: an interruption from the keyboard reaches the campaign alone, which ends its runs in good order."
     dir.mkdir(parents=True, exist_ok=True)
-    write_json(dir / "config.json", dict(format=FORMAT, id=task.config.id, config=task.config.flat()))
-    env = os.environ | dict(OMP_NUM_THREADS=str(threads), ABS_LAB_CAMPAIGN=str(os.getpid()))
+    write_json(dir / "config.json", task.config.record())
+    env = os.environ | dict(OMP_NUM_THREADS=str(threads), ABS_LAB_CAMPAIGN=str(os.getpid()), PYTHONPATH=python_path())
     with open(dir / "worker.log", "w") as log:
         process = subprocess.Popen([sys.executable, "-m", "abs_lab.runs", str(dir / "config.json"), str(dir)], stdin=subprocess.DEVNULL,
                                    stdout=log, stderr=log, env=env, process_group=0)

@@ -16,7 +16,7 @@ from ..core.controllers import Replayed
 from ..core.envs import EnvConfig, backend_for
 from ..core.interfaces import AbsLabError, choose
 from ..runs.config import RunConfig, configure, describe
-from ..runs.registry import find, names
+from ..runs.registry import check_portable, find, names
 from .results import label
 from .study import Study
 
@@ -28,6 +28,7 @@ def configs_of(
     configs, seen = [], {}
     for point in grid:
         config = configure(**{k: v for k, v in point.items() if k not in ("arm", "run_dir")})
+        for kind, name in zip(("agent", "controller", "meter"), (config.names[0], *config.names[2:])): check_portable(kind, name)
         backend_for(config.env)
         if config.id in seen: raise AbsLabError(f"the grid holds the same run twice: {seen[config.id]} and {label(point)}")
         seen[config.id] = label(point)

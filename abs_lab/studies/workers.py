@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 # %% ../../nbs/studies/06_workers.ipynb #23a00004
+from ..core.contract import python_path
 from ..core.interfaces import AbsLabError
 
 # %% ../../nbs/studies/06_workers.ipynb #970e0d2b
@@ -45,7 +46,7 @@ def worker(
 
 def _spawn(args, log, threads, root):
     "Start a worker that ends with this process."
-    env = os.environ | dict(OMP_NUM_THREADS=str(threads), ABS_LAB_QUEUE=str(os.getpid()))
+    env = os.environ | dict(OMP_NUM_THREADS=str(threads), ABS_LAB_QUEUE=str(os.getpid()), PYTHONPATH=python_path())
     with open(log, "w") as f:
         return subprocess.Popen(worker(args), stdout=f, stderr=f, stdin=subprocess.DEVNULL, env=env, cwd=root, start_new_session=True)
 
@@ -117,7 +118,7 @@ class Ray:
 
     def start(self, args, log):
         "Start a worker as soon as there is room."
-        env = {k: v for k, v in os.environ.items() if k.startswith("ABS_LAB_")}
+        env = {k: v for k, v in os.environ.items() if k.startswith("ABS_LAB_")} | dict(PYTHONPATH=python_path())
         return self.task.remote(args, str(log), self.threads, self.root, env)
 
     def poll(self, worker):
