@@ -1,5 +1,5 @@
 "The packaging: generated files are in step, notebook cleaning keeps papermill's tag, the walls between the rooms stand."
-import ast, configparser, importlib.util, json, os, re, shutil, subprocess, sys, textwrap, tomllib
+import ast, configparser, importlib.util, json, os, re, shutil, subprocess, sys, textwrap, tomllib, zipfile
 from pathlib import Path
 
 import pytest
@@ -275,6 +275,16 @@ def test_a_commit_that_leaves_the_library_alone_leaves_its_name(copy):
     assert name() == f"{first}-dirty"
     git("commit", "-qam", "library")
     assert name() == git("rev-parse", "--short=12", "HEAD").strip() != first
+
+
+def test_a_wheel_holds_every_floor_and_what_lies_beside_the_code(copy):
+    for file in ("LICENSE", "settings.ini"): shutil.copy(ROOT/file, copy)
+    done = python("-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", copy/"wheels", copy, cwd=copy)
+    assert done.returncode == 0, done.stderr
+    wheel, = (copy/"wheels").glob("abs_lab-*.whl")
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("abs_lab/")}
+    there = {str(f.relative_to(copy)) for f in (copy/"abs_lab").rglob("*") if f.is_file() and "__pycache__" not in f.parts}
+    assert held == there and {f"abs_lab/{name}/__init__.py" for name in FLOORS} | {"abs_lab/py.typed", "abs_lab/runs/__main__.py", "abs_lab/runs/fingerprints.json"} <= held
 
 
 # -- project files -----------------------------------------------------------------------------------------------------
