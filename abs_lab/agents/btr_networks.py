@@ -20,7 +20,11 @@ from ..core.interfaces import AbsLabError
 
 # %% ../../nbs/agents/07_btr_networks.ipynb #fb9a8e70
 class _Spectral:
-    "A layer whose weight is divided by its largest singular value, as power iteration knows it."
+    "A layer whose weight is divided by its largest singular value, as power iteration estimates it."
+    weight: nn.Parameter  # of the layer
+    u: torch.Tensor       # [out] the estimate's left direction, of length 1
+    v: torch.Tensor       # [in·k·k] and its right one
+
     def begin(self):
         "Start the power iteration from random directions."
         W = self.weight.detach().flatten(1)

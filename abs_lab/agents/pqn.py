@@ -92,7 +92,7 @@ def preset_for(
 
 # %% ../../nbs/agents/01_pqn.ipynb #2cb8205e
 def linear_epsilon(
-    config: PQNConfig,  # start, end and fraction
+    config,             # epsilon_start, epsilon_end and epsilon_fraction: a PQNConfig, or another agent's
     step: int,          # environment steps taken so far
     total: int,         # environment steps of the run
 ) -> float:             # share of random actions, 0 to 1

@@ -28,7 +28,7 @@ class SumTree:
     @property
     def total(self) -> float:  # 0 or more
         "The sum of all priorities."
-        return self.nodes[1]
+        return float(self.nodes[1])
 
     def __getitem__(self, index): return self.nodes[self.width + index]
 

@@ -212,6 +212,7 @@ class Divergence(DivergenceSettings, Meter):
     def _gradient_steps(self, agent) -> int | None:
         if hasattr(agent, "progress"): return agent.progress.gradient_steps
         if self.per_step: raise AbsLabError("per_step=True divides by the agent's gradient steps, and this agent has no `progress` that counts them")
+        return None
 
     def _replayed(self, agent):
         if hasattr(agent, "states"): return agent.states

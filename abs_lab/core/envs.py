@@ -88,14 +88,14 @@ def backend_for(
     in_pool = pool.list_all_envs() if here else []
     if config.backend in ("auto", "envpool") and config.env_id in in_pool: return "envpool"
     if config.backend in ("auto", "gymnasium") and _gymnasium_knows(config.env_id):
-        if not here: warnings.warn(f"EnvPool is not available here ({pool}): Gymnasium serves {config.env_id}, more slowly")
+        if not here: warnings.warn(f"EnvPool is not available here ({pool}): Gymnasium serves {config.env_id}, more slowly", stacklevel=2)
         return "gymnasium"
     if config.env_id.startswith("MinAtar/") and "MinAtar/Breakout-v1" not in gym.registry:
         raise AbsLabError(f"{config.env_id} needs MinAtar: pip install 'abs_lab[minatar]'")
     if not here and config.backend == "auto":
         raise AbsLabError(f"Gymnasium does not know {config.env_id}, and EnvPool, which may, is not available here ({pool})")
     known = {"auto": [*in_pool, *gym.registry], "envpool": in_pool, "gymnasium": gym.registry}[config.backend]
-    choose(f"environment of backend {config.backend}", config.env_id, known)
+    return choose(f"environment of backend {config.backend}", config.env_id, known)
 
 # %% ../../nbs/core/03_envs.ipynb #fc51e819
 def is_atari(
@@ -398,7 +398,7 @@ class VecEnvs(CheckedEnvs):
         if not c.mask_resets: flags[2] = True
         reward, flags = (torch.from_numpy(x).to(self.device) for x in (reward * np.float32(c.reward_scale), flags))
         stacked = {k: torch.stack([e[k] for e in extras]) for k in extras[0]}
-        return Rollout(obs[:T], torch.stack(actions), reward, *flags, obs[T], stacked, episodes)
+        return Rollout(obs[:T], torch.stack(actions), reward, flags[0], flags[1], flags[2], obs[T], stacked, episodes)
 
     def _rebuild(self, segment, flags):
         flags[1, -1] |= flags[2, -1] & ~flags[0, -1]  # open episodes count as truncated

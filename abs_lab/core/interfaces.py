@@ -67,8 +67,8 @@ def whole(
     least: int = 1,  # its lower bound
 ) -> int:            # the value as an int
     "`value` as an int; raises `AbsLabError` where it is no whole number of at least `least`."
-    if isinstance(value, Integral) and not isinstance(value, bool) and value >= least: return int(value)
-    near = max(least, round(value)) if isinstance(value, Real) and math.isfinite(value) else least
+    if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least: return int(value)
+    near = max(least, round(float(value))) if isinstance(value, Real) and math.isfinite(value) else least
     raise AbsLabError(f"{name} must be a whole number of at least {least}, not {value!r}; the nearest is {near}")
 
 # %% ../../nbs/core/00_interfaces.ipynb #7cdf7de8

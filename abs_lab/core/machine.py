@@ -13,7 +13,7 @@ from pathlib import Path
 # %% ../../nbs/core/02_machine.ipynb #539b7c60
 def cores() -> int:  # 1 or more
     "The cores that this process may use: OMP_NUM_THREADS, or all."
-    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count())
+    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 
 # %% ../../nbs/core/02_machine.ipynb #461e9874
 def whole_machine() -> int:  # cores
