@@ -35,7 +35,7 @@ class _Spectral:
     @torch.no_grad()
     def iterate(
         self,
-        steps: int = 1,  # how often
+        steps: int = 1,  # iterations
     ):
         "Power iteration: once for each gradient step."
         W = self.weight.flatten(1)
@@ -210,7 +210,8 @@ class QuantileNetwork(nn.Module):
         if advantages or self.value is None: return a
         return self.value(x, noise) + a - a.mean(-1, keepdim=True)
 
-    def forward(self, obs):
+    def forward(self, obs):  # [N, …]
+        "Action values [N, A]: the mean at the midpoints, without noise."
         levels = midpoints(self.count, obs.device)
         return torch.cat([self.quantiles(part, levels).mean(1) for part in obs.split(PIECE)])
 

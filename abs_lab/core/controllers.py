@@ -183,7 +183,7 @@ def unit_map(
 
 # %% ../../nbs/core/06_controllers.ipynb #7249ecbc
 def _finite(signal) -> float:
-    "The signal, if it can be reckoned with."
+    "The signal as a float; raises `AbsLabError` unless it is finite."
     if math.isfinite(signal): return float(signal)
     raise AbsLabError(f"the signal must be finite, not {signal}: has the policy diverged?")
 
