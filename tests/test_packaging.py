@@ -242,6 +242,16 @@ def test_the_core_trains_with_only_the_bare_packages(tmp_path):
     assert out.splitlines()[-1] == "finished"
 
 
+def test_an_agent_of_ones_own_trains_with_only_the_bare_packages(tmp_path):
+    shutil.copy(ROOT/"tests"/"own_agents.py", tmp_path)
+    out = bare(f"""
+        sys.path.insert(0, {str(ROOT)!r})
+        from abs_lab import configure, run
+        print(run(configure("own_agents:Reinforce", total_steps=4_096, eval_envs=2), "run")["status"])
+    """, cwd=tmp_path)
+    assert out.splitlines()[-1] == "finished"
+
+
 def test_without_envpool_gymnasium_serves_and_says_so(tmp_path):
     out = bare(f"""
         import warnings
