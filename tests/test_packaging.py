@@ -175,6 +175,7 @@ def test_only_agents_know_what_an_agent_is_called():
 
 def test_no_package_exports_a_function_named_like_one_of_its_modules():
     import abs_lab
+    assert set(abs_lab.__all__) == set(abs_lab._HOME) and all(callable(getattr(abs_lab, name)) for name in abs_lab.__all__)
     for name in FLOORS: assert not re.search(r"^\s*(from|import|def|\w+ =)", (ROOT/"abs_lab"/name/"__init__.py").read_text(), re.M), name
     assert not {*abs_lab.__all__} & {*FLOORS, *MODULES}
 
