@@ -190,7 +190,7 @@ def check_name(
     name: str,     # of a network
     known: dict,   # short name -> how to build it
 ):
-    "Raise `AbsLabError` for an unknown short name; what `module:Name` names is looked for by `builder`."
+    "Raise `AbsLabError` for an unknown short name; `builder` imports what `module:Name` names."
     if ":" not in str(name): choose("network", name, known)
 
 def builder(
@@ -228,7 +228,7 @@ def check_outputs(
     name: str,         # of the network, for the message
     net,               # what was built
     obs_space,         # of one environment: Box
-    width: int,        # numbers that it shall make of an observation
+    width: int,        # numbers wanted for each observation
 ):
     "Raise `AbsLabError` for a module that does not map observations [N, *] to [N, width]."
     if not isinstance(net, nn.Module): raise AbsLabError(f"network {name} makes {net!r}; a torch module is needed")

@@ -54,7 +54,7 @@ class PQNConfig(AgentConfig):
 
     def check_change(
         self,
-        new,  # PQNConfig: what a run that is under way shall go on with
+        new,  # PQNConfig, with which a run that is under way shall go on
     ):
         "Raise `AbsLabError` for epochs that would have no effect, or would act on the past."
         if (self.epochs_rule, self.epochs) == (new.epochs_rule, new.epochs): return

@@ -162,7 +162,7 @@ class RandomWalk(Controller):
         self.fit()
 
     def fit(self):
-        "The size that stands at the place."
+        "Set the size from the place."
         self.size = _nearest(self.size_min + self.place * (self.size_max - self.size_min), self.multiple)
 
 # %% ../../nbs/core/06_controllers.ipynb #35baaab4

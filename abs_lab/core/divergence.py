@@ -175,13 +175,13 @@ class Divergence(DivergenceSettings, Meter):
     "Meter of behavioural divergence: how far an update moved the policy, on the same states before and after."
     def __post_init__(self):
         super().__post_init__()
-        self._count, self._pair = 0, None  # updates seen; whether the policy returns a pair, once that was looked at
+        self._count, self._pair = 0, None  # updates seen; whether the policy returns a pair, once `check` has seen it
         self._since = self._kept = self._copy = self._saved_copy = self._states = self._old = None
         self.seed(0)
 
     @property
     def signal(self) -> Metric:
-        "What the signal is called; its unit depends on what the agent's policy returns, once `check` has looked at that."
+        "What the signal is called; its unit depends on what the agent's policy returns, once `check` has seen that."
         label, unit = SIGNALS[self.distance if self._pair is None else distance_for(self._pair, self.distance)]
         return Metric(f"{label} per gradient step", unit) if self.per_step else Metric(label, unit)
 
