@@ -70,7 +70,7 @@ class Local:
         settings: dict,  # the workbench's own
         root: Path,      # the project's folder
         jobs: int = 0,   # workers at once; 0: as the settings say, or one per core
-    ): self.root, self.slots = root, jobs or settings["jobs"] or os.cpu_count()
+    ): self.root, self.slots = root, jobs or settings["jobs"] or os.cpu_count() or 1
 
     def start(
         self,
@@ -78,7 +78,7 @@ class Local:
         log: Path,       # receives what the worker prints
     ):                   # the worker, for `poll` and `stop`
         "Start a worker."
-        return _spawn(args, log, max(os.cpu_count() // self.slots, 1), self.root)
+        return _spawn(args, log, max((os.cpu_count() or 1) // self.slots, 1), self.root)
 
     def poll(self, worker): # exit code; None while the worker is at work
         "Whether a worker has ended."
