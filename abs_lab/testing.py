@@ -73,9 +73,9 @@ def assert_same_run(
     a, b = recorded_rows(one), recorded_rows(other)
     assert len(a) == len(b), f"{len(a)} recorded updates, and {len(b)}"
     for x, y in zip(a, b): assert x == y, f"update {x['update']} differs in {[k for k in x if x[k] != y.get(k)]}"
-    a, b = state_of(one), state_of(other)
-    assert a.keys() == b.keys(), f"the checkpoints hold different things: {sorted(map(str, a.keys() ^ b.keys()))[:5]}"
-    assert not (differ := [k for k in a if a[k] != b[k]]), f"the checkpoints differ in {differ[:5]}"
+    mine, theirs = state_of(one), state_of(other)
+    assert mine.keys() == theirs.keys(), f"the checkpoints hold different things: {sorted(map(str, mine.keys() ^ theirs.keys()))[:5]}"
+    assert not (differ := [k for k in mine if mine[k] != theirs[k]]), f"the checkpoints differ in {differ[:5]}"
     actions = [{f.name: f.read_bytes() for f in Path(d).glob("actions-*")} for d in (one, other)]
     assert actions[0] == actions[1] and actions[0], "the actions differ"
     assert outcome_of(one) == outcome_of(other), "the results differ"
@@ -131,7 +131,7 @@ def _start(config, dir, **settings):
     return subprocess.Popen([sys.executable, "-m", "abs_lab.runs", str(path), str(dir)], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 def _finish(process):
-    "Wait for a training; raises `AssertionError` with what it said when it failed."
+    "Wait for a training; raises `AssertionError` with its error output when it failed."
     _, said = process.communicate(timeout=600)
     assert process.returncode == 0, f"python -m abs_lab.runs ended with {process.returncode}: {said[-2000:]}"
 
@@ -186,7 +186,7 @@ def reported(config: RunConfig, dir: Path):
     given = {k: v for k, v in config.flat().items() if k not in ("seed", "preset")} | dict(preset=config.names[1])
     study = Study("conformance", "Does it pass through a study?", arms={"as it is": {}, "longer": dict(total_steps=config.total_steps + 1)}, common=given, seeds=1)
     done = reproduce(study, allow_mixed_commits=True)
-    assert not done.failures and not done.missing, [f.message for f in done.failures]
+    assert done.report and not done.failures and not done.missing, [f.message for f in done.failures]
     page = done.report.read_text()
     assert "as it is" in page and "longer" in page
     taken, _, refused = merge(done.report.parent / "data", Path(dir) / "elsewhere", "quick")
