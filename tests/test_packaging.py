@@ -98,6 +98,15 @@ def test_stored_outputs_name_no_path_of_a_machine():
         assert not re.search(r"site-packages|/home/\w|/root/|/tmp/\w", outputs), f.name
 
 
+def test_links_between_notebooks_and_pages_lead_somewhere():
+    texts = {f: f.read_text() for f in [ROOT/"README.md", *(ROOT/"reports").glob("*.md"), *(ROOT/"nbs").rglob("*.md")]}
+    for f in (ROOT/"nbs").rglob("*.ipynb"):
+        if ".ipynb_checkpoints" not in f.parts: texts[f] = "\n".join("".join(c["source"]) for c in json.loads(f.read_text())["cells"] if c["cell_type"] == "markdown")
+    found = [(f, target) for f, text in texts.items() for target in re.findall(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", text) for target in target if target]
+    broken = [f"{f.relative_to(ROOT)} → {target}" for f, target in found if not re.match(r"[a-z]+:|#", target) and not (f.parent/target.split("#")[0]).exists()]
+    assert len(found) > 30 and not broken, broken
+
+
 # -- walls -------------------------------------------------------------------------------------------------------------
 
 MODULES = {".".join(f.relative_to(ROOT/"abs_lab").with_suffix("").parts): f for f in sorted((ROOT/"abs_lab").rglob("*.py")) if f.name not in ("__init__.py", "_modidx.py")}
@@ -175,6 +184,7 @@ def test_only_agents_know_what_an_agent_is_called():
 
 def test_no_package_exports_a_function_named_like_one_of_its_modules():
     import abs_lab
+    assert set(abs_lab.__all__) == set(abs_lab._HOME) and all(callable(getattr(abs_lab, name)) for name in abs_lab.__all__)
     for name in FLOORS: assert not re.search(r"^\s*(from|import|def|\w+ =)", (ROOT/"abs_lab"/name/"__init__.py").read_text(), re.M), name
     assert not {*abs_lab.__all__} & {*FLOORS, *MODULES}
 

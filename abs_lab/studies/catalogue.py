@@ -210,6 +210,6 @@ def find_study(
     if isinstance(name, str) and ":" not in name: choose("study", name, [*STUDIES, *names("study")])
     found = name if isinstance(name, Study) else find("study", name)
     if callable(found): found = found()
-    if not isinstance(found, Study): raise AbsLabError(f"study {name!r} is {found!r}; it must be an abs_lab.studies.study.Study, or a function that returns one")
+    if not isinstance(found, Study): raise AbsLabError(f"study {name!r} is {found!r}; it must be an abs_lab.Study, or a function that returns one")
     if found.name in STUDIES and found is not STUDIES[found.name]: raise AbsLabError(f"the study {name!r} has the name of a built-in one, {found.name!r}, whose folders it would share: give it another name")
     return found
