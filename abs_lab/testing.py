@@ -174,7 +174,7 @@ def steered(config: RunConfig, dir: Path):  # a run's parameters; an empty folde
     session.step(2); session.wait(300)
     if board:
         board.tick()
-        assert str(board.plots.front.trace.row["step"]), "the board shows no update"
+        assert board.plots.runs[0].trace.row, "the board shows no update"
     other = session.fork()
     session.stop(); session.wait(300)
     assert session.state == "stopped" and other.present.total_steps == config.total_steps + 1
