@@ -599,7 +599,7 @@ def test_a_sign_of_life_is_renewed(machines, tmp_path, monkeypatch):
     lease.close()
 
 
-def test_who_may_only_look_is_told_all_the_same(machines, tmp_path, monkeypatch):
+def test_a_reader_without_write_rights_sees_the_lease(machines, tmp_path, monkeypatch):
     machines("one")
     lease = Lease(tmp_path/"lock")
     machines("two")
