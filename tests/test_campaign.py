@@ -27,7 +27,6 @@ def elsewhere(monkeypatch, tmp_path):
     "A folder without settings.ini, the CPU, one thread: children inherit it."
     for key, value in environment(checkpoint_seconds=1000).items(): monkeypatch.setenv(key, value)
     monkeypatch.chdir(tmp_path)
-    campaign.provenance.cache_clear()
 
 
 @pytest.fixture
