@@ -1307,6 +1307,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'abs_lab.runs.storage._rows': ('runs/storage.html#_rows', 'abs_lab/runs/storage.py'),
                                       'abs_lab.runs.storage._signature': ('runs/storage.html#_signature', 'abs_lab/runs/storage.py'),
                                       'abs_lab.runs.storage.read_jsonl': ('runs/storage.html#read_jsonl', 'abs_lab/runs/storage.py'),
+                                      'abs_lab.runs.storage.replacing': ('runs/storage.html#replacing', 'abs_lab/runs/storage.py'),
                                       'abs_lab.runs.storage.result_of': ('runs/storage.html#result_of', 'abs_lab/runs/storage.py'),
                                       'abs_lab.runs.storage.run_id': ('runs/storage.html#run_id', 'abs_lab/runs/storage.py'),
                                       'abs_lab.runs.storage.write_json': ('runs/storage.html#write_json', 'abs_lab/runs/storage.py')},

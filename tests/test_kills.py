@@ -5,7 +5,7 @@ import pytest
 
 from abs_lab.runs.table import Runs
 from abs_lab.runs.checkpoints import load_tree
-from support import LANDER, MOVING, assert_same_run, done, events, finish, rows, start, wait_for, write
+from support import LANDER, MOVING, assert_same_run, done, events, finish, rows, settings, start, wait_for, write  # noqa: F401 (settings: a fixture that all tests here use)
 
 CONFIGS = {
     "LunarLander": LANDER,

@@ -24,6 +24,7 @@ from ..runs.provenance import differences
 from .stats import ATARI_SCORES
 from ..runs.registry import built_in, find
 from ..studies.catalogue import find_study
+from ..runs.storage import replacing
 
 # %% ../../nbs/reports/04_pages.ipynb #e87ad727
 def _inline(text) -> str:
@@ -113,9 +114,7 @@ tbody tr:hover { background: var(--tint) } td:first-child { min-width: 7rem }
 def _replace(path, data):
     "Write bytes to `path` in one move."
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(data)
-    part.replace(path)
+    with replacing(path, f".{os.getpid()}.part") as part: part.write_bytes(data)
 
 # %% ../../nbs/reports/04_pages.ipynb #ff316f65
 PAGE = """<!doctype html>

@@ -7,7 +7,6 @@ __all__ = ['save_tree', 'load_tree']
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #d2a32585
 import json
-import os
 import zlib
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #b5acae21
 from ..core.interfaces import AbsLabError
+from .storage import replacing
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #0c7c0367
 def _pack(node, tensors):
@@ -49,13 +49,11 @@ def save_tree(
     "Write a tree of state to one file, completely or not at all."
     tensors = []
     skeleton = json.dumps(_pack(tree, tensors))
-    temporary = path.with_name(path.name + ".tmp")
-    try: save_file({f"{i:05d}": t for i, t in enumerate(tensors)}, temporary, {"tree": skeleton, "checksum": _checksum(skeleton, tensors)})
-    except SafetensorError as e:
-        temporary.unlink(missing_ok=True)
-        raise OSError(f"{path} could not be written: {e}") from e
-    with open(temporary, "rb+") as f: os.fsync(f.fileno())
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        try: save_file({f"{i:05d}": t for i, t in enumerate(tensors)}, temporary, {"tree": skeleton, "checksum": _checksum(skeleton, tensors)})
+        except SafetensorError as e:
+            temporary.unlink(missing_ok=True)
+            raise OSError(f"{path} could not be written: {e}") from e
 
 def load_tree(
     path: Path,  # file that `save_tree` wrote

@@ -8,7 +8,6 @@ __all__ = ['POINTS', 'COUNTED', 'label', 'steps_done', 'last_words', 'compact', 
 
 # %% ../../nbs/studies/02_results.ipynb #20a00003
 import json
-import os
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 # %% ../../nbs/studies/02_results.ipynb #20a00004
 from ..core.interfaces import AbsLabError, choose
 from ..runs.registry import built_in
-from ..runs.storage import read_jsonl, result_of, run_id
+from ..runs.storage import read_jsonl, result_of, run_id, write_json
 from .catalogue import STUDIES
 
 # %% ../../nbs/studies/02_results.ipynb #3b0c0002
@@ -95,11 +94,7 @@ def save_result(
 ):
     "Write one small file, completely or not at all."
     data_dir.mkdir(parents=True, exist_ok=True)
-    temporary = data_dir / (small["id"] + ".writing")
-    with open(temporary, "w") as f:
-        f.write(json.dumps(small | dict(seal=_seal(small)), ensure_ascii=False, separators=(",", ":")))
-        f.flush(); os.fsync(f.fileno())
-    temporary.rename(data_dir / (small["id"] + ".json"))
+    write_json(data_dir / (small["id"] + ".json"), small | dict(seal=_seal(small)), ensure_ascii=False, separators=(",", ":"))
 
 def collect(
     grid: list[dict],     # parameters of every run, with its arm
