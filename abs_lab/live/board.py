@@ -261,9 +261,9 @@ class SteeredView(LiveView):
         refresh: float,   # seconds between looks
     ):
         super().__init__(plots, Header(self._press), refresh)
+        self.adding = False
         self.run_choice = W.ToggleButtons(layout=W.Layout(display="none"), style=dict(button_width="auto"))
         self.run_choice.observe(lambda _: None if self.adding else self.choose(), "index")
-        self.adding = False
 
     @property
     def session(self) -> Session:

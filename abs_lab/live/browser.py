@@ -20,8 +20,8 @@ import plotly.graph_objects as go
 # %% ../../nbs/live/04_browser.ipynb #60567a09
 from ..core.contract import Metric
 from ..core.interfaces import AbsLabError
-from .widgets import Displayable, Download, PageStyle, Table, escaped, faint, message, panels, toolbar
-from ..reports.figures import on_grid, series
+from .widgets import Displayable, Download, PageStyle, Table, escaped, message, panels, toolbar
+from ..reports.figures import faint, on_grid, series
 from ..reports.stats import band, iqm
 from ..runs.registry import built_in, find
 from ..runs.runner import set_events
@@ -48,7 +48,7 @@ def records() -> list[Record]:  # by study and name
             found[path.parts[-3], small["id"]] = Record(path.parts[-3], small["id"], small["params"], small["result"], path)
     for path in Path(settings()["runs_dir"]).glob("*/*/config.json"):
         with suppress(OSError, ValueError, KeyError, TypeError):
-            found[path.parts[-3], path.parts[-2]] = Record(*path.parts[-3:-1], json.loads(path.read_text())["config"], result_of(path.parent) or {}, path.parent)
+            found[path.parts[-3], path.parts[-2]] = Record(path.parts[-3], path.parts[-2], json.loads(path.read_text())["config"], result_of(path.parent) or {}, path.parent)
     return [found[key] for key in sorted(found)]
 
 def small_of(
