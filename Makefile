@@ -15,8 +15,10 @@ setup:  ## make .venv and install into it
 reproduce: setup  ## the main job: PQN with fixed batches against ABS, into runs/quick/report/index.html
 	abs-lab reproduce quick
 
-test: setup  ## what CI runs: generated files in step, every notebook, every test that is not long
+test: setup  ## what CI runs: generated files in step, lint and types, every notebook, every test that is not long
 	python tools/sync.py check
+	ruff check abs_lab tests benchmarks tools
+	mypy
 	OMP_NUM_THREADS=1 nbdev-test --n-workers 2
 	OMP_NUM_THREADS=1 python -m pytest -m "not long" -n 2 --dist loadfile
 

@@ -1,5 +1,5 @@
 "The packaging: generated files are in step, notebook cleaning keeps papermill's tag, the walls between the rooms stand."
-import ast, configparser, importlib.util, json, os, re, shutil, subprocess, sys, textwrap, tomllib
+import ast, configparser, importlib.util, json, os, re, shutil, subprocess, sys, textwrap, tomllib, zipfile
 from pathlib import Path
 
 import pytest
@@ -98,6 +98,15 @@ def test_stored_outputs_name_no_path_of_a_machine():
         assert not re.search(r"site-packages|/home/\w|/root/|/tmp/\w", outputs), f.name
 
 
+def test_links_between_notebooks_and_pages_lead_somewhere():
+    texts = {f: f.read_text() for f in [ROOT/"README.md", *(ROOT/"reports").glob("*.md"), *(ROOT/"nbs").rglob("*.md")]}
+    for f in (ROOT/"nbs").rglob("*.ipynb"):
+        if ".ipynb_checkpoints" not in f.parts: texts[f] = "\n".join("".join(c["source"]) for c in json.loads(f.read_text())["cells"] if c["cell_type"] == "markdown")
+    found = [(f, target) for f, text in texts.items() for target in re.findall(r"\]\(([^)\s]+)\)|src=\"([^\"]+)\"", text) for target in target if target]
+    broken = [f"{f.relative_to(ROOT)} → {target}" for f, target in found if not re.match(r"[a-z]+:|#", target) and not (f.parent/target.split("#")[0]).exists()]
+    assert len(found) > 30 and not broken, broken
+
+
 # -- walls -------------------------------------------------------------------------------------------------------------
 
 MODULES = {".".join(f.relative_to(ROOT/"abs_lab").with_suffix("").parts): f for f in sorted((ROOT/"abs_lab").rglob("*.py")) if f.name not in ("__init__.py", "_modidx.py")}
@@ -175,6 +184,7 @@ def test_only_agents_know_what_an_agent_is_called():
 
 def test_no_package_exports_a_function_named_like_one_of_its_modules():
     import abs_lab
+    assert set(abs_lab.__all__) == set(abs_lab._HOME) and all(callable(getattr(abs_lab, name)) for name in abs_lab.__all__)
     for name in FLOORS: assert not re.search(r"^\s*(from|import|def|\w+ =)", (ROOT/"abs_lab"/name/"__init__.py").read_text(), re.M), name
     assert not {*abs_lab.__all__} & {*FLOORS, *MODULES}
 
@@ -242,6 +252,16 @@ def test_the_core_trains_with_only_the_bare_packages(tmp_path):
     assert out.splitlines()[-1] == "finished"
 
 
+def test_an_agent_of_ones_own_trains_with_only_the_bare_packages(tmp_path):
+    shutil.copy(ROOT/"tests"/"own_agents.py", tmp_path)
+    out = bare(f"""
+        sys.path.insert(0, {str(ROOT)!r})
+        from abs_lab import configure, run
+        print(run(configure("own_agents:Reinforce", total_steps=4_096, eval_envs=2), "run")["status"])
+    """, cwd=tmp_path)
+    assert out.splitlines()[-1] == "finished"
+
+
 def test_without_envpool_gymnasium_serves_and_says_so(tmp_path):
     out = bare(f"""
         import warnings
@@ -275,6 +295,16 @@ def test_a_commit_that_leaves_the_library_alone_leaves_its_name(copy):
     assert name() == f"{first}-dirty"
     git("commit", "-qam", "library")
     assert name() == git("rev-parse", "--short=12", "HEAD").strip() != first
+
+
+def test_a_wheel_holds_every_floor_and_what_lies_beside_the_code(copy):
+    for file in ("LICENSE", "settings.ini"): shutil.copy(ROOT/file, copy)
+    done = python("-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", copy/"wheels", copy, cwd=copy)
+    assert done.returncode == 0, done.stderr
+    wheel, = (copy/"wheels").glob("abs_lab-*.whl")
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("abs_lab/")}
+    there = {str(f.relative_to(copy)) for f in (copy/"abs_lab").rglob("*") if f.is_file() and "__pycache__" not in f.parts}
+    assert held == there and {f"abs_lab/{name}/__init__.py" for name in FLOORS} | {"abs_lab/py.typed", "abs_lab/runs/__main__.py", "abs_lab/runs/fingerprints.json"} <= held
 
 
 # -- project files -----------------------------------------------------------------------------------------------------
