@@ -116,7 +116,7 @@ LABELS = {
 
 # %% ../../nbs/reports/01_figures.ipynb #9320361b
 def _signal(run) -> Metric:
-    "What the signal of a run is whose file does not say so."
+    "Label and unit of the signal of a run whose file does not name them."
     params, curve = run["params"], run["curve"]
     if params.get("meter") == "gns": return GradientNoise(estimator=params["estimator"]).signal
     name = params.get("distance", "auto")

@@ -259,7 +259,7 @@ def study(
     groups: dict | None = None,  # panels of the curves: title -> arms
     more: dict | None = None,    # sections of its own in each task: title -> function of the task's runs, which returns blocks
     said: Sequence = (),   # sentences of its own about the results, derived from them
-    notes: str = "",       # what this study in particular has to be read with; no results
+    notes: str = "",       # how this study in particular has to be read; no results
     missing: Sequence = (),  # names of the runs that did not finish
     allow_mixed_commits: bool = False,   # report runs together that were trained differently
     reading: str = READING,              # how to read the numbers

@@ -87,7 +87,7 @@ def evaluation(
 def gradient_rate(
     run: dict,     # a finished run
 ) -> float:        # gradient steps per 1,000 environment steps
-    "How many gradient steps a run took for its data."
+    "Gradient steps of a run in relation to its data."
     return 1000 * run["result"]["gradient_steps"] / run["result"]["steps"]
 
 def cost(
@@ -198,7 +198,7 @@ def lacking(
     missing: Sequence,  # names of the runs that are missing
     most: int = 16,     # arms of them that are named
 ) -> list:              # one sentence, or none
-    "What a report does not hold."
+    "One sentence that names the runs that a report lacks."
     alike = {}
     for name in missing: alike.setdefault(name.rpartition(", seed ")[0] or name, []).append(name)
     shown = [names[0] if len(names) == 1 else f"{arm}, {len(names)} seeds" for arm, names in alike.items()]
@@ -209,7 +209,7 @@ def undecided(
     runs: list,            # finished runs of a study
     pairs: list,           # (what it is about, arm, other arm)
 ) -> list:                 # one sentence, or none
-    "That pairs have too few seeds, said once for all of them."
+    "One sentence for all pairs that have too few seeds."
     seeds = {arm: [len(group) for group in by_task(mine).values()] for arm, mine in by_arm(runs).items()}
     there = [[*seeds[arm], *seeds[other]] for _, arm, other in pairs if arm in seeds and other in seeds]
     few = sum(min(counts) < stats.MIN_SEEDS for counts in there)
