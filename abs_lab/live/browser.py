@@ -108,7 +108,7 @@ def lines(
     x: str,            # column to draw it against
     name: str,         # of the group
     colour: str,       # #rrggbb
-    dash: str = "solid",
+    dash: str = "solid",  # of the line
 ) -> list:             # traces
     "A group's seeds, its interquartile mean, and its band."
     shared, runs = on_grid(runs, y, x), [r for r in runs if len(series(r, y, x)[0])]
@@ -134,8 +134,8 @@ def difference(
 
 def as_csv(
     curves: list,  # (name, [n] x, [n] y)
-    x: str,        # what the columns are called
-    y: str,
+    x: str,        # heading of its column
+    y: str,        # heading of its column
 ) -> str:
     "Curves as a table: a line a point."
     quoted = lambda name: '"' + name.replace('"', '""') + '"'
@@ -145,8 +145,8 @@ def as_csv(
 COLUMNS = ("study", "environment", "agent", "controller", "seed", "status", "steps", "return", "set", "run")
 
 def table_row(
-    record: Record,
-) -> list:          # a value for each of COLUMNS
+    record: Record,  # of a run, finished or not
+) -> list:           # a value for each of COLUMNS
     "A run as the table has it."
     done = record.result or dict(status="unfinished", steps=steps_done(record.path), interventions=len(set_events(record.path)))
     params = [record.params.get(name) for name in ("env_id", "agent", "controller", "seed")]

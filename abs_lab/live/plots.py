@@ -111,7 +111,7 @@ class XAxis:
 
 # %% ../../nbs/live/01_plots.ipynb #12ae2075
 class OwnChanges:
-    "Tells changes that are made here from those that a person makes."
+    "Separates changes that are made here from those that a person makes."
     def __init__(self): self.lock, self.active = threading.RLock(), False
 
     @contextmanager
@@ -137,7 +137,7 @@ class RunsFigure:
 
     def show(
         self,
-        figure: Figure,
+        figure: Figure,  # made by `panels`
     ):
         "Have this figure from now on, and see when a person zooms in."
         self.figure = figure
@@ -161,7 +161,7 @@ class RunsFigure:
 
     def send_curve(
         self,
-        run: DrawnRun,
+        run: DrawnRun,  # whose curve it is
         name: str,     # of a series
         curve,         # that shows it
     ):
@@ -239,7 +239,7 @@ class LimitHistory:
     def send(
         self,
         front: DrawnRun,   # the one in the foreground
-        x_axis: XAxis,
+        x_axis: XAxis,     # what it is drawn against
     ):
         "Send what is new."
         new = (x_axis.name, x_axis.end, len(front.trace.rules))
@@ -271,7 +271,7 @@ class MainFigure(RunsFigure):
 
     def add(
         self,
-        run: DrawnRun,
+        run: DrawnRun,  # its curves are added to it
         first: bool,    # the first run explains the kinds of line in the legend
     ):
         "Draw another run."
@@ -297,8 +297,8 @@ class MainFigure(RunsFigure):
             self.send_range("xaxis", self.x_axis.reach(runs))
             self.history.send(front, self.x_axis)
             self._send_heights(runs, front)
-            told = self._titles(front.trace.about)  # a fork that has not begun lacks the unit, which its origin has told
-            if (found := [old if old.startswith(new) else new for old, new in zip(self.titles, told)]) != self.titles:
+            named = self._titles(front.trace.about)  # a fork that has not begun lacks the unit, which its origin has named
+            if (found := [old if old.startswith(new) else new for old, new in zip(self.titles, named)]) != self.titles:
                 self.titles = found
                 for axis, title in zip(("yaxis", "yaxis2", "yaxis3"), found): self.figure.layout[axis].title.text = title
 
@@ -333,12 +333,16 @@ class Diagnostics(RunsFigure):
         super().__init__(x_axis, own, zoomed)
         self.height, self.names = height, {}  # names of series -> labels
 
-    def zoom(self, range):
+    def zoom(
+        self,
+        range: list,  # of the x axis
+    ):
+        "Show what a person chose in another figure, once there is a figure here."
         if self.figure: super().zoom(range)
 
     def add(
         self,
-        run: DrawnRun,
+        run: DrawnRun,  # its curves are added to it
     ):
         "Draw another run."
         if not self.figure: return
@@ -437,7 +441,7 @@ class Plots:
 
     def show_instead(
         self,
-        widget: W.Widget,
+        widget: W.Widget,  # the film
     ):
         "Put something else into the area."
         self.view, self.area.children = "", (widget,)

@@ -75,9 +75,9 @@ def escaped(
 def message(
     text: str,      # plain text; empty: nothing to say
     kind: str = "", # error, quiet
-    more: str = "", # plain text to be unfolded, as a traceback is
+    more: str = "", # plain text to be unfolded: a traceback
 ) -> str:           # HTML
-    "A line that tells a person something."
+    "A line that says something to a person."
     more = f"<details><summary>traceback</summary><pre>{escaped(more)}</pre></details>" if more else ""
     return f"<div class='message {kind}'>{escaped(text)}{more}</div>"
 
@@ -135,8 +135,12 @@ class Figure(Reconnecting, go.FigureWidget):
     @T.observe("_js2py_traceDeltas")
     def _handler_js2py_traceDeltas(self, change): self._trace_edit_in_process = False
 
-    def get_state(self, key=None, drop_defaults=False):
-        "What a page is told of the widget; Plotly's own answer is what the figure was when it was made."
+    def get_state(
+        self,
+        key=None,             # name or names of what is wanted; None: everything
+        drop_defaults=False,  # leave out what is at its default
+    ):
+        "The state that a page receives; Plotly's own is that of the figure when it was made."
         state = super().get_state(key, drop_defaults)
         if getattr(self, "_data", None) is not None:
             now = dict(_widget_layout=self._layout_obj._props, _widget_data=self._data)
@@ -208,7 +212,7 @@ class PageStyle(Reconnecting, anywidget.AnyWidget):
 
 # %% ../../nbs/live/00_widgets.ipynb #dec72977
 class Displayable:
-    "What a cell shows when it ends in it: one box, in the common look."
+    "One box in the common look, which a cell shows when it ends in it."
     def stack(
         self,
         style: PageStyle,  # of its figures
@@ -326,7 +330,7 @@ def valid_words(
     part,        # a dataclass that checks its fields when it is made
     name: str,   # of one of its fields, whose value is text
 ) -> tuple:      # empty where any text may do
-    "The words that a parameter may be."
+    "The valid words of a parameter."
     try: replace(part, **{name: "?"})
     except Exception as e: return tuple(getattr(e, "valid", ()))  # a class from elsewhere may raise anything
     return ()
@@ -351,8 +355,8 @@ def _named(width):
     return dict(style=dict(description_width=f"{width}px"), layout=W.Layout(width="auto"))
 
 def threshold_sliders(
-    low: float,   # the present thresholds: low below high
-    high: float,
+    low: float,   # the present lower threshold
+    high: float,  # the present upper one, above it
     tips: dict,   # low, high -> tooltip
 ) -> dict:        # low, high -> slider
     "Sliders of one kind and range for two thresholds."
