@@ -18,12 +18,10 @@ import ipywidgets as W
 import plotly.graph_objects as go
 
 # %% ../../nbs/live/04_browser.ipynb #60567a09
-from ..core.contract import Metric
 from ..core.interfaces import AbsLabError
 from .widgets import Displayable, Download, PageStyle, Table, escaped, message, panels, toolbar
-from ..reports.figures import faint, on_grid, series
+from ..reports.figures import column, faint, on_grid, series
 from ..reports.stats import band, iqm
-from ..runs.registry import built_in, find
 from ..runs.runner import set_events
 from ..runs.settings import settings
 from ..runs.storage import result_of
@@ -68,12 +66,8 @@ def metrics_of(
     small: dict,   # a small run
 ) -> dict:         # column of its curve -> label with unit
     "The numbers that a run's curve holds, apart from those of the x axis."
-    kinds, agent = small.get("kinds", {}), small["params"].get("agent", "")
-    if "agent" in kinds: size, metrics = kinds["agent"]["size"], kinds["agent"]["metrics"]
-    else: size, metrics = (find("agent", agent).size_metric, find("agent", agent).metrics) if built_in("agent", agent) else (None, {})
-    called = {**metrics, "size": size, "signal": kinds.get("meter", {}).get("signal")}
     numbers = [name for name, ys in small["curve"].items() if name not in (*X.values(), "thresholds") and any(isinstance(y, (int, float)) for y in ys)]
-    return {name: str(Metric(*called[name])) if called.get(name) else GENERAL.get(name, name) for name in numbers}
+    return {name: str(column(small, name)) for name in numbers}
 
 def metrics(
     smalls: list,  # small runs
