@@ -203,7 +203,7 @@ def lacking(
     for name in missing: alike.setdefault(name.rpartition(", seed ")[0] or name, []).append(name)
     shown = [names[0] if len(names) == 1 else f"{arm}, {len(names)} seeds" for arm, names in alike.items()]
     more = "; and others" if len(shown) > most else ""
-    return [f"{len(missing)} runs are missing and are in no figure or number: {'; '.join(shown[:most])}{more}."] if missing else []
+    return [f"{len(missing)} {'run is' if len(missing) == 1 else 'runs are'} missing and in no figure or number: {'; '.join(shown[:most])}{more}."] if missing else []
 
 def undecided(
     runs: list,            # finished runs of a study
