@@ -15,6 +15,7 @@ import re
 import sys
 import tempfile
 from dataclasses import asdict, field, make_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -38,7 +39,7 @@ def _flags(config):
     from abs_lab.runs.config import OWN, RunConfig, describe
     comments = describe(RunConfig)
     own = [(n, Annotated[int, tyro.conf.arg(help=comments[n])], field(default=getattr(config, n))) for n in OWN]
-    parts = [(n, type(getattr(config, n)), field(default_factory=lambda part=getattr(config, n): part)) for n in PARTS]
+    parts = [(n, type(getattr(config, n)), field(default_factory=partial(getattr, config, n))) for n in PARTS]
     return make_dataclass("Flags", own + parts)
 
 def train_config(
@@ -94,7 +95,7 @@ def _dashboard(argv):
     parser.add_argument("--no-browser", action="store_true", help="do not open the page, only say where it is")
     args = parser.parse_args(argv)
     choose("theme", args.theme, ["light", "dark"])
-    if not importlib.util.find_spec("voila"): raise AbsLabError("the dashboard's page needs Voilà: pip install 'abs_lab[dashboard]'; in JupyterLab, abs_lab.dashboard.dashboard() shows it without")
+    if not importlib.util.find_spec("voila"): raise AbsLabError("the dashboard's page needs Voilà: pip install 'abs_lab[dashboard]'; in JupyterLab, abs_lab.dashboard() shows it without")
     with tempfile.TemporaryDirectory() as folder:
         code = dict(cell_type="code", execution_count=None, id="page", metadata={}, outputs=[], source=_PAGE)
         kernel = dict(kernelspec=dict(name="python3", display_name="python3", language="python"))
@@ -185,7 +186,8 @@ def _status(argv):
     parser = argparse.ArgumentParser("abs-lab status", description="How far the runs are, of one study or of all, on whichever machine they are trained.")
     parser.add_argument("study", nargs="?", help="a folder below the runs folder or the reports (default: all of them)")
     parser.add_argument("--json", action="store_true", help="everything that is known, as JSON")
-    args, root, reports = parser.parse_args(argv), *(Path(settings()[key]) for key in ("runs_dir", "reports_dir"))
+    args = parser.parse_args(argv)
+    root, reports = (Path(settings()[key]) for key in ("runs_dir", "reports_dir"))
     names = sorted({p.name for p in root.glob("*/")} | {p.parent.name for p in reports.glob("*/data")})
     if args.study: names = [choose(f"study in {root} or {reports}", args.study, names)]
     found = [_survey_of(root / name) for name in names]

@@ -73,9 +73,9 @@ def assert_same_run(
     a, b = recorded_rows(one), recorded_rows(other)
     assert len(a) == len(b), f"{len(a)} recorded updates, and {len(b)}"
     for x, y in zip(a, b): assert x == y, f"update {x['update']} differs in {[k for k in x if x[k] != y.get(k)]}"
-    a, b = state_of(one), state_of(other)
-    assert a.keys() == b.keys(), f"the checkpoints hold different things: {sorted(map(str, a.keys() ^ b.keys()))[:5]}"
-    assert not (differ := [k for k in a if a[k] != b[k]]), f"the checkpoints differ in {differ[:5]}"
+    mine, theirs = state_of(one), state_of(other)
+    assert mine.keys() == theirs.keys(), f"the checkpoints hold different things: {sorted(map(str, mine.keys() ^ theirs.keys()))[:5]}"
+    assert not (differ := [k for k in mine if mine[k] != theirs[k]]), f"the checkpoints differ in {differ[:5]}"
     actions = [{f.name: f.read_bytes() for f in Path(d).glob("actions-*")} for d in (one, other)]
     assert actions[0] == actions[1] and actions[0], "the actions differ"
     assert outcome_of(one) == outcome_of(other), "the results differ"
@@ -87,7 +87,7 @@ def _trained(config, dir) -> Path:
     run(config, dir)
     return dir
 
-def described(config: RunConfig, dir: Path):
+def described(config: RunConfig, dir: Path):  # a run's parameters; an empty folder
     "Its parameters have comments, and its run's folder says what its parties say about themselves."
     for part in (config.agent, config.meter, config.controller):
         bare = [name for name, comment in describe(type(part)).items() if not comment]
@@ -99,7 +99,7 @@ def described(config: RunConfig, dir: Path):
     logged = {k for row in read_jsonl(dir / "steps.jsonl") for k in row} - {"update", "step", "gradient_steps", "size", "rollout", "minibatch", "epochs", "signal", "mean", "episodes", "seconds"}
     assert not (unknown := logged - {*found["kinds"]["agent"]["metrics"]}), f"{config.kind.__name__}.metrics says nothing of {', '.join(sorted(unknown))}, which it reports"
 
-def trained(config: RunConfig, dir: Path):
+def trained(config: RunConfig, dir: Path):  # a run's parameters; an empty folder
     "It trains to the end, is measured, and can be loaded to act."
     dir = _trained(config, dir)
     result, rows = json.loads((dir / "result.json").read_text()), recorded_rows(dir)
@@ -109,7 +109,7 @@ def trained(config: RunConfig, dir: Path):
     agent = load_agent(dir)
     assert agent.progress.gradient_steps == result["gradient_steps"]
 
-def unobserved(config: RunConfig, dir: Path):
+def unobserved(config: RunConfig, dir: Path):  # a run's parameters; an empty folder
     "Measuring changes no bit of training: measured often or never, a run of one size is the same."
     fixed = configure(**{k: v for k, v in config.flat().items() if k in describe(type(config.env)) or k in describe(type(config.agent)) or k in ("agent", "preset", "seed", "total_steps")},
                       controller="fixed", size=config.controller.smallest, eval_envs=1)
@@ -131,11 +131,11 @@ def _start(config, dir, **settings):
     return subprocess.Popen([sys.executable, "-m", "abs_lab.runs", str(path), str(dir)], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 def _finish(process):
-    "Wait for a training; raises `AssertionError` with what it said when it failed."
+    "Wait for a training; raises `AssertionError` with its error output when it failed."
     _, said = process.communicate(timeout=600)
     assert process.returncode == 0, f"python -m abs_lab.runs ended with {process.returncode}: {said[-2000:]}"
 
-def killed(config: RunConfig, dir: Path):
+def killed(config: RunConfig, dir: Path):  # a run's parameters; an empty folder
     "Killed in another process and trained on, it comes out bit for bit as if it had not been."
     whole, broken = Path(dir) / "whole", Path(dir) / "broken"
     _finish(_start(config, whole))
@@ -148,7 +148,7 @@ def killed(config: RunConfig, dir: Path):
     assert any(e["event"] == "resume" for e in read_jsonl(broken / "events.jsonl"))
     assert_same_run(whole, broken)
 
-def forked(config: RunConfig, dir: Path):
+def forked(config: RunConfig, dir: Path):  # a run's parameters; an empty folder
     "Forked half way with one parameter changed, it is the same before and goes on after."
     dir, names = Path(dir), settable(config.controller)
     session = Session(config, dir / "half")
@@ -162,7 +162,7 @@ def forked(config: RunConfig, dir: Path):
     assert [r for r in a if r["update"] <= at] == [r for r in b if r["update"] <= at] and b[-1]["step"] >= config.total_steps
 
 # %% ../nbs/testing.ipynb #142d1c74
-def steered(config: RunConfig, dir: Path):
+def steered(config: RunConfig, dir: Path):  # a run's parameters; an empty folder
     "In a session it pauses, takes a change, is drawn, and stops with a checkpoint."
     session = Session(config, Path(dir) / "session")
     session.step(3)
@@ -174,19 +174,19 @@ def steered(config: RunConfig, dir: Path):
     session.step(2); session.wait(300)
     if board:
         board.tick()
-        assert str(board.plots.front.trace.row["step"]), "the board shows no update"
+        assert board.plots.runs[0].trace.row, "the board shows no update"
     other = session.fork()
     session.stop(); session.wait(300)
     assert session.state == "stopped" and other.present.total_steps == config.total_steps + 1
     if board: board.close()
 
 # %% ../nbs/testing.ipynb #8de6e94d
-def reported(config: RunConfig, dir: Path):
+def reported(config: RunConfig, dir: Path):  # a run's parameters; an empty folder
     "In a study it is trained by papermill and reported, and its small files are merged into another folder."
     given = {k: v for k, v in config.flat().items() if k not in ("seed", "preset")} | dict(preset=config.names[1])
     study = Study("conformance", "Does it pass through a study?", arms={"as it is": {}, "longer": dict(total_steps=config.total_steps + 1)}, common=given, seeds=1)
     done = reproduce(study, allow_mixed_commits=True)
-    assert not done.failures and not done.missing, [f.message for f in done.failures]
+    assert done.report and not done.failures and not done.missing, [f.message for f in done.failures]
     page = done.report.read_text()
     assert "as it is" in page and "longer" in page
     taken, _, refused = merge(done.report.parent / "data", Path(dir) / "elsewhere", "quick")

@@ -16,10 +16,8 @@ import multiprocessing
 import os
 import sys
 import time
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
 import gymnasium as gym
 import numpy as np

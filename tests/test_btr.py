@@ -26,7 +26,8 @@ SMALL = dict(learning_starts=400, replay_size=4_000, replay_ratio=1 / 8, base_ba
 OFF = dict(network="plain", spectral=False, noisy=False, dueling=False, iqn=False, munchausen=False, n_steps=1, alpha=0.0, beta=0.0)
 
 
-def trained(total=1_200, controller=None, meter=None, seed=0, env=EnvConfig("CartPole-v1", num_envs=16), **changes):
+def trained(total=1_200, controller=None, meter=None, seed=0, env=None, **changes):
+    env = env or EnvConfig("CartPole-v1", num_envs=16)
     progress, envs = Progress(total), VecEnvs(env, seed)
     agent = BTR(BTRConfig(**SMALL | changes), envs.obs_space, envs.action_space, env.num_envs, progress, seed)
     steps = list(train(agent, envs, meter or Divergence(interval=10**9), controller or Fixed(64), progress))
@@ -155,7 +156,7 @@ def test_the_published_network_is_what_its_layers_make_when_written_out():
     cosines = torch.stack([torch.cos(math.pi * i * taus) for i in range(64)], -1)
     x = x[:, None] * (cosines @ w["embedding.linear.weight"].T + w["embedding.linear.bias"]).relu()
     for noise in (False, True):
-        def stream(name):
+        def stream(name, noise=noise):
             h = x
             for part, act in (("hidden", torch.relu), ("out", lambda y: y)):
                 layer = getattr(getattr(net, name), part)
@@ -326,7 +327,7 @@ def test_the_target_network_is_copied_when_it_is_time():
     agent, _ = trained(total=408, target_period=3)   # its first gradient step copies
     flat = lambda net: torch.cat([p.detach().flatten() for p in net.parameters()])
     copied = []
-    for step in range(1, 8):
+    for _ in range(7):
         before = flat(agent.net)
         agent.progress.step += 16
         at = agent.progress.gradient_steps

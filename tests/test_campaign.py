@@ -27,14 +27,14 @@ def elsewhere(monkeypatch, tmp_path):
     "A folder without settings.ini, the CPU, one thread: children inherit it."
     for key, value in environment(checkpoint_seconds=1000).items(): monkeypatch.setenv(key, value)
     monkeypatch.chdir(tmp_path)
-    campaign.provenance.cache_clear()
 
 
 @pytest.fixture
 def study(monkeypatch):
     "Put a study of two tasks among the known ones; it wants one of them first."
-    def put(arms={"a": {}}, seeds=1, tasks={"CartPole-v1": {}, "Acrobot-v1": {}}, **common):
-        s = Study("tiny", "?", "", "", arms, tasks, dict(env_id="Acrobot-v1") | TINY | common, seeds=seeds, first=(dict(env_id=["Acrobot-v1"], seed=[0, 1]),))
+    def put(arms=None, seeds=1, tasks=None, **common):
+        if tasks is None: tasks = {"CartPole-v1": {}, "Acrobot-v1": {}}
+        s = Study("tiny", "?", "", "", arms or {"a": {}}, tasks, dict(env_id="Acrobot-v1") | TINY | common, seeds=seeds, first=(dict(env_id=["Acrobot-v1"], seed=[0, 1]),))
         monkeypatch.setitem(STUDIES, "tiny", s)
     return put
 
@@ -83,7 +83,7 @@ def test_runs_are_trained_in_the_studys_order_and_finished_ones_are_skipped(stud
     assert code == 0 and "2 finished, 0 unfinished, 0 failed, 0 not started" in out
     assert [id for id, _ in started] == all_ids and {threads for _, threads in started} == {1}
     small = {id: read_result(tmp_path/"out"/f"{id}.json") for id in all_ids}
-    for id, s in small.items():
+    for s in small.values():
         assert (s["study"], s["params"]["arm"], s["result"]["status"]) == ("tiny", "a", "finished") and 1 <= s["jobs"] <= 2
         assert {"commit", "versions", "hardware"} <= s["result"].keys() and len(s["curve"]["step"]) <= 200
     assert not list((tmp_path/"out"/"runs").iterdir())

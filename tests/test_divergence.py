@@ -241,7 +241,7 @@ changes = st.builds(dict, interval=st.integers(1, 9), lag=st.integers(1, 9))
 
 @given(st.lists(st.tuples(st.integers(1, 8), changes), min_size=1, max_size=8))
 def test_after_any_changes_what_is_compared_is_lag_updates_apart(plan):
-    agent, meter, u, measured = Counter(), Divergence(interval=5, lag=3), 0, 0
+    agent, meter, u = Counter(), Divergence(interval=5, lag=3), 0
     for updates, change in plan:
         signals = measure(meter, agent, updates, u + 1)
         for at, signal in enumerate(signals, u + 1):

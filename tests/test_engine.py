@@ -257,7 +257,7 @@ def test_patience(played, tmp_path, monkeypatch):
     monkeypatch.setattr(Played, "stop", lambda self, worker: ended.append(Clock.now))
     for step, seconds in ((None, 300), (100, 50 + 30), (5_000, 50 + 300)):   # no update; one of the middle at 50 s; the last at 50 s
         for old in (log, dir/"events.jsonl"): old.unlink(missing_ok=True)
-        def each():
+        def each(step=step):
             if Clock.now == 50 and step: log.write_text(json.dumps(dict(step=step)) + "\n")
             if Clock.now == 40 and step: (dir/"events.jsonl").write_text(json.dumps(dict(event="start", step=0)) + "\n")
         monkeypatch.setattr(Clock, "each", staticmethod(each))
@@ -599,7 +599,7 @@ def test_a_sign_of_life_is_renewed(machines, tmp_path, monkeypatch):
     lease.close()
 
 
-def test_who_may_only_look_is_told_all_the_same(machines, tmp_path, monkeypatch):
+def test_a_reader_without_write_rights_sees_the_lease(machines, tmp_path, monkeypatch):
     machines("one")
     lease = Lease(tmp_path/"lock")
     machines("two")
@@ -775,12 +775,12 @@ def test_a_ray_cluster_that_loses_a_node(tmp_path, monkeypatch):
         monkeypatch.setenv("ABS_LAB_CLUSTER", cluster.address)
         monkeypatch.setenv("ABS_LAB_CPUS_PER_RUN", "1")
         monkeypatch.setenv("ABS_LAB_GPUS_PER_RUN", "0.5")
-        failures, lost = [], []
+        failures = []
         thread = threading.Thread(target=lambda: failures.extend(engine.run_queue(NOTEBOOK, five, dir, quiet=True, engine="ray")))
         thread.start()
         def there(pid): return node.node_id in {n["NodeID"] for n in ray.nodes() if n["Alive"]}
         until = time.monotonic() + 240
-        while len(begun := [p for p in five if (folder(dir, p)/"checkpoint.safetensors").exists() and not result_of(folder(dir, p))]) < 2:
+        while sum((folder(dir, p)/"checkpoint.safetensors").exists() and not result_of(folder(dir, p)) for p in five) < 2:
             assert time.monotonic() < until and thread.is_alive()
             time.sleep(0.1)
         cluster.remove_node(node, allow_graceful=False)

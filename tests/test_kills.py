@@ -5,7 +5,7 @@ import pytest
 
 from abs_lab.runs.table import Runs
 from abs_lab.runs.checkpoints import load_tree
-from support import LANDER, MOVING, assert_same_run, done, events, finish, rows, settings, start, wait_for, write
+from support import LANDER, MOVING, assert_same_run, done, events, finish, rows, start, wait_for, write
 
 CONFIGS = {
     "LunarLander": LANDER,
@@ -44,7 +44,7 @@ def kill_again_and_again(config, path, dir, kills, reference, rng):
     for n in range(kills):
         before = changed()
         late = n == kills - 1 or n >= 10 and n % 10 == 9  # the last, and some on the way, only once training is over
-        def moment(process):
+        def moment(process, n=n, before=before, late=late):
             assert wait_for(lambda: changed() != before, process)  # the folder is its own now: building and replaying begin
             wait = time.monotonic() + rng.uniform(0, 1.5 * training / kills)
             if n == 1 or late: wait_for((dir/"checkpoint.safetensors").exists, process)  # at least one life reaches a checkpoint

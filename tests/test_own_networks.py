@@ -13,7 +13,7 @@ from abs_lab.core.interfaces import AbsLabError, Progress
 from abs_lab.runs.config import configure
 from abs_lab.runs.runner import Run, load_agent, look_at, read_config, run
 from abs_lab.runs.storage import read_jsonl
-from support import assert_same_run, settings
+from support import assert_same_run, settings  # noqa: F401 (a fixture that every test here uses)
 
 SHORT = dict(pqn=dict(agent="pqn", env_id="CartPole-v1", num_envs=8, total_steps=4_096, eval_envs=2, interval=1, warmup=2, diagnose_every=2),
              btr=dict(agent="btr", env_id="CartPole-v1", total_steps=1_200, learning_starts=600, replay_size=4_000, size_max=128, eval_envs=2, interval=8, diagnose_every=20, record_every=1))
@@ -24,7 +24,7 @@ def test_a_network_of_ones_own_is_trained_killed_resumed_and_loaded(agent, netwo
     config = configure(**SHORT[agent], network=network)
     whole = run(config, tmp_path/"whole")
     r = Run(config, tmp_path/"killed")
-    for s, _ in zip(r.steps(), range(4 if agent == "pqn" else 50)): pass
+    for _ in zip(r.steps(), range(4 if agent == "pqn" else 50)): pass
     r.checkpoint(); r.close()
     run(config, tmp_path/"killed")
     assert_same_run(tmp_path/"whole", tmp_path/"killed")

@@ -10,7 +10,7 @@ import torch
 from abs_lab.runs.config import configure
 from abs_lab.core.controllers import ABS, Fixed
 from abs_lab.core.divergence import Divergence, policy_distance
-from abs_lab.core.envs import EnvConfig, Rollout, VecEnvs
+from abs_lab.core.envs import EnvConfig, VecEnvs
 from abs_lab.agents.normalizers import ObsNormalizer, RewardNormalizer
 from abs_lab.core.interfaces import AbsLabError, BatchPlan, Measurement, Progress
 from abs_lab.agents.actor_critic import entropy, log_prob, ppo_loss
@@ -202,7 +202,7 @@ def test_every_observation_counts_once():
 def test_evaluating_and_measuring_count_nothing():
     def trained(look):
         envs, agent, stream = made("Pendulum-v1", 4, 1024)
-        for s in stream:
+        for _ in stream:
             if look:
                 before = copy.deepcopy(agent.state_dict())
                 evaluate(agent, EnvConfig("Pendulum-v1"), num_envs=2)

@@ -51,7 +51,7 @@ def test_docstrings_do_not_count_and_numbers_do(library):
 
 
 def test_the_closure_follows_every_form_of_import(tmp_path):
-    (pkg := tmp_path/"mine"/"inner").mkdir(parents=True)
+    (tmp_path/"mine"/"inner").mkdir(parents=True)
     for name, text in {"mine/__init__": "", "mine/inner/__init__": "from .a import one", "mine/inner/a": "from ..b import two", "mine/b": "def f():\n    from . import c",
                        "mine/c": "import beside.d, torch", "beside/__init__": "", "beside/d": "from mine import inner", "mine/unused": ""}.items():
         (tmp_path/f"{name}.py").parent.mkdir(exist_ok=True)

@@ -197,7 +197,7 @@ class Random:
     EnvConfig("Breakout-v5", num_envs=4, episodic_life=True, segment_steps=900), EnvConfig("LunarLander-v3", num_envs=4, segment_steps=900),
     EnvConfig("CartPole-v1", num_envs=4), EnvConfig("CartPole-v1", num_envs=4, backend="gymnasium")], ids=lambda c: f"{c.env_id}{c.episodic_life}{c.segment_steps}{c.backend}")
 def test_what_is_drawn_is_what_the_simulator_showed(config):
-    envs, clock, shown, next_obs = VecEnvs(config, 0), Progress(10**9), [], []
+    envs, clock = VecEnvs(config, 0), Progress(10**9)
     replay, agent, rollouts = Replay(4 * 1000, 4, envs.obs_space, gamma=0.9, alpha=0.0), Random(envs.action_space.n), []
     for _ in range(60):
         rollouts.append(envs.collect(agent, 7, clock))

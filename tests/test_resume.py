@@ -11,7 +11,7 @@ from abs_lab.runs.forks import fork
 from abs_lab.runs.runner import Run, run
 from abs_lab.runs.checkpoints import load_tree
 from abs_lab.core.train import evaluate
-from support import LANDER, MOVING, assert_same_run, events, finish, result, rows, settings, start, state, wait_for, write
+from support import LANDER, MOVING, assert_same_run, events, finish, result, rows, start, state, wait_for, write
 
 
 # -- asked to stop -----------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def test_what_was_set_is_made_again_in_batch(tmp_path, changes):
             session.step(update - (session.run.progress.update if session.run else 0))
             session.wait(60)
         session.set(**these)
-        if session.alive: session.save()  # a request is heard in turn: the change above is in force
+        if session.alive: session.save()  # requests are carried out in turn: the change above is in force
     finished(session)
     assert [[u, c] for u, c in changes] == set_events(tmp_path/"a")
     assert session.result["interventions"] == len(changes)

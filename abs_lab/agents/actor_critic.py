@@ -28,12 +28,14 @@ class ActorCritic(nn.Module):
         self.actor, self.critic = net(outputs, 0.01), net(1, 1.0)
         self.log_std = nn.Parameter(torch.zeros(outputs)) if gaussian else None
 
-    def forward(self, x):
+    def forward(self, x):  # [N, inputs]
         "What the policy is made of: (mean [N, D], log_std [D]) or logits [N, A]."
         out = self.actor(x)
         return out if self.log_std is None else (out, self.log_std)
 
-    def value(self, x): return self.critic(x).squeeze(-1)
+    def value(self, x):  # [N, inputs]
+        "The value of each observation, [N]."
+        return self.critic(x).squeeze(-1)
 
 # %% ../../nbs/agents/02_actor_critic.ipynb #2023fa3f
 def log_softmax(

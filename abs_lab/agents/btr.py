@@ -177,19 +177,21 @@ class BTR(Agent):
 
     @classmethod
     def check(cls, config):
-        "Reset rows cannot be learned from: replay does not hold them. And a torso of one's own is looked for before the run begins."
+        "Raise `AbsLabError` for a run that would learn from reset rows, which replay does not hold, and for a torso of one's own that cannot be imported."
         if not config.env.mask_resets: raise AbsLabError("agent btr keeps reset rows out of its replay: mask_resets must be True")
         if ":" in config.agent.network: builder(config.agent.network)
 
     @classmethod
     def remarks(cls, config):
-        "Exploration that ends before anything is learned."
+        "Warns of exploration that ends before learning starts."
         c, fallen = config.agent, config.agent.epsilon_fraction * config.total_steps
         if not c.learning_starts or fallen > c.learning_starts: return []
         return [f"exploration at random has fallen to its end at step {fallen:.0f}, before learning starts at {c.learning_starts}: give a larger epsilon_fraction, or fewer learning_starts"]
 
     @classmethod
-    def first_learns(cls, config): return config.learning_starts
+    def first_learns(cls, config):
+        "The steps before the first gradient step."
+        return config.learning_starts
 
     @classmethod
     def memory(cls, config):
@@ -198,7 +200,7 @@ class BTR(Agent):
 
     @classmethod
     def for_acting(cls, config, num_envs):
-        "The smallest replay: its rows are left where they are."
+        "The same settings with the smallest replay."
         return replace(config, replay_size=num_envs * (config.n_steps + 5))
 
     def __init__(
@@ -231,19 +233,31 @@ class BTR(Agent):
         self.paid = 0.0  # what past gradient steps have cost: see `plan_update`
         self.diagnosed = 0  # the update after which plasticity was last measured
 
-    def plan(self, size): return plan_update(self.config, size, self.num_envs, self.progress, self.paid)
+    def plan(self, size):   # replay batch
+        "What the next update looks like, given what past gradient steps have cost."
+        return plan_update(self.config, size, self.num_envs, self.progress, self.paid)
 
     @torch.no_grad()
-    def policy(self, obs): return self.net(obs)
+    def policy(self, obs):  # [N, *]
+        "Action values [N, A], without noise and at the midpoints."
+        return self.net(obs)
 
-    def greedy(self, obs): return self.policy(obs).argmax(-1)
+    def greedy(self, obs):  # [N, *]
+        "The action of the highest value, [N]."
+        return self.policy(obs).argmax(-1)
 
-    def frozen(self): return copy.deepcopy(self.net).requires_grad_(False)
+    def frozen(self):       # a module that maps obs to action values
+        "A copy of the present policy."
+        return copy.deepcopy(self.net).requires_grad_(False)
 
-    def states(self, count, generator): return self.replay.states(count, generator)
+    def states(self, count, generator):  # as `Replay.states` takes them
+        "States drawn uniformly from replay, for a meter."
+        return self.replay.states(count, generator)
 
     @property
-    def overlap(self): return self.config.overlap
+    def overlap(self) -> bool:
+        "Whether the environments take their next step while the agent learns."
+        return self.config.overlap
 
     @property
     def epsilon(self) -> float:  # 0 to 1
@@ -253,14 +267,14 @@ class BTR(Agent):
     def _rand(self, *shape): return torch.rand(shape, generator=self.generator, device=self.device)
 
     @torch.no_grad()
-    def act(self, obs):
+    def act(self, obs):  # [N, *]
         "The best action by noisy advantages, or now and then a random one."
         self.net.draw(self.generator)
         best = self.net.quantiles(obs, self._rand(len(obs), self.config.taus), noise=True, advantages=True).mean(1).argmax(-1)
         random = torch.randint(self.n_actions, (len(obs),), generator=self.generator, device=self.device)
         return torch.where(self._rand(len(obs)) < self.epsilon, random, best), {}
 
-    def update(self, rollout, plan):
+    def update(self, rollout, plan):  # what `collect` and `plan` returned
         "Store the rollout, then take `plan.gradient_steps` gradient steps."
         c, p = self.config, self.progress
         self.replay.gamma, self.optimizer.param_groups[0]["lr"] = c.gamma, c.lr  # they may have been set since
@@ -316,8 +330,8 @@ class BTR(Agent):
         return dict(net=self.net.state_dict(), target=self.target.state_dict(), optimizer=self.optimizer.state_dict(), paid=self.paid, diagnosed=self.diagnosed,
                     generator=self.generator.get_state(), sampler=self.sampler.get_state(), replay=self.replay.state_dict())
 
-    def load_state_dict(self, state):
-        "Restore what `state_dict` returned, with or without `replay`, whose rows are put back with `replay.restore`."
+    def load_state_dict(self, state):  # what `state_dict` returned, with or without `replay`
+        "Continue from a saved state; `replay.restore` puts the rows back."
         for name in ("net", "target", "optimizer", "replay"):
             if name in state: getattr(self, name).load_state_dict(state[name])
         self.generator.set_state(state["generator"].cpu()); self.sampler.set_state(state["sampler"].cpu())

@@ -20,7 +20,11 @@ from ..core.interfaces import AbsLabError
 
 # %% ../../nbs/agents/07_btr_networks.ipynb #fb9a8e70
 class _Spectral:
-    "A layer whose weight is divided by its largest singular value, as power iteration knows it."
+    "A layer whose weight is divided by its largest singular value, as power iteration estimates it."
+    weight: nn.Parameter  # of the layer
+    u: torch.Tensor       # [out] the estimate's left direction, of length 1
+    v: torch.Tensor       # [in·k·k] and its right one
+
     def begin(self):
         "Start the power iteration from random directions."
         W = self.weight.detach().flatten(1)
@@ -31,7 +35,7 @@ class _Spectral:
     @torch.no_grad()
     def iterate(
         self,
-        steps: int = 1,  # how often
+        steps: int = 1,  # iterations
     ):
         "Power iteration: once for each gradient step."
         W = self.weight.flatten(1)
@@ -206,7 +210,8 @@ class QuantileNetwork(nn.Module):
         if advantages or self.value is None: return a
         return self.value(x, noise) + a - a.mean(-1, keepdim=True)
 
-    def forward(self, obs):
+    def forward(self, obs):  # [N, …]
+        "Action values [N, A]: the mean at the midpoints, without noise."
         levels = midpoints(self.count, obs.device)
         return torch.cat([self.quantiles(part, levels).mean(1) for part in obs.split(PIECE)])
 

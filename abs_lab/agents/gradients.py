@@ -17,12 +17,12 @@ from torch import nn
 def as_array(
     x: torch.Tensor,  # of any shape
 ):                    # on a CPU NumPy's array of the same memory, elsewhere x without its history
-    "A tensor as that which computes small sums fastest."
+    "A tensor in the form that computes small sums fastest."
     x = x.detach() if x.requires_grad else x
     return x.numpy() if x.is_cpu else x
 
 def as_tensor(
-    x,                # what `as_array` returned, or was made of it
+    x,                # what `as_array` returned, or an array computed from it
 ) -> torch.Tensor:    # of the same memory
     "The way back."
     return torch.from_numpy(x) if isinstance(x, np.ndarray) else x

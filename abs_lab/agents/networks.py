@@ -8,6 +8,7 @@ __all__ = ['INITS', 'NORMS', 'NETWORKS', 'PLASTICITY', 'init_layer', 'ImageNorm'
            'check_outputs', 'dormant_fraction', 'feature_rank', 'weight_norm', 'one_tensor']
 
 # %% ../../nbs/agents/00_networks.ipynb #c4d23b1c
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -169,7 +170,7 @@ def is_image(
     "Whether observations are images [C, H, W] of a size that three convolutions can take."
     return len(obs_shape) == 3 and min(obs_shape[1:]) >= 36
 
-NETWORKS = {  # name: (builder, the observation shapes that it takes, the same in words)
+NETWORKS: dict[str, tuple[Callable, Callable, str]] = {  # name: (builder, the observation shapes that it takes, the same in words)
     "pqn": (_pqn, is_image, "images [C, H, W] of at least 36 × 36"),
     "pqn-l": (partial(_residual, blocks=5), is_image, "images [C, H, W] of at least 36 × 36"),
     "pqn-xl": (partial(_residual, blocks=10), is_image, "images [C, H, W] of at least 36 × 36"),
@@ -189,7 +190,7 @@ def check_name(
     name: str,     # of a network
     known: dict,   # short name -> how to build it
 ):
-    "Raise `AbsLabError` for an unknown short name; what `module:Name` names is looked for by `builder`."
+    "Raise `AbsLabError` for an unknown short name; `builder` imports what `module:Name` names."
     if ":" not in str(name): choose("network", name, known)
 
 def builder(
@@ -227,7 +228,7 @@ def check_outputs(
     name: str,         # of the network, for the message
     net,               # what was built
     obs_space,         # of one environment: Box
-    width: int,        # numbers that it shall make of an observation
+    width: int,        # numbers wanted for each observation
 ):
     "Raise `AbsLabError` for a module that does not map observations [N, *] to [N, width]."
     if not isinstance(net, nn.Module): raise AbsLabError(f"network {name} makes {net!r}; a torch module is needed")

@@ -86,6 +86,6 @@ class RewardNormalizer:
         "What has been entered."
         return dict(mean=self.mean, var=self.var, count=self.count, ret=self.ret.copy())
 
-    def load_state_dict(self, state):
-        "Continue from what `state_dict` returned."
+    def load_state_dict(self, state):  # what `state_dict` returned
+        "Continue from a saved state."
         self.mean, self.var, self.count, self.ret = state["mean"], state["var"], state["count"], np.array(state["ret"])

@@ -158,20 +158,26 @@ class PPO(Agent):
         self.earned = RewardNormalizer(num_envs, config.gamma, config.norm_clip) if config.normalize_rewards else None
         self.first, self.changed, self.noise = None, False, iter(())  # the first size, whether it has changed, noise drawn ahead
 
-    def plan(self, size):
+    def plan(self, size):   # rollout length L
+        "What the next update looks like; the author's rule asks whether the size has ever changed."
         return plan_update(self.config, size, self.num_envs, self.progress, self.changed or self.first not in (None, size))
 
     @torch.no_grad()
-    def policy(self, obs): return self.net(self.seen(obs))
+    def policy(self, obs):  # [N, *]
+        "A Gaussian's (mean [N, D], log_std [D]), or logits [N, A]."
+        return self.net(self.seen(obs))
 
-    def greedy(self, obs):
+    def greedy(self, obs):  # [N, *]
+        "The mean action within the bounds, [N, D], or the likeliest, [N]."
         out = self.policy(obs)
         return torch.clamp(out[0], *map(torch.as_tensor, (self.low, self.high))) if self.gaussian else out.argmax(-1)
 
-    def frozen(self): return copy.deepcopy(nn.Sequential(self.seen, self.net)).requires_grad_(False)
+    def frozen(self):       # a module that maps obs to policy outputs
+        "A copy of the present policy, its normaliser included."
+        return copy.deepcopy(nn.Sequential(self.seen, self.net)).requires_grad_(False)
 
-    def act(self, obs):
-        "Actions drawn from the policy, and what an update needs: what the networks saw, and what was drawn."
+    def act(self, obs):     # [N, *], counted by the normaliser
+        "Actions drawn from the policy, and what an update needs: the networks' inputs, and the actions before clipping."
         x = self.seen.see(obs) if self.config.normalize_obs else self.seen(obs)
         out, noise = self.by_hand.policy(as_array(x)), self._noise()
         xp = array_namespace(noise)
@@ -186,7 +192,7 @@ class PPO(Agent):
         self.noise = iter(as_array(rows.normal_(generator=self.generator) if self.gaussian else rows.exponential_(generator=self.generator)))
         return next(self.noise)
 
-    def update(self, rollout, plan):
+    def update(self, rollout, plan):  # what `collect` and `plan` returned
         "Advantages once, then passes of gradient steps in shuffled minibatches."
         c, p = self.config, self.progress
         self.noise = iter(())  # what was drawn ahead is forgotten, so that it need not be saved
@@ -232,8 +238,8 @@ class PPO(Agent):
         return dict(loss=loss, policy_loss=policy, value_loss=fit, entropy=spread, approx_kl=((new - old).expm1() - (new - old)).mean(),
                     clip_fraction=((new - old).expm1().abs() > c.clip).float().mean(), explained_variance=1 - advantages.var() / returns.var().clamp(min=1e-8))
 
-    def gradient(self, rollout):
-        "A function from rows [B] of the flattened rollout to the flat gradient [P] of their loss; the weights are those of when it is called."
+    def gradient(self, rollout):  # what `collect` returned
+        "A function from rows [B] of the flattened rollout to the flat gradient [P] of their loss; its weights are those at the call."
         rows, place = self._rows(rollout, copy.deepcopy(self.earned)), rollout.mask.flatten().cumsum(0) - 1
         def of(chosen):
             x, drawn, *old = (part[place[chosen[rollout.mask.flatten()[chosen]]]] for part in rows)
@@ -249,8 +255,8 @@ class PPO(Agent):
         parts = {name: part.state_dict() for name, part in self._parts().items()}
         return parts | dict(generator=self.generator.get_state(), first=self.first, changed=self.changed)
 
-    def load_state_dict(self, state):
-        "Restore what `state_dict` returned."
+    def load_state_dict(self, state):  # what `state_dict` returned
+        "Continue from a saved state."
         for name, part in self._parts().items(): part.load_state_dict(state[name])
         self.generator.set_state(state["generator"].cpu())
         self.first, self.changed, self.noise = state["first"], state["changed"], iter(())

@@ -28,7 +28,7 @@ class SumTree:
     @property
     def total(self) -> float:  # 0 or more
         "The sum of all priorities."
-        return self.nodes[1]
+        return float(self.nodes[1])
 
     def __getitem__(self, index): return self.nodes[self.width + index]
 
@@ -114,7 +114,7 @@ class Ring:
         obs,        # [m, N, *]
         **columns,  # actions, rewards, terminated, truncated, real: [m, N] each
     ):
-        "Store rows behind the newest one."
+        "Store rows after the newest one."
         values, where = columns | dict(frames=obs[:, :, -1] if self.stack > 1 else obs, age=self._ages(obs)), self.places(self.rows, len(obs))
         for k, v in values.items(): self.columns[k][where] = v
         self.last = obs[-1].clone()

@@ -10,7 +10,7 @@ import math
 import random
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Real
 
@@ -80,8 +80,8 @@ class Ramp(Controller):
 @dataclass
 class Replayed(Controller):
     "The sizes of another run, at the same environment steps."
-    starts: list = (0,)  # environment steps, rising from 0, at which each size comes into force
-    sizes: list = (32,)  # as many sizes, 1 or more each
+    starts: Sequence[int] = (0,)  # environment steps, rising from 0, at which each size comes into force
+    sizes: Sequence[int] = (32,)  # as many sizes, 1 or more each
     size_min = property(lambda self: min(self.sizes))
     size_max = property(lambda self: max(self.sizes))
 
@@ -145,6 +145,7 @@ class RandomWalk(Controller):
         self.size_min, self.size_max, self.multiple = _limits(self.size_min, self.size_max, self.multiple)
         if not (_is_number(self.move) and self.move > 0): raise AbsLabError(f"move must be above 0, not {self.move!r}")
         self.place, self.moves, self.key = 0.0, 0, 0  # share of the range, 0 to 1; moves so far; seed
+        self.fit()
 
     def seed(
         self,
@@ -153,18 +154,16 @@ class RandomWalk(Controller):
         "Seed the walk."
         self.key = n
 
-    @property
-    def size(self) -> int: # a multiple of `multiple`, within the limits
-        "The size in force."
-        return _nearest(self.size_min + self.place * (self.size_max - self.size_min), self.multiple)
-
     def observe(self, m):
         if m.signal is None: return
         self.moves += 1
         place = abs(self.place + random.Random(f"{self.key} {self.moves}").gauss(0, self.move)) % 2
         self.place = min(place, 2 - place)
+        self.fit()
 
-    def fit(self): "A share of the range lies within any limits."
+    def fit(self):
+        "Set the size from the place."
+        self.size = _nearest(self.size_min + self.place * (self.size_max - self.size_min), self.multiple)
 
 # %% ../../nbs/core/06_controllers.ipynb #35baaab4
 MAPS: dict[str, Callable] = {
@@ -184,7 +183,7 @@ def unit_map(
 
 # %% ../../nbs/core/06_controllers.ipynb #7249ecbc
 def _finite(signal) -> float:
-    "The signal, if it can be reckoned with."
+    "The signal as a float; raises `AbsLabError` unless it is finite."
     if math.isfinite(signal): return float(signal)
     raise AbsLabError(f"the signal must be finite, not {signal}: has the policy diverged?")
 
@@ -263,9 +262,15 @@ class ABS(ABSRule, Controller):
             near = _nearest(min(max(start, self.size_min), self.size_max), self.multiple)
             raise AbsLabError(f"start must be a multiple of {self.multiple} from size_min={self.size_min} to "
                               f"size_max={self.size_max}, not {start}; the nearest is {near}")
-        self._level, self._count, self._recent, self._mean = self.inside(start), 0, deque(maxlen=self.window), None
+        self._level, self._count, self._recent = start, 0, ()
+        self.fit()
 
-    def fit(self): self._level, self._recent, self._mean = self.inside(self._level), deque(self._recent, maxlen=self.window), None
+    def fit(self):
+        "Bring level and window into line with the parameters."
+        self._recent, self._mean = deque(self._recent, maxlen=self.window), None
+        self._move(self.inside(self._level))
+
+    def _move(self, level): self._level, self.size = level, _nearest(level, self.multiple)
 
     @classmethod
     def complete(cls, values, meter):
@@ -273,11 +278,6 @@ class ABS(ABSRule, Controller):
         if meter.quantity != "gradient noise": return values
         low, high = (1 / (values["num_envs"] * values.get(name, getattr(cls, name))) for name in ("size_max", "size_min"))
         return _on_noise("abs", "fair", dict(low=low, high=high) | values, meter)
-
-    @property
-    def size(self) -> int: # a multiple of `multiple`, within the limits
-        "The size in force."
-        return _nearest(self._level, self.multiple)
 
     @property
     def mean(self) -> float | None: # in the signal's unit
@@ -304,7 +304,7 @@ class ABS(ABSRule, Controller):
     def _take(self, signal: float):
         self._recent.append(_finite(signal))
         self._count, self._mean = self._count + 1, None
-        if self._count >= self.warmup: self._level = self.step(self._level, self.mean)
+        if self._count >= self.warmup and self.mean is not None: self._move(self.step(self._level, self.mean))
 
     def schedule(
         self,

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 # %% ../../nbs/runs/03_config.ipynb #c01f0006
-from ..core.contract import settable
+from ..core.contract import Agent, settable
 from ..core.envs import EnvConfig
 from ..core.interfaces import AbsLabError, Progress, at_least, choose
 from .registry import built_in, find
@@ -50,7 +50,7 @@ class RunConfig:
     origin: str = ""             # the run and step that it was forked from
 
     @property
-    def kind(self) -> type:  # derived from Agent
+    def kind(self) -> type[Agent]:
         "The class of the agent."
         return find("agent", self.names[0])
 
@@ -74,7 +74,7 @@ class RunConfig:
         return run_id(self.env.env_id, self.names[2], self.seed, self.identity())
 
     def about(self) -> dict:  # for each of agent, meter and controller: its parameters with their comments, which of them may be set, labels and units
-        "What the parties say about themselves, for whoever reads the run's folder without them."
+        "What the parties say about themselves, so that the run's folder can be read without their classes."
         parts = {kind: dict(name=name, parameters=describe(type(part)), settable=settable(part) if kind != "agent" else [*self.kind.settable])
                  for kind, name, part in zip(("agent", "meter", "controller"), (self.names[0], self.names[3], self.names[2]), (self.agent, self.meter, self.controller))}
         parts["agent"] |= dict(size=[*self.kind.size_metric], metrics={name: [*metric] for name, metric in self.kind.metrics.items()})
@@ -141,7 +141,7 @@ def configure(
     kind, rule, gauge = find("agent", agent), find("controller", controller), find("meter", meter)
     if preset == "auto": preset = kind.preset_for(flat.get("env_id", EnvConfig.env_id))
     base = kind.presets[choose(f"preset of {agent}", preset, kind.presets)]
-    parts, own = (EnvConfig, kind.Config, gauge, rule), [f for f in fields(RunConfig) if f.name in OWN]
+    parts: tuple[Any, ...] = (EnvConfig, kind.Config, gauge, rule)
     origin = flat.pop("origin", "")
     known = _known(parts)
     for name in flat: choose(f"parameter of {agent} with controller {controller}", name, known)
@@ -149,7 +149,7 @@ def configure(
     values = gauge.complete(rule.complete(values, gauge))
     gauge.check_agent(kind)
     env, settings_, measure, control = (cls(**_take(cls, values)) for cls in parts)
-    chosen = {f.name: _fit(f.name, values[f.name], f.default) for f in own if f.name in values}
+    chosen = {f.name: _fit(f.name, values[f.name], f.default) for f in fields(RunConfig) if f.name in OWN and f.name in values}
     config = RunConfig(env, settings_, measure, control, (agent, preset, controller, meter), origin=origin, **chosen)
     _check(config, kind)
     if "interval" not in values and hasattr(measure, "interval"):
@@ -200,7 +200,7 @@ class Recorded:
 
 @dataclass(frozen=True)
 class RecordedConfig(RunConfig):
-    "The parameters of a run some of whose classes are not looked for."
+    "The parameters of a run, some of whose classes are not imported."
     found: dict = field(default_factory=dict)  # the content of config.json
 
     def identity(self) -> dict:
@@ -228,7 +228,7 @@ def recorded(
     try: flat, kinds = dict(found["config"]), found.get("kinds")
     except (KeyError, TypeError, ValueError) as e: raise AbsLabError(f"these are not a run's parameters: {str(found)[:200]}") from e
     own = ":" in str(flat.get("network"))  # `configure` would import it
-    if not kinds or not own and all(built_in(kind, flat.get(kind)) for kind in kinds): return configure(**flat)
+    if not kinds or not own and all(built_in(kind, flat.get(kind, "")) for kind in kinds): return configure(**flat)
     for about in kinds.values():
         for name in about["parameters"]:
             if not name.isidentifier() or iskeyword(name): raise AbsLabError(f"{name!r} cannot name a parameter of {about['name']}: a Python identifier such as 'size_max' can")

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 # %% ../../nbs/runs/06_logs.ipynb #12936472
@@ -42,8 +42,8 @@ class StepLog:
 
     def open(
         self,
-        length: int = 0,     # bytes that stay
-        waiting: list = (),  # what a checkpoint holds of updates whose row is not due yet
+        length: int = 0,         # bytes that stay
+        waiting: Sequence = (),  # what a checkpoint holds of updates whose row is not due yet
     ):
         "Cut the file back, and go on from there."
         self.file, self.waiting = open(self.path, "ab"), list(waiting)

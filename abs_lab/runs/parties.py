@@ -7,6 +7,7 @@ __all__ = ['RUN_SETTABLE', 'settable_names', 'with_changes', 'device_of', 'Parti
 
 # %% ../../nbs/runs/07_parties.ipynb #5eb485d1
 from dataclasses import fields, replace
+from typing import Any
 
 # %% ../../nbs/runs/07_parties.ipynb #6febde64
 import torch
@@ -60,7 +61,7 @@ class Parties:
         images = len(self.envs.obs_space.shape) > 1
         torch.set_num_threads(threads or (cores() if images else 1))
         self.progress = Progress(c.total_steps)
-        self.agent = c.kind(c.agent, self.envs.obs_space, self.envs.action_space, c.env.num_envs, self.progress, c.seed, device)
+        self.agent: Any = c.kind(c.agent, self.envs.obs_space, self.envs.action_space, c.env.num_envs, self.progress, c.seed, device)
         self.meter, self.controller = replace(c.meter), replace(c.controller)
         self.present, self.history = c, []  # the parameters in force; [update, changes] of each time that they were set
         self.meter.check(self.agent, self.envs.obs[:1])

@@ -139,10 +139,10 @@ def _own_package(env):
 
 # %% ../../nbs/runs/05_provenance.ipynb #0c7a4fe9
 def _cpu():
-    "The processor's name with its family and model, where the system tells: kernels, and so the last bits of sums, are chosen by it."
+    "The processor's name with its family and model, where the system says: the choice of kernels, and so the last bits of sums, depends on it."
     try:
-        told = dict((part.strip() for part in line.split(":", 1)) for line in open("/proc/cpuinfo").read().split("\n\n")[0].split("\n") if ":" in line)
-        return f"{told['model name']}, family {told['cpu family']}, model {told['model']}"
+        said = dict((part.strip() for part in line.split(":", 1)) for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].split("\n") if ":" in line)
+        return f"{said['model name']}, family {said['cpu family']}, model {said['model']}"
     except (OSError, KeyError): return platform.processor() or platform.machine()
 
 @cache
@@ -178,7 +178,7 @@ def _traits(run):
 def differences(
     runs: Iterable,  # dicts with params and result, as small files have them
 ) -> list[str]:      # "numpy: 2.4.6 (9 runs), 2.5.0 (1 run)"; empty where all were trained alike
-    "In what the trainings of some runs differ: an agent's code where golden runs do not say that it trains alike, modules of one's own, packages."
+    "How the trainings of some runs differ: an agent's code where golden runs do not say that it trains alike, modules of one's own, packages."
     found = {}
     for run in runs:
         for name, (key, shown) in _traits(run).items(): found.setdefault(name, {}).setdefault(key, []).append(shown)

@@ -54,7 +54,7 @@ def built_in(
     kind: str,      # agent, controller, meter
     name: str,      # of a run's party
 ) -> bool:          # whether it is this library's own
-    "Whether a name can be resolved without importing anybody else's code."
+    "Whether a name can be resolved without importing code from outside this library."
     return name in BUILT_IN[kind]
 
 # %% ../../nbs/runs/01_registry.ipynb #924615c8

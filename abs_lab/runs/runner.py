@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 # %% ../../nbs/runs/08_runner.ipynb #60c936fb
 import numpy as np
@@ -168,7 +169,7 @@ class Stopped(KeyboardInterrupt):
 def run(
     config: RunConfig,              # what to run
     dir: Path,                      # its folder
-    watch: Callable | None = None,  # (steps iterator, RunConfig) -> iterator, to look on
+    watch: Callable | None = None,  # (steps iterator, RunConfig) -> iterator of the same steps
 ) -> dict:                          # the content of result.json
     "Train to the end, from a checkpoint if there is one; a finished run is returned at once."
     if (found := result_of(dir)) and read_config(dir).identity() == config.identity(): return found
@@ -227,9 +228,9 @@ def load_agent(
     if not path.exists(): raise AbsLabError(f"{dir} has no checkpoint yet: train first")
     tree = load_tree(path)
     for _, changes in tree.get("history", []): config = with_changes(config, **changes)
-    n = config.env.num_envs
+    n, (obs_space, action_space) = config.env.num_envs, spaces_of(config.env)
     tree["agent"].pop("replay", None)  # its rows are left where they are
-    agent = config.kind(config.kind.for_acting(config.agent, n), *spaces_of(config.env), n, Progress(config.total_steps), config.seed, device)
+    agent: Any = config.kind(config.kind.for_acting(config.agent, n), obs_space, action_space, n, Progress(config.total_steps), config.seed, device)
     agent.load_state_dict(tree["agent"])
     agent.progress.load_state_dict(tree["progress"])
     return agent
@@ -257,15 +258,14 @@ def until_asked(
 ) -> Iterator[Step]:        # the same steps
     "A watch that raises `Stopped` after the update in which SIGTERM or Ctrl-C came, or in which the campaign that started the run went."
     asked, campaign = threading.Event(), os.environ.get("ABS_LAB_CAMPAIGN")
-    def hear(number, frame):
+    def ask(number, frame):
         if number == signal.SIGINT and asked.is_set(): raise KeyboardInterrupt  # asked twice
         asked.set()
-    main = threading.current_thread() is threading.main_thread()  # no other thread hears signals
-    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT) if main}
+    main = threading.current_thread() is threading.main_thread()  # Python hands signals to no other thread
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT) if main}
     try:
         for s in steps:
             yield s
             if asked.is_set() or campaign and os.getppid() != int(campaign): raise Stopped
     finally:
         for number, handler in before.items(): signal.signal(number, handler)
-

@@ -10,14 +10,15 @@ import configparser
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 # %% ../../nbs/runs/00_settings.ipynb #8094db2b
 from ..core.interfaces import AbsLabError, at_least, choose
 
 # %% ../../nbs/runs/00_settings.ipynb #6a259a01
-DEFAULTS = dict(
+DEFAULTS: dict[str, Any] = dict(
     runs_dir="runs",          # folder of run directories, relative to settings.ini
-    reports_dir="reports",    # folder of reports, relative to settings.ini
+    reports_dir="reports",    # folder of the committed reports, relative to settings.ini
     device="auto",            # auto (a GPU if there is one), cpu, cuda, cuda:1, …
     threads=0,                # torch threads of a training process; 0: one for vector observations, all cores for images
     jobs=0,                   # training processes at once in a study; 0: one per core

@@ -83,7 +83,7 @@ class Trace:
     def __init__(
         self,
         dir: Path,                        # a run directory, there or still to come
-        config: RunConfig | None = None,  # its parameters, where the folder does not tell yet
+        config: RunConfig | None = None,  # its parameters, as long as the folder does not hold them
         episodes: int = 100,              # episodes that the smoothed return averages
     ):
         self.dir, self.given, self.episodes = Path(dir), config, episodes
@@ -102,7 +102,7 @@ class Trace:
         self.frame_skip = 4 if is_atari(self.config.env.env_id) else None
 
     def read(self) -> bool:  # whether there is anything new
-        "Look at what has been written since the last look."
+        "Read what was written since the last call."
         if not self.known and (self.dir / "config.json").exists(): self._begin()
         rows, events = self.rows.read(), self.events.read()
         if rows is None or events is None or any(e["event"] == "resume" for e in events) and self.row:

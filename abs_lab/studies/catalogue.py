@@ -35,7 +35,8 @@ _QUICK_SANITY = (
 
 # %% ../../nbs/studies/01_catalogue.ipynb #19b00002
 _PQN = "nbs/experiments/pqn.ipynb"
-_ABS, _DECAY = dict(controller="abs", size_min=16, size_max=64), dict(anneal_lr=True)
+_ABS: dict = dict(controller="abs", size_min=16, size_max=64)
+_DECAY: dict = dict(anneal_lr=True)
 _fixed = lambda size, **more: dict(controller="fixed", size=size, **more)
 _epochs = lambda n: dict(epochs_rule="constant", epochs=n)
 _replays = lambda arm: dict(controller="replayed", replays=arm)
@@ -81,7 +82,7 @@ _ON_ATARI = (
 
 # %% ../../nbs/studies/01_catalogue.ipynb #19b00006
 _ramp = lambda shape: dict(controller="ramp", size_min=16, size_max=64, shape=shape)
-_VARIANTS = {"low 0.02": dict(low=0.02), "low 0.1": dict(low=0.1), "high 0.5": dict(high=0.5), "high 0.8": dict(high=0.8),
+_VARIANTS: dict[str, dict] = {"low 0.02": dict(low=0.02), "low 0.1": dict(low=0.1), "high 0.5": dict(high=0.5), "high 0.8": dict(high=0.8),
              "interval 2": dict(interval=2), "interval 6": dict(interval=6), "window 5": dict(window=5), "window 40": dict(window=40),
              "smoothing 0.5": dict(smoothing=0.5), "smoothing 0.8": dict(smoothing=0.8), "L_max 32": dict(size_max=32), "L_max 128": dict(size_max=128),
              "exact rounding": dict(rounding="exact")}
@@ -209,6 +210,6 @@ def find_study(
     if isinstance(name, str) and ":" not in name: choose("study", name, [*STUDIES, *names("study")])
     found = name if isinstance(name, Study) else find("study", name)
     if callable(found): found = found()
-    if not isinstance(found, Study): raise AbsLabError(f"study {name!r} is {found!r}; it must be an abs_lab.studies.study.Study, or a function that returns one")
-    if found.name in STUDIES and found is not STUDIES[found.name]: raise AbsLabError(f"the study {name!r} bears the name of a built-in one, {found.name!r}, whose folders it would share: give it another name")
+    if not isinstance(found, Study): raise AbsLabError(f"study {name!r} is {found!r}; it must be an abs_lab.Study, or a function that returns one")
+    if found.name in STUDIES and found is not STUDIES[found.name]: raise AbsLabError(f"the study {name!r} has the name of a built-in one, {found.name!r}, whose folders it would share: give it another name")
     return found

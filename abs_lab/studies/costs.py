@@ -7,6 +7,7 @@ __all__ = ['START', 'APART', 'Cost', 'costs', 'nearest', 'forecast']
 
 # %% ../../nbs/studies/05_costs.ipynb #4c2b54e6
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
@@ -64,11 +65,11 @@ def nearest(
     return [c for c, n in zip(known, apart) if n == min(apart)]
 
 def forecast(
-    config: RunConfig,   # a run to come
-    known: list[Cost],   # runs that were measured
-    step: int = 0,       # steps that are done
-    of=median,           # of what the nearest took: median, max
-) -> tuple:              # seconds until it is finished and bytes on disk, each None when nothing is known
+    config: RunConfig,      # a run to come
+    known: list[Cost],      # runs that were measured
+    step: int = 0,          # steps that are done
+    of: Callable = median,  # of what the nearest took: median, max
+) -> tuple:                 # seconds until it is finished and bytes on disk, each None when nothing is known
     "What a run will still take, by the nearest runs that were measured."
     alike = nearest(config, known)
     sizes = [c.bytes for c in alike if c.bytes]

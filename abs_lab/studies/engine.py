@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -97,8 +98,12 @@ class Job:
         "Bytes that the agent fills while it trains; 0 for agents without a replay."
         return self.config.kind.memory(self.config)
 
-    def begin(self, engine, notebook):
-        "Start a worker. Says 'done' or 'busy' where there is nothing to start, or what went wrong."
+    def begin(
+        self,
+        engine,               # of `ENGINES`
+        notebook: Path,       # experiment notebook
+    ) -> str | None:          # 'done' or 'busy' where there is nothing to start, or what went wrong; None: a worker was started
+        "Start a worker."
         try:
             self.dir.mkdir(parents=True, exist_ok=True)
             if held(self.dir): return "busy"
@@ -109,9 +114,14 @@ class Job:
             self.worker = engine.start([str(notebook), str(self.dir / "executed.ipynb"), self.point | dict(run_dir=str(self.dir))], self.dir / "worker.log")
         except Busy: return "busy"
         except OSError as e: return f"{type(e).__name__}: {e}"
+        return None
 
-    def look(self, engine, timeout):
-        "How the run ended: 'done', 'busy', or what went wrong; None while it is at work."
+    def look(
+        self,
+        engine,               # which started the worker
+        timeout: float,       # seconds without a new update, after which the run is ended
+    ) -> str | None:          # 'done', 'busy', or what went wrong; None while it is at work
+        "How the run ended."
         try: code = engine.poll(self.worker)
         except OSError as e: return str(e)
         if code is None:
@@ -138,7 +148,10 @@ class Job:
         if code < 0: return f"the process was killed by signal {-code}"
         return last_words(self.dir, f"the process ended without a word, with exit code {code}")
 
-    def fail(self, message):
+    def fail(
+        self,
+        message: str,         # what went wrong
+    ) -> Failure:             # as written to failure.json
         "Write down that the run failed for good."
         failure = Failure(self.point.get("arm", ""), self.config.id, message, str(self.dir / "executed.ipynb"))
         with suppress(OSError): write_json(self.dir / "failure.json", asdict(failure))
@@ -200,7 +213,7 @@ def run_queue(
     engine: str = "",           # local or ray; empty: as the settings say
     timeout: float = 1800.0,    # seconds without a new update, after which a run is ended
     until: float = math.inf,    # deadline, on the clock of `time.monotonic`
-    recorded=(),                # ids of runs that are done elsewhere
+    recorded: Collection[str] = (),  # ids of runs that are done elsewhere
 ) -> list[Failure]:             # runs that failed twice
     "Run a grid, one process a run; finished runs are skipped, failed ones tried once more."
     configs = check_grid(notebook, grid)
@@ -241,7 +254,7 @@ class Work:
         return out
 
     def announce(self):
-        "Write down which runs there are, for whoever asks how far they are."
+        "Write down which runs there are, so that `status` can say how far they are."
         self.runs_dir.mkdir(parents=True, exist_ok=True)
         write_json(self.runs_dir / "study.json", dict(study=self.study.name, trains_here=self.study.trains_here, runs=[[c.id, p.get("arm"), c.total_steps] for p, c in zip(self.grid, self.configs)]))
 

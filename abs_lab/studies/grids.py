@@ -8,6 +8,7 @@ __all__ = ['configs_of', 'mean_schedule', 'schedules', 'scheduled', 'parameters'
 # %% ../../nbs/studies/03_grids.ipynb #f32e556f
 import ast
 import json
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,11 +46,11 @@ def mean_schedule(
 
 # %% ../../nbs/studies/03_grids.ipynb #20c00005
 def schedules(
-    arms,                 # labels of the arms that others replay
-    grid: list[dict],     # parameters of every run, with its arm
-    configs: list,        # their `RunConfig`s, in the same order
-    folders: list[Path],  # folders of small files; the first that holds a run counts
-) -> dict:                # (env_id, arm) -> starts and sizes, for the arms whose runs are all finished
+    arms: Collection[str],  # labels of the arms that others replay
+    grid: list[dict],       # parameters of every run, with its arm
+    configs: list,          # their `RunConfig`s, in the same order
+    folders: list[Path],    # folders of small files; the first that holds a run counts
+) -> dict:                  # (env_id, arm) -> starts and sizes, for the arms whose runs are all finished
     "The mean schedules of a grid's finished arms."
     found = {}
     for point, config in zip(grid, configs):

@@ -10,7 +10,9 @@ __all__ = ['POINTS', 'COUNTED', 'label', 'steps_done', 'last_words', 'compact', 
 import json
 import os
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 # %% ../../nbs/studies/02_results.ipynb #20a00004
 from ..core.interfaces import AbsLabError, choose
@@ -66,7 +68,7 @@ def compact(
     import numpy as np  # here, so that `status` and `merge` need not wait for it
     rows, config = read_jsonl(dir / "steps.jsonl"), json.loads((dir / "config.json").read_text())
     chunks = [rows[a[0]:a[-1] + 1] for a in np.array_split(np.arange(len(rows)), min(POINTS, len(rows)))]
-    curve = {"return": [_mean([e[2] for row in c for e in row["episodes"]], 4) for c in chunks]}
+    curve: dict[str, Any] = {"return": [_mean([e[2] for row in c for e in row["episodes"]], 4) for c in chunks]}
     curve |= {k: [c[-1][k] for c in chunks] for k in ("step", "gradient_steps", "size", "epochs")}
     curve |= {"seconds": [round(c[-1]["seconds"]["total"], 2) for c in chunks]}
     curve |= {k: [_mean(row.get(k) for row in c) for c in chunks] for k in _measured(rows)}
@@ -164,12 +166,12 @@ def folder_of(
     return study if scale == "cpu" else f"{study}-{scale}"
 
 def merge(
-    source: Path,         # folder of small files
-    reports_dir: Path,    # folder of reports
-    study: str | None = None,  # folder below it; what each file says when left out
-    replace: bool = False,  # take another result for a run that is there already
-    known=(),             # folders of studies that are not built in
-) -> tuple:               # ids that were taken, ids that were there already, and {file name: why it was refused}
+    source: Path,               # folder of small files
+    reports_dir: Path,          # folder of reports
+    study: str | None = None,   # folder below it; what each file says when left out
+    replace: bool = False,      # take another result for a run that is there already
+    known: Iterable[str] = (),  # folders of studies that are not built in
+) -> tuple:                     # ids that were taken, ids that were there already, and {file name: why it was refused}
     "Take small files into the data of their study."
     taken, same, refused = [], [], {}
     folders, files = [folder_of(s.name, scale) for s in STUDIES.values() for scale in s.scales] + [*known], sorted(Path(source).glob("*.json"))

@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +32,8 @@ class Failure:
 
 def held(
     dir: Path,   # a run directory
-) -> bool:       # whether a queue or a training process has it
-    "Whether a run is somebody's."
+) -> bool:       # whether a queue or a training process has its lease
+    "Whether a run is being trained, or is claimed by a queue."
     return any(Lease.held(dir / name) for name in ("queue", "lock"))
 
 def starts(
@@ -46,7 +47,8 @@ def rate(
 ) -> float | None:  # environment steps per second since its last start; None before the first update
     "The pace of a run that is being trained."
     step, begun = steps_done(dir), starts(dir)
-    if begun and step > begun[-1]["step"]: return (step - begun[-1]["step"]) / max(time.time() - begun[-1]["time"], 0.1)
+    if not begun or step <= begun[-1]["step"]: return None
+    return (step - begun[-1]["step"]) / max(time.time() - begun[-1]["time"], 0.1)
 
 def _row(dir, arm, total, recorded):
     done, failure = recorded or bool(result_of(dir)), {}
@@ -59,10 +61,10 @@ def _row(dir, arm, total, recorded):
                 eta_seconds=pace and round(max(total - step, 0) / pace), message=failure.get("message"), notebook=failure.get("notebook"))
 
 def survey(
-    dir: Path,          # folder of run directories
-    runs: list[tuple],  # id, arm and number of steps of every run
-    recorded=(),        # ids of runs that are done elsewhere
-) -> dict:              # counts, rate and ETA of the whole, and a row a run; all of it fit for JSON
+    dir: Path,                       # folder of run directories
+    runs: list[tuple],               # id, arm and number of steps of every run
+    recorded: Collection[str] = (),  # ids of runs that are done elsewhere
+) -> dict:                           # counts, rate and ETA of the whole, and a row a run; all of it fit for JSON
     "How far the runs of a folder are."
     rows = [_row(Path(dir) / id, arm, total, id in recorded) for id, arm, total in runs]
     pace = sum(r["steps_per_second"] or 0 for r in rows)
@@ -89,9 +91,9 @@ def duration(
     return float(found[1]) * dict(s=1, m=60, h=3600, d=86400)[found[2]]
 
 def table(
-    found: dict,                          # what `survey` returned
-    states=("running", "failed"),         # the runs that have lines of their own
-) -> list[str]:                           # lines
+    found: dict,                                    # what `survey` returned
+    states: Sequence[str] = ("running", "failed"),  # the runs that have lines of their own
+) -> list[str]:                                     # lines
     "A survey as text."
     parts = [f"{found[s]} {s}" for s in ("running", "waiting", "failed") if found[s]]
     parts += [f"{found['steps_per_second']:,} steps/s, {clock(found['eta_seconds'])} left"] if found["steps_per_second"] else []
@@ -106,8 +108,8 @@ class Live:
     "Shows a survey again and again."
     def __init__(
         self,
-        look,          # () -> survey
-        quiet: bool,   # show nothing
+        look: Callable[[], dict],  # returns a survey
+        quiet: bool,               # show nothing
     ): self.look, self.quiet, self.drawn, self.next = look, quiet, 0, 0.0
 
     def show(

@@ -70,7 +70,7 @@ class Local:
         settings: dict,  # the workbench's own
         root: Path,      # the project's folder
         jobs: int = 0,   # workers at once; 0: as the settings say, or one per core
-    ): self.root, self.slots = root, jobs or settings["jobs"] or os.cpu_count()
+    ): self.root, self.slots = root, jobs or settings["jobs"] or os.cpu_count() or 1
 
     def start(
         self,
@@ -78,13 +78,13 @@ class Local:
         log: Path,       # receives what the worker prints
     ):                   # the worker, for `poll` and `stop`
         "Start a worker."
-        return _spawn(args, log, max(os.cpu_count() // self.slots, 1), self.root)
+        return _spawn(args, log, max((os.cpu_count() or 1) // self.slots, 1), self.root)
 
-    def poll(self, worker): # exit code; None while the worker is at work
+    def poll(self, worker):  # what `start` returned -> its exit code; None while it is at work
         "Whether a worker has ended."
         return worker.poll()
 
-    def stop(self, worker):
+    def stop(self, worker):  # what `start` returned
         "End a worker and its kernel."
         _kill(worker.pid)
         worker.wait()
@@ -116,19 +116,19 @@ class Ray:
         self.ray, self.root, self.slots, self.threads = ray, str(root), jobs or settings["jobs"] or fit, max(int(need["CPU"]), 1)
         self.task = ray.remote(_on_node).options(num_cpus=need["CPU"], num_gpus=need["GPU"], max_retries=0)
 
-    def start(self, args, log):
+    def start(self, args, log):  # of `execute`; receives what the worker prints
         "Start a worker as soon as there is room."
         env = {k: v for k, v in os.environ.items() if k.startswith("ABS_LAB_")} | dict(PYTHONPATH=python_path())
         return self.task.remote(args, str(log), self.threads, self.root, env)
 
-    def poll(self, worker):
+    def poll(self, worker):  # what `start` returned -> its exit code; None while it waits or is at work
         "Whether a worker has ended; a machine that was lost gives its runs back."
         if not self.ray.wait([worker], timeout=0)[0]: return None
         try: return self.ray.get(worker)
         except self.ray.exceptions.NodeDiedError: return RETRY
         except self.ray.exceptions.RayError as e: raise OSError(str(e).strip().split("\n")[-1]) from e
 
-    def stop(self, worker):
+    def stop(self, worker):  # what `start` returned
         "End a worker; it notices within a second that its task is gone."
         self.ray.cancel(worker, force=True)
 
