@@ -308,7 +308,7 @@ def test_a_million_updates_take_no_more_memory_than_a_few():
     trace, process, used = board.plots.front.trace, psutil.Process(), {}
     began, batch = time.monotonic(), 20_000
     for first in range(2, 1_000_002, batch):
-        trace.rows.read = lambda: [synthetic(u) for u in range(first + 1, first + batch + 1)]
+        trace.rows.read = lambda first=first: [synthetic(u) for u in range(first + 1, first + batch + 1)]
         board.view.value = ("Live", "Diagnostics")[first // batch % 2]
         board.tick()
         used[first + batch - 2] = process.memory_info().rss

@@ -280,7 +280,7 @@ def test_reopened_from_disk_what_if_and_the_browser(lab):
     table = lab.page.locator(".abs-lab-table").first
     for i in (0, 1):
         table.locator("tbody tr").nth(i).click()
-        lab.until(lambda: table.locator("tbody tr.on").count() == i + 1, "a chosen row")
+        lab.until(lambda n=i + 1: table.locator("tbody tr.on").count() == n, "a chosen row")
     lab.until(lambda: len(lab.curve(0, 4)[0]) > 5 and len(lab.curve(1, 4)[0]) > 5, "two runs overlaid")
     lab.page.get_by_text("differs").wait_for()
     with lab.page.expect_download() as given: lab.press("CSV", 4)

@@ -9,7 +9,7 @@ import torch
 
 from abs_lab.studies import engine
 from abs_lab.cli import train_config
-from abs_lab.runs.config import configure
+from abs_lab.runs.config import configure, recorded
 from abs_lab.core.controllers import Fixed
 from abs_lab.core.divergence import Divergence
 from abs_lab.core.envs import EnvConfig, VecEnvs, check_actions
@@ -118,6 +118,14 @@ def test_a_run_is_named_by_what_differs_from_the_defaults():
     with pytest.raises(AbsLabError, match="shape must be of type str"): configure(controller="ramp", shape=lambda p: 16)
     assert configure(controller="replayed").controller.sizes == [32]
     configure(controller="abs", num_envs=10, size_min=16, size_max=32, multiple=2)  # 17 cannot be asked for
+
+
+@pytest.mark.parametrize("name", ["size max", "2nd_size", "class"])
+def test_a_foreign_parameter_that_no_class_can_have_is_named(name):
+    found = configure(controller="ramp").record()
+    found["config"]["controller"] = found["kinds"]["controller"]["name"] = "elsewhere:Ramp"
+    found["config"][name], found["kinds"]["controller"]["parameters"] = 1, found["kinds"]["controller"]["parameters"] | {name: ""}
+    with pytest.raises(AbsLabError, match=f"{name!r} .*elsewhere:Ramp"): recorded(found)
 
 
 def test_a_fork_is_another_run_than_one_from_the_start(tmp_path):

@@ -129,7 +129,7 @@ class Header:
 
     def show(
         self,
-        session: Session,
+        session: Session,  # in the foreground
         run: DrawnRun,     # of this session
         runs: list,        # all that are drawn
         deleted: bool,     # whether the run's folder is gone
@@ -241,7 +241,7 @@ class LiveView(Displayable):
         return new
 
     def show_state(self):
-        "Show how the run in the foreground stands, and tell what has happened to it."
+        "Show how the run in the foreground stands, and report what has happened to it."
         run = self.plots.front
         session = self.sessions[self.plots.runs.index(run)]
         before, state = self.last_states.get(run), session.state
@@ -261,9 +261,9 @@ class SteeredView(LiveView):
         refresh: float,   # seconds between looks
     ):
         super().__init__(plots, Header(self._press), refresh)
+        self.adding = False
         self.run_choice = W.ToggleButtons(layout=W.Layout(display="none"), style=dict(button_width="auto"))
         self.run_choice.observe(lambda _: None if self.adding else self.choose(), "index")
-        self.adding = False
 
     @property
     def session(self) -> Session:
@@ -305,7 +305,7 @@ class SteeredView(LiveView):
         self.tick()
 
     def _start(self):
-        self.last_states.pop(self.plots.front, None)  # so that another failure is told, too
+        self.last_states.pop(self.plots.front, None)  # so that another failure is shown, too
         self.session.resume() if self.session.state == "paused" else self.session.start()
 
     def _save(self):

@@ -18,12 +18,10 @@ import ipywidgets as W
 import plotly.graph_objects as go
 
 # %% ../../nbs/live/04_browser.ipynb #60567a09
-from ..core.contract import Metric
 from ..core.interfaces import AbsLabError
-from .widgets import Displayable, Download, PageStyle, Table, escaped, faint, message, panels, toolbar
-from ..reports.figures import on_grid, series
+from .widgets import Displayable, Download, PageStyle, Table, escaped, message, panels, toolbar
+from ..reports.figures import column, faint, on_grid, series
 from ..reports.stats import band, iqm
-from ..runs.registry import built_in, find
 from ..runs.runner import set_events
 from ..runs.settings import settings
 from ..runs.storage import result_of
@@ -48,7 +46,7 @@ def records() -> list[Record]:  # by study and name
             found[path.parts[-3], small["id"]] = Record(path.parts[-3], small["id"], small["params"], small["result"], path)
     for path in Path(settings()["runs_dir"]).glob("*/*/config.json"):
         with suppress(OSError, ValueError, KeyError, TypeError):
-            found[path.parts[-3], path.parts[-2]] = Record(*path.parts[-3:-1], json.loads(path.read_text())["config"], result_of(path.parent) or {}, path.parent)
+            found[path.parts[-3], path.parts[-2]] = Record(path.parts[-3], path.parts[-2], json.loads(path.read_text())["config"], result_of(path.parent) or {}, path.parent)
     return [found[key] for key in sorted(found)]
 
 def small_of(
@@ -68,12 +66,8 @@ def metrics_of(
     small: dict,   # a small run
 ) -> dict:         # column of its curve -> label with unit
     "The numbers that a run's curve holds, apart from those of the x axis."
-    kinds, agent = small.get("kinds", {}), small["params"].get("agent", "")
-    if "agent" in kinds: size, metrics = kinds["agent"]["size"], kinds["agent"]["metrics"]
-    else: size, metrics = (find("agent", agent).size_metric, find("agent", agent).metrics) if built_in("agent", agent) else (None, {})
-    called = {**metrics, "size": size, "signal": kinds.get("meter", {}).get("signal")}
     numbers = [name for name, ys in small["curve"].items() if name not in (*X.values(), "thresholds") and any(isinstance(y, (int, float)) for y in ys)]
-    return {name: str(Metric(*called[name])) if called.get(name) else GENERAL.get(name, name) for name in numbers}
+    return {name: str(column(small, name)) for name in numbers}
 
 def metrics(
     smalls: list,  # small runs
@@ -108,7 +102,7 @@ def lines(
     x: str,            # column to draw it against
     name: str,         # of the group
     colour: str,       # #rrggbb
-    dash: str = "solid",
+    dash: str = "solid",  # of the line
 ) -> list:             # traces
     "A group's seeds, its interquartile mean, and its band."
     shared, runs = on_grid(runs, y, x), [r for r in runs if len(series(r, y, x)[0])]
@@ -134,8 +128,8 @@ def difference(
 
 def as_csv(
     curves: list,  # (name, [n] x, [n] y)
-    x: str,        # what the columns are called
-    y: str,
+    x: str,        # heading of its column
+    y: str,        # heading of its column
 ) -> str:
     "Curves as a table: a line a point."
     quoted = lambda name: '"' + name.replace('"', '""') + '"'
@@ -145,8 +139,8 @@ def as_csv(
 COLUMNS = ("study", "environment", "agent", "controller", "seed", "status", "steps", "return", "set", "run")
 
 def table_row(
-    record: Record,
-) -> list:          # a value for each of COLUMNS
+    record: Record,  # of a run, finished or not
+) -> list:           # a value for each of COLUMNS
     "A run as the table has it."
     done = record.result or dict(status="unfinished", steps=steps_done(record.path), interventions=len(set_events(record.path)))
     params = [record.params.get(name) for name in ("env_id", "agent", "controller", "seed")]

@@ -47,7 +47,7 @@ def greedy(
 # %% ../../nbs/live/02_film.ipynb #26c10efb
 @cache
 def _draws(env_id):
-    "Whether MuJoCo can draw on this machine, asked of a process that may die of it."
+    "Whether MuJoCo can draw on this machine, tried in a process that may die of it."
     code = "import sys, envpool; e = envpool.make_gymnasium(sys.argv[1], num_envs=1, render_mode='rgb_array'); e.reset(); e.render()"
     return subprocess.run([sys.executable, "-c", code, env_id], capture_output=True, stdin=subprocess.DEVNULL).returncode == 0
 

@@ -47,7 +47,7 @@ class Form:
                         preset=drop("preset", ["auto"], "named settings to start from"), controller=drop("controller", names("controller"), "what sets the batch size"),
                         meter=drop("meter", names("meter"), "what the controller reads"))
         self.top["controller"].value = "abs"
-        for name, w in self.top.items(): w.observe(lambda _: self.rebuild(), "value")
+        for w in self.top.values(): w.observe(lambda _: self.rebuild(), "value")
         self.parts, self.message, self.fields, self.given = W.Accordion(), W.HTML(), {}, {}
         self.own = W.HBox(layout=W.Layout(flex_flow="row wrap"))
         self.widget = W.VBox([W.HBox(list(self.top.values()), layout=W.Layout(flex_flow="row wrap")), self.own, self.parts, self.message])

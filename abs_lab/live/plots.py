@@ -10,6 +10,7 @@ __all__ = ['X_AXES', 'curves', 'DrawnRun', 'diagnosed', 'grown', 'XAxis', 'OwnCh
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 # %% ../../nbs/live/01_plots.ipynb #20ec4446
 import ipywidgets as W
@@ -19,7 +20,8 @@ import plotly.graph_objects as go
 # %% ../../nbs/live/01_plots.ipynb #68123203
 from ..core.envs import is_atari
 from ..runs.config import RunConfig
-from .widgets import Figure, PageStyle, escaped, faint, figure_area, panels
+from .widgets import Figure, PageStyle, escaped, figure_area, panels
+from ..reports.figures import faint
 from ..runs.traces import RUN_COLOURS, GREY, HIGH, LOW, Trace, titles
 
 # %% ../../nbs/live/01_plots.ipynb #da940f17
@@ -30,7 +32,7 @@ def curves(
 ) -> list:             # (name of the series, trace, panel from 1)
     "The curves of a run in the main figure, still empty."
     dot, line = dict(mode="markers", hovertemplate="%{y:.4~g}<extra>%{fullData.name}</extra>"), dict(mode="lines", hovertemplate="%{y:.4~g}<extra>%{fullData.name}</extra>")
-    look = [("signal", 1, "measured", dot | dict(marker=dict(size=4, color=faint(colour, 0.45)))),
+    look: list = [("signal", 1, "measured", dot | dict(marker=dict(size=4, color=faint(colour, 0.45)))),
             ("mean", 1, "averaged", line | dict(line=dict(width=2.2, color=colour))),
             ("target", 2, "target", line | dict(line=dict(width=1.2, color=colour, dash="2px,2px"))),
             ("size", 2, "size", line | dict(line=dict(width=2.4, color=colour, shape="hv"))),
@@ -109,7 +111,7 @@ class XAxis:
 
 # %% ../../nbs/live/01_plots.ipynb #12ae2075
 class OwnChanges:
-    "Tells changes that are made here from those that a person makes."
+    "Separates changes that are made here from those that a person makes."
     def __init__(self): self.lock, self.active = threading.RLock(), False
 
     @contextmanager
@@ -123,6 +125,8 @@ class OwnChanges:
 # %% ../../nbs/live/01_plots.ipynb #4eee0060
 class RunsFigure:
     "A figure of some runs whose ranges hold still."
+    figure: Any = None  # a `Figure`, once there is something to show
+
     def __init__(
         self,
         x_axis: XAxis,
@@ -133,7 +137,7 @@ class RunsFigure:
 
     def show(
         self,
-        figure: Figure,
+        figure: Figure,  # made by `panels`
     ):
         "Have this figure from now on, and see when a person zooms in."
         self.figure = figure
@@ -157,7 +161,7 @@ class RunsFigure:
 
     def send_curve(
         self,
-        run: DrawnRun,
+        run: DrawnRun,  # whose curve it is
         name: str,     # of a series
         curve,         # that shows it
     ):
@@ -235,7 +239,7 @@ class LimitHistory:
     def send(
         self,
         front: DrawnRun,   # the one in the foreground
-        x_axis: XAxis,
+        x_axis: XAxis,     # what it is drawn against
     ):
         "Send what is new."
         new = (x_axis.name, x_axis.end, len(front.trace.rules))
@@ -267,7 +271,7 @@ class MainFigure(RunsFigure):
 
     def add(
         self,
-        run: DrawnRun,
+        run: DrawnRun,  # its curves are added to it
         first: bool,    # the first run explains the kinds of line in the legend
     ):
         "Draw another run."
@@ -293,8 +297,8 @@ class MainFigure(RunsFigure):
             self.send_range("xaxis", self.x_axis.reach(runs))
             self.history.send(front, self.x_axis)
             self._send_heights(runs, front)
-            told = self._titles(front.trace.about)  # a fork that has not begun lacks the unit, which its origin has told
-            if (found := [old if old.startswith(new) else new for old, new in zip(self.titles, told)]) != self.titles:
+            named = self._titles(front.trace.about)  # a fork that has not begun lacks the unit, which its origin has named
+            if (found := [old if old.startswith(new) else new for old, new in zip(self.titles, named)]) != self.titles:
                 self.titles = found
                 for axis, title in zip(("yaxis", "yaxis2", "yaxis3"), found): self.figure.layout[axis].title.text = title
 
@@ -327,14 +331,18 @@ class Diagnostics(RunsFigure):
         zoomed,              # as `RunsFigure` has it
     ):
         super().__init__(x_axis, own, zoomed)
-        self.height, self.names, self.figure = height, {}, None  # names of series -> labels; no figure before there is something to show
+        self.height, self.names = height, {}  # names of series -> labels
 
-    def zoom(self, range):
+    def zoom(
+        self,
+        range: list,  # of the x axis
+    ):
+        "Show what a person chose in another figure, once there is a figure here."
         if self.figure: super().zoom(range)
 
     def add(
         self,
-        run: DrawnRun,
+        run: DrawnRun,  # its curves are added to it
     ):
         "Draw another run."
         if not self.figure: return
@@ -378,13 +386,16 @@ class Diagnostics(RunsFigure):
 # %% ../../nbs/live/01_plots.ipynb #d0e8073d
 class Plots:
     "Some runs, drawn while they grow."
+    front: DrawnRun           # the one in the foreground, once a run is drawn
+    diagnostics: Diagnostics
+
     def __init__(
         self,
         config: RunConfig,  # of the first run
         height: int,        # pixels of a figure
         dropped,            # function of (low, high): where a person has dropped the thresholds' lines; it answers with `place`
     ):
-        self.runs, self.front, self.view, self.own = [], None, "Live", OwnChanges()  # drawn; the one in the foreground; Live, Diagnostics, or empty
+        self.runs, self.view, self.own = [], "Live", OwnChanges()  # drawn; Live, Diagnostics, or empty
         self.lock, self.x_axis = self.own.lock, XAxis(config)
         self.main = MainFigure(config, height, self.x_axis, self.own, lambda range: self.diagnostics.zoom(range), dropped)
         self.diagnostics = Diagnostics(height, self.x_axis, self.own, self.main.zoom)
@@ -430,7 +441,7 @@ class Plots:
 
     def show_instead(
         self,
-        widget: W.Widget,
+        widget: W.Widget,  # the film
     ):
         "Put something else into the area."
         self.view, self.area.children = "", (widget,)

@@ -20,7 +20,8 @@ import plotly.graph_objects as go
 from ..core.controllers import ABS, MAPS
 from ..core.interfaces import AbsLabError, Measurement
 from .browser import records
-from .widgets import Displayable, PageStyle, escaped, faint, figure_area, message, panels, push_apart
+from .widgets import Displayable, PageStyle, escaped, figure_area, message, panels, push_apart
+from ..reports.figures import faint
 from ..runs.runner import about_of, look_at
 from ..runs.storage import read_jsonl
 from ..runs.traces import RUN_COLOURS, GREY, HIGH, LOW, titles

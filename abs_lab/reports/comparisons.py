@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from . import stats
-from .figures import DASHES, _band, _even, _faint, _grouped, _numbers, _wrapped, by_arm, by_task, on_grid, score, styles
+from .figures import DASHES, _band, _even, _grouped, _numbers, _wrapped, by_arm, by_task, faint, on_grid, score, styles
 from .sentences import matched, results, scores
 
 # %% ../../nbs/reports/03_comparisons.ipynb #24a00008
@@ -29,7 +29,7 @@ def improvements(
         if ends: fig.add_scatter(x=ends, y=[row] * 2, mode="lines", line=dict(color=colour, width=3), hoverinfo="skip")
         if isinstance(x, dict):
             fig.add_scatter(x=[stats.improvement(x[t], y[t]) for t in x], y=[row + 0.18] * len(x), mode="markers", text=[*x],
-                            marker=dict(color=_faint(colour, 0.65), size=7), hovertemplate="%{x:.2f}, %{text}<extra></extra>")
+                            marker=dict(color=faint(colour, 0.65), size=7), hovertemplate="%{x:.2f}, %{text}<extra></extra>")
         fig.add_scatter(x=[stats.improvement(x, y)], y=[row], mode="markers", hovertemplate="%{x:.2f}<extra></extra>",
                         marker=dict(color=colour, size=12, symbol="diamond", line=dict(color="white", width=1)))
         fig.add_annotation(x=0, xref="paper", y=row - 0.3, text=html.escape(f"{arm} over {other}", quote=False), showarrow=False, xanchor="left", font=dict(size=12))
@@ -48,7 +48,7 @@ def profiles(
     "Performance profiles of the arms."
     arms, found = by_arm(runs), scores(runs)
     style, panels, every = styles(arms), _grouped(groups, arms), [score(run) for run in runs]
-    at, named, n = np.linspace(*np.quantile(every, [0.02, 0.98]), 80), set(), len(panels)
+    at, named, n = np.linspace(np.quantile(every, 0.02), np.quantile(every, 0.98), 80), set(), len(panels)
     fig = make_subplots(rows=n, shared_xaxes=True, vertical_spacing=0.2 / n, subplot_titles=[*panels])
     for row, names in enumerate(panels.values(), 1):
         for arm in names:
@@ -71,7 +71,7 @@ def aggregates(
     table, arms = stats.aggregate(results(runs)), by_arm(runs)
     names, style = list(dict.fromkeys(table.statistic)), styles(arms)
     fig = make_subplots(rows=2, cols=2, subplot_titles=names, shared_yaxes=True, vertical_spacing=0.6 / (2 + len(arms)), horizontal_spacing=0.06)
-    for i, row in enumerate(table.itertuples()):
+    for row in table.itertuples():
         where, y = dict(zip(("row", "col"), (n + 1 for n in divmod(names.index(row.statistic), 2)))), [*arms].index(row.arm)
         if not row.note: fig.add_scatter(x=[row.low, row.high], y=[y] * 2, mode="lines", line=dict(color=style[row.arm][0], width=3), hoverinfo="skip", **where)
         fig.add_scatter(x=[row.value], y=[y], mode="markers", marker=dict(color=style[row.arm][0], size=11, symbol="diamond", line=dict(color="white", width=1)),

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CONTROLLER_COLOURS', 'OTHER_COLOURS', 'FIXED', 'SHADES', 'DASHES', 'FONT', 'LABELS', 'DRAWN', 'MEASURED', 'load',
-           'by_arm', 'by_task', 'styles', 'column', 'series', 'on_grid', 'curves', 'learning_curves', 'batch_size',
-           'gradient_steps', 'smoothed', 'unit', 'by_unit', 'thresholds', 'divergence', 'dots', 'score', 'final',
-           'wall_clock']
+           'by_arm', 'by_task', 'styles', 'column', 'series', 'on_grid', 'faint', 'curves', 'learning_curves',
+           'batch_size', 'gradient_steps', 'smoothed', 'unit', 'by_unit', 'thresholds', 'divergence', 'dots', 'score',
+           'final', 'wall_clock']
 
 # %% ../../nbs/reports/01_figures.ipynb #b7d9b89a
 import html
@@ -116,7 +116,7 @@ LABELS = {
 
 # %% ../../nbs/reports/01_figures.ipynb #9320361b
 def _signal(run) -> Metric:
-    "What the signal of a run is whose file does not say so."
+    "Label and unit of the signal of a run whose file does not name them."
     params, curve = run["params"], run["curve"]
     if params.get("meter") == "gns": return GradientNoise(estimator=params["estimator"]).signal
     name = params.get("distance", "auto")
@@ -170,7 +170,10 @@ def _numbers(values):
     "32-bit floats, half the size in the page."
     return np.asarray(values, dtype=np.float32)
 
-def _faint(colour, opacity) -> str:
+def faint(
+    colour: str,     # #rrggbb
+    opacity: float,  # 0 to 1
+) -> str:            # rgba(…)
     "The colour with an opacity."
     red, green, blue = (int(colour[i:i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity})"
@@ -178,7 +181,7 @@ def _faint(colour, opacity) -> str:
 def _seeds(runs, y, x, arm, colour, mode="lines") -> list:
     "Every seed of an arm, thin; none of several that are all the same line."
     opacity = 0.5 if len(runs) < MIN_SEEDS else 0.2
-    look = dict(mode=mode, line=dict(color=_faint(colour, opacity), width=1), marker=dict(color=_faint(colour, opacity), size=4))
+    look = dict(mode=mode, line=dict(color=faint(colour, opacity), width=1), marker=dict(color=faint(colour, opacity), size=4))
     parts = [(run["params"]["seed"], *series(run, y, x)) for run in runs]
     if len(parts) > 1 and all(np.array_equal(part[1:], parts[0][1:]) for part in parts): return []
     return [go.Scatter(x=_numbers(xs), y=_numbers(ys), legendgroup=arm, showlegend=False, name=f"{arm}, seed {seed}",
@@ -192,7 +195,7 @@ def _even(grid) -> dict:
 def _band(grid, limits, arm, colour) -> list:
     "The area between two limits; nothing where there are none, or where they are the same."
     if limits is None or np.array_equal(*limits): return []
-    look = dict(mode="lines", line=dict(width=0), fillcolor=_faint(colour, 0.18), hoverinfo="skip", legendgroup=arm, showlegend=False)
+    look = dict(mode="lines", line=dict(width=0), fillcolor=faint(colour, 0.18), hoverinfo="skip", legendgroup=arm, showlegend=False)
     return [go.Scatter(_even(grid), y=_numbers(edge), fill=fill, **look) for edge, fill in zip(limits, ("none", "tonexty"))]
 
 def _centre(grid, values, arm, style, statistic=iqm, showlegend=True) -> list:
@@ -301,8 +304,7 @@ MEASURED = 3  # seeds of an arm whose single measurements are drawn: they are de
 def _measured(fig, row, arm, group, style) -> list:
     "Draw an arm's measurements (of the first seeds), their mean over all seeds and its thresholds into a panel; returns the values that must be seen."
     traces, limits = _seeds(group[:MEASURED], "signal", "step", arm, style[0], mode="markers"), thresholds(group) or ()
-    shared = on_grid([smoothed(r) for r in group], "signal")
-    if shared is not None: traces += _centre(*shared, arm, style, np.mean, showlegend=False)
+    if shared := on_grid([smoothed(r) for r in group], "signal"): traces += _centre(shared[0], shared[1], arm, style, np.mean, showlegend=False)
     fig.add_traces(traces, rows=row, cols=1)
     for value in limits: fig.add_hline(y=value, row=row, line=dict(color="#1f2328", width=1.2, dash="dash"))
     return [*limits, *(float(y) for t in traces for y in t.y)]
@@ -351,7 +353,7 @@ def dots(
         values, colour, limits = [score(run) for run in group], style[arm][0], interval([score(run) for run in group])
         heights = row + np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else [row]
         fig.add_scatter(x=values, y=heights, mode="markers",
-                        name=html.escape(arm), marker=dict(color=_faint(colour, 0.65), size=8),
+                        name=html.escape(arm), marker=dict(color=faint(colour, 0.65), size=8),
                         text=[f"seed {run['params']['seed']}" for run in group], hovertemplate="%{x:.4~g}, %{text}")
         if limits: fig.add_scatter(x=limits, y=[row + 0.3] * 2, mode="lines", line=dict(color=colour, width=3), hoverinfo="skip")
         fig.add_scatter(x=[iqm(values)], y=[row + 0.3], mode="markers", name=html.escape(arm), hovertemplate="IQM %{x:.4~g}",

@@ -10,6 +10,7 @@ __all__ = ['TEMPLATE', 'CONFIG', 'CSS', 'PAGE', 'READING', 'CAPTIONS', 'report',
 import html
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -241,7 +242,7 @@ def _task(task, runs, pairs, groups, more, captions) -> list:
 
 def _together(runs, units, scale, pairs, groups) -> list:
     "All tasks on their common scale."
-    blocks = ["## All tasks", f"Returns are given as the {scale}" + ("." if scale.startswith("human") else ", which means nothing outside this report.")]
+    blocks: list = ["## All tasks", f"Returns are given as the {scale}" + ("." if scale.startswith("human") else ", which means nothing outside this report.")]
     if pairs: blocks += [(comparisons.improvements(units, pairs), CAPTIONS["pairs"] + " Dots: single tasks."), (sentences.contrasts(units, pairs), "The pairs of the study on all tasks.")]
     if scale.startswith("human"): blocks.append((comparisons.aggregates(units), CAPTIONS["aggregates"]))
     x = "step" if len({run["params"]["total_steps"] for run in runs}) == 1 else "share"
@@ -256,9 +257,9 @@ def study(
     pairs: list,           # (what it is about, arm, other arm), the most important first
     groups: dict | None = None,  # panels of the curves: title -> arms
     more: dict | None = None,    # sections of its own in each task: title -> function of the task's runs, which returns blocks
-    said: list = (),       # sentences of its own about the results, derived from them
-    notes: str = "",       # what this study in particular has to be read with; no results
-    missing: list = (),    # names of the runs that did not finish
+    said: Sequence = (),   # sentences of its own about the results, derived from them
+    notes: str = "",       # how this study in particular has to be read; no results
+    missing: Sequence = (),  # names of the runs that did not finish
     allow_mixed_commits: bool = False,   # report runs together that were trained differently
     reading: str = READING,              # how to read the numbers
     captions: dict | None = None,        # captions of its own, by their name in CAPTIONS

@@ -8,6 +8,8 @@ __all__ = ['RESULTS', 'SAME', 'results', 'repeated', 'evaluation', 'gradient_rat
            'cautions', 'task_table', 'markdown']
 
 # %% ../../nbs/reports/02_sentences.ipynb #e9375c1a
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -85,7 +87,7 @@ def evaluation(
 def gradient_rate(
     run: dict,     # a finished run
 ) -> float:        # gradient steps per 1,000 environment steps
-    "How many gradient steps a run took for its data."
+    "Gradient steps of a run in relation to its data."
     return 1000 * run["result"]["gradient_steps"] / run["result"]["steps"]
 
 def cost(
@@ -113,7 +115,7 @@ def divergence_table(
         low, high = limits or thresholds(units[unit(group[0])]) or (np.nan, np.nan)
         when, ys = np.concatenate([xs / end for xs, _, end in points]), np.concatenate([ys for _, ys, _ in points])
         part = lambda mask, ys=ys: f"{ys[mask].mean():.3g}" if mask.any() else "–"
-        share = lambda mask: percent(mask.mean()) if len(mask) and not np.isnan(low) else "–"
+        share = lambda mask, low=low: percent(mask.mean()) if len(mask) and not np.isnan(low) else "–"
         rows.append({"Arm": arm, "Signal": unit(group[0]), "Measurements per run": _span([run["result"]["measurements"] for run in group]),
                      "Mean, first tenth": part(when <= 0.1), "Mean, last tenth": part(when > 0.9),
                      "Points below low": share(ys < low), "Points above high": share(ys > high),
@@ -184,8 +186,7 @@ def _settled(group, arm) -> list:
 def _confound(arms) -> str:
     "Whether the arms took different numbers of gradient steps for the same data."
     rates = {arm: float(np.mean([gradient_rate(r) for r in group])) for arm, group in arms.items()}
-    most, least = max(rates, key=rates.get), min(rates, key=rates.get)
-    ratio = rates[most] / rates[least]
+    ratio = max(rates.values()) / min(rates.values())
     if ratio <= 1.05: return "All arms took about the same number of gradient steps for each environment step."
     listed = "; ".join(f"{arm}: {rate:.2f}" for arm, rate in rates.items())
     return (f"Gradient steps per 1,000 environment steps differ between the arms by a factor of up to {ratio:.1f} ({listed}). "
@@ -194,21 +195,21 @@ def _confound(arms) -> str:
 
 # %% ../../nbs/reports/02_sentences.ipynb #d4c9353e
 def lacking(
-    missing: list,   # names of the runs that are missing
-    most: int = 16,  # arms of them that are named
-) -> list:           # one sentence, or none
-    "What a report does not hold."
+    missing: Sequence,  # names of the runs that are missing
+    most: int = 16,     # arms of them that are named
+) -> list:              # one sentence, or none
+    "One sentence that names the runs that a report lacks."
     alike = {}
     for name in missing: alike.setdefault(name.rpartition(", seed ")[0] or name, []).append(name)
     shown = [names[0] if len(names) == 1 else f"{arm}, {len(names)} seeds" for arm, names in alike.items()]
     more = "; and others" if len(shown) > most else ""
-    return [f"{len(missing)} runs are missing and are in no figure or number: {'; '.join(shown[:most])}{more}."] if missing else []
+    return [f"{len(missing)} {'run is' if len(missing) == 1 else 'runs are'} missing and in no figure or number: {'; '.join(shown[:most])}{more}."] if missing else []
 
 def undecided(
     runs: list,            # finished runs of a study
     pairs: list,           # (what it is about, arm, other arm)
 ) -> list:                 # one sentence, or none
-    "That pairs have too few seeds, said once for all of them."
+    "One sentence for all pairs that have too few seeds."
     seeds = {arm: [len(group) for group in by_task(mine).values()] for arm, mine in by_arm(runs).items()}
     there = [[*seeds[arm], *seeds[other]] for _, arm, other in pairs if arm in seeds and other in seeds]
     few = sum(min(counts) < stats.MIN_SEEDS for counts in there)
@@ -217,7 +218,7 @@ def undecided(
 def findings(
     runs: list,            # finished runs of one task
     arm: str,              # the arm of interest, compared with every other
-    absent: list = (),     # names of the missing runs
+    absent: Sequence = (),  # names of the missing runs
 ) -> list:                 # sentences, the most important first
     "What the data does and does not show, derived from the numbers."
     arms = by_arm(runs)
@@ -293,7 +294,7 @@ def compared(
     arms, said = by_arm(runs), []
     for about, arm, other, pair, without in matched(runs, pairs):
         chance = f"({arm} is higher in {percent(stats.improvement(*pair))} of the pairs of seeds)"
-        text = SAME.format(arm, other) if _same(arms, arm, other, without) else f"{compare(*pair, arm, other).split('. ')[0].rstrip('.').replace(f': {stats.FEW}', '')} {chance}."
+        text = SAME.format(arm, other) if _same(arms, arm, other, without) else f"{compare(pair[0], pair[1], arm, other).split('. ')[0].rstrip('.').replace(f': {stats.FEW}', '')} {chance}."
         said.append(f"**{about}** {text}" + (f" (Fewer than {stats.MIN_SEEDS} seeds, and not counted: {', '.join(without)}.)" if without else ""))
     return said
 

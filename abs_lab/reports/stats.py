@@ -100,7 +100,7 @@ def _over_tasks(tasks, statistic):
     "The statistic as a function of one array for each task."
     if len(tasks) == 1: return statistic
     if statistic in (np.mean, np.median):
-        raise AbsLabError(f"np.{statistic.__name__} knows no tasks: use stats.{statistic.__name__}, in which each weighs the same")
+        raise AbsLabError(f"np.{statistic.__name__} ignores tasks: use stats.{statistic.__name__}, which gives each the same weight")
     return lambda *samples, axis: statistic(dict(zip(tasks, samples)), axis=axis)
 
 # %% ../../nbs/reports/00_stats.ipynb #da772919

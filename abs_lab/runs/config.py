@@ -17,6 +17,7 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from functools import cache
+from keyword import iskeyword
 from typing import Any
 
 # %% ../../nbs/runs/03_config.ipynb #c01f0005
@@ -228,6 +229,9 @@ def recorded(
     except (KeyError, TypeError, ValueError) as e: raise AbsLabError(f"these are not a run's parameters: {str(found)[:200]}") from e
     own = ":" in str(flat.get("network"))  # `configure` would import it
     if not kinds or not own and all(built_in(kind, flat.get(kind, "")) for kind in kinds): return configure(**flat)
+    for about in kinds.values():
+        for name in about["parameters"]:
+            if not name.isidentifier() or iskeyword(name): raise AbsLabError(f"{name!r} cannot name a parameter of {about['name']}: a Python identifier such as 'size_max' can")
     env = EnvConfig(**{f.name: flat[f.name] for f in fields(EnvConfig) if f.name in flat})
     agent, meter, controller = (_party(kind, kinds[kind], flat) for kind in ("agent", "meter", "controller"))
     names = tuple(flat[name] for name in ("agent", "preset", "controller", "meter"))
