@@ -95,3 +95,16 @@ def test_an_entry_point_gives_an_installed_package_a_short_name(desk, monkeypatc
     try:
         assert configure(controller="aimd").controller.limit == 0.2 and "aimd" in registry.names("controller")
     finally: registry._installed.cache_clear()
+
+
+def test_the_dashboards_form_takes_a_class_of_ones_own(desk):
+    from abs_lab.live.page import Form
+    form = Form()
+    form.name.value = "own_agents:Reinforce"
+    form.name.value = "own_rules:AIMD"
+    config = form.config()
+    assert config.names[0] == "own_agents:Reinforce" and config.names[2] == "own_rules:AIMD" and "limit" in form.fields and "gamma" in form.fields
+    for wrong, words in (("own_rules:AIMB", "did you mean AIMD"), ("collections:deque", "is no agent, controller or meter"), ("aimd", "must be written module:Name")):
+        form.name.value = wrong
+        assert words in form.message.value.replace("&#x27;", "'"), form.message.value
+    assert form.config().names == config.names

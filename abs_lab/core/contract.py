@@ -37,6 +37,7 @@ def import_named(
 ) -> Any:        # the module's object of that name
     "What `module:Name` names; raises `AbsLabError` where there is no such module or nothing of that name in it."
     path, _, attribute = name.partition(":")
+    if not (path and attribute): raise AbsLabError(f"{kind} {name!r} must be written module:Name")
     module = import_module(f"{kind} {name}", path)
     if not hasattr(module, attribute): choose(f"{kind} in module {path}", attribute, [n for n in vars(module) if not n.startswith("_")])
     return getattr(module, attribute)

@@ -14,6 +14,7 @@ import ipywidgets as W
 from IPython.display import HTML, display
 
 # %% ../../nbs/live/06_page.ipynb #b70a8055
+from ..core.contract import import_named
 from ..core.envs import backend_for
 from ..core.interfaces import AbsLabError
 from .board import Dashboard
@@ -21,7 +22,7 @@ from .browser import RunBrowser
 from .what_if import WhatIf
 from .widgets import Displayable, PageStyle, form_field, message, toolbar, valid_words
 from ..runs.config import OWN, RunConfig, configure, describe
-from ..runs.registry import find, names
+from ..runs.registry import find, kind_of, names
 from ..runs.session import Session
 from ..runs.settings import settings
 from ..runs.storage import result_of
@@ -47,11 +48,25 @@ class Form:
                         preset=drop("preset", ["auto"], "named settings to start from"), controller=drop("controller", names("controller"), "what sets the batch size"),
                         meter=drop("meter", names("meter"), "what the controller reads"))
         self.top["controller"].value = "abs"
+        self.name = W.Text(placeholder="module:Name of your own", description="add", tooltip="an agent, a controller or a meter of a module in the working directory or on Python's path", continuous_update=False,
+                           style=dict(description_width="84px"), layout=W.Layout(width="243px"))
+        self.name.observe(lambda _: self.add(self.name.value), "value")
         for w in self.top.values(): w.observe(lambda _: self.rebuild(), "value")
         self.parts, self.message, self.fields, self.given = W.Accordion(), W.HTML(), {}, {}
         self.own = W.HBox(layout=W.Layout(flex_flow="row wrap"))
-        self.widget = W.VBox([W.HBox(list(self.top.values()), layout=W.Layout(flex_flow="row wrap")), self.own, self.parts, self.message])
+        self.widget = W.VBox([W.HBox([*self.top.values(), self.name], layout=W.Layout(flex_flow="row wrap")), self.own, self.parts, self.message])
         self.rebuild()
+
+    def add(
+        self,
+        name: str,  # module:Name of an agent, a controller or a meter
+    ):
+        "Offer a class of one's own, and choose it."
+        if not name.strip(): return
+        try: choice = self.top[kind_of(import_named("class", name.strip()))]
+        except AbsLabError as e: return self.tell(str(e))
+        choice.options = tuple(dict.fromkeys([*choice.options, name.strip()]))
+        choice.value = name.strip()
 
     def rebuild(self):
         "After another choice of the parties: their parameters, at their defaults."
