@@ -119,6 +119,7 @@ def _fit(name, value, default):
     kind, value = type(default), value.item() if isinstance(value, np.generic) else value
     if kind is float and isinstance(value, int) and not isinstance(value, bool): return float(value)
     if kind is int and isinstance(value, float) and value.is_integer(): return int(value)
+    if kind is tuple and isinstance(value, list): return tuple(value)  # as a file of parameters has it
     if kind in (bool, int, float, str) and type(value) is not kind:
         raise AbsLabError(f"parameter {name} must be of type {kind.__name__}, not {value!r} ({type(value).__name__})")
     return value
@@ -186,7 +187,7 @@ def earliest_change(
     measurements = next((i + 1 for i, size in enumerate(schedule) if size != schedule[0]), math.inf)
     rollout = config.kind.plan_update(config.agent, schedule[0], config.env.num_envs, Progress(config.total_steps)).rollout
     silent = config.kind.first_learns(config.agent)  # before that nothing is measured
-    return (silent + measurements * config.meter.interval * config.env.num_envs * rollout) / config.total_steps
+    return (silent + measurements * getattr(config.meter, "interval", 1) * config.env.num_envs * rollout) / config.total_steps
 
 # %% ../../nbs/runs/03_config.ipynb #39172ec1
 class Recorded:
