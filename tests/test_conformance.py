@@ -1,5 +1,5 @@
 "An agent, a controller and a meter that the library does not have pass the suite that its own pass, from modules beside a user's work."
-import shutil, sys
+import json, shutil, sys
 from pathlib import Path
 
 import pytest
@@ -108,3 +108,13 @@ def test_the_dashboards_form_takes_a_class_of_ones_own(desk):
         form.name.value = wrong
         assert words in form.message.value.replace("&#x27;", "'"), form.message.value
     assert form.config().names == config.names
+
+
+def test_a_run_keeps_its_name_through_its_file_whatever_its_parameters_are(desk):
+    (desk/"pair.py").write_text("from dataclasses import dataclass\nfrom abs_lab import Controller\n\n@dataclass\nclass Pair(Controller):\n"
+                                "    pair: tuple = (16, 32)  # two sizes\n    share: float | None = None  # of something\n    size: int = 16  # the size\n")
+    for given in ({}, dict(pair=(16, 48), share=0.5)):
+        config = configure(controller="pair:Pair", **given)
+        again = configure(**json.loads(json.dumps(config.record()))["config"])
+        assert again == config and again.id == config.id
+    assert configure(controller="pair:Pair", pair=[16, 32]).id == configure(controller="pair:Pair").id
