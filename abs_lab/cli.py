@@ -61,8 +61,8 @@ def train_config(
              "which decide what the flags and their defaults are.")
     given = tyro.cli(_flags(base), args=rest, prog=f"abs-lab train {agent}", description=about, config=(tyro.conf.OmitArgPrefixes,))
     values = {n: getattr(given, n) for n in OWN} | {k: v for n in PARTS for k, v in asdict(getattr(given, n)).items()}
-    named = {re.sub("^no_", "", f.split("=")[0].lstrip("-").replace("-", "_")) for f in rest if f.startswith("--")}
-    changed = {k: v for k, v in values.items() if k in named}
+    named = {f.split("=")[0].lstrip("-").replace("-", "_") for f in rest if f.startswith("--")}
+    changed = {k: v for k, v in values.items() if k in named or f"no_{k}" in named}
     return configure(agent, **vars(chosen), **changed)
 
 # %% ../nbs/cli.ipynb #959e3900
@@ -73,7 +73,7 @@ def _train(argv):
     config = train_config(argv)
     dir = Path(settings()["runs_dir"]) / "train" / config.id
     if hasattr(config.controller, "schedule") and earliest_change(config) > 1:
-        more = "a smaller interval" if config.meter.interval > getattr(config.meter, "lag", 1) else "more steps"
+        more = "a smaller interval" if getattr(config.meter, "interval", 1) > getattr(config.meter, "lag", 1) else "more steps"
         apart = ", and limits that are more than 10 apart, as rounding='author' needs" if config.controller.rounding == "author" else ""
         print(f"note: in this run ABS cannot leave its smallest size, {config.controller.smallest}: give it more measurements than warmup={config.controller.warmup} ({more}){apart}")
     for remark in config.kind.remarks(config): print(f"note: {remark}")

@@ -21,12 +21,12 @@ from pathlib import Path
 import torch
 
 # %% ../nbs/testing.ipynb #15d7e051
-from .core.contract import python_path, settable
+from .core.contract import python_path
 from .core.interfaces import Progress, choose
 from .runs.checkpoints import load_tree
 from .runs.config import RunConfig, configure, describe, recorded
 from .runs.forks import fork
-from .runs.runner import load_agent, run
+from .runs.runner import load_agent, look_at, run
 from .runs.session import Session
 from .runs.storage import read_jsonl
 from .studies.engine import reproduce
@@ -115,7 +115,7 @@ def unobserved(config: RunConfig, dir: Path):  # a run's parameters; an empty fo
                       controller="fixed", size=config.controller.smallest, eval_envs=1)
     dirs = [Path(dir) / name for name in ("often", "never")]
     for path, interval in zip(dirs, (1, 10**6)):
-        meter = replace(config.meter, **({"interval": interval} | ({"lag": 1} if hasattr(config.meter, "lag") else {})))
+        meter = replace(config.meter, **{name: value for name, value in dict(interval=interval, lag=1).items() if hasattr(config.meter, name)})
         run(replace(fixed, meter=meter, names=(*fixed.names[:3], config.names[3])), path)
     a, b = ({k: v for k, v in state_of(path).items() if k[0] in ("agent", "progress", "envs")} for path in dirs)
     assert a == b, f"measuring changed {[k for k in a if a[k] != b[k]][:5]}"
@@ -150,16 +150,17 @@ def killed(config: RunConfig, dir: Path):  # a run's parameters; an empty folder
 
 def forked(config: RunConfig, dir: Path):  # a run's parameters; an empty folder
     "Forked half way with one parameter changed, it is the same before and goes on after."
-    dir, names = Path(dir), settable(config.controller)
+    dir, longer = Path(dir), config.total_steps + 1_000
     session = Session(config, dir / "half")
     updates = config.total_steps // (config.env.num_envs * config.kind.plan_update(config.agent, config.controller.largest, config.env.num_envs, Progress(config.total_steps)).rollout)
     session.step(max(updates // 2, 1)); session.wait(300); session.stop(); session.wait(300)
     at = load_tree(dir / "half" / "checkpoint.safetensors")["progress"]["update"]
-    change = {name: value for name in names if (value := getattr(config.controller, name)) and name.startswith("size_max")} or {"total_steps": config.total_steps + 1}
-    run(fork(dir / "half", dir / "fork", **change), dir / "fork")
+    other = fork(dir / "half", dir / "fork", total_steps=longer)
+    run(other, dir / "fork")
     run(config, dir / "half")
     a, b = recorded_rows(dir / "half"), recorded_rows(dir / "fork")
-    assert [r for r in a if r["update"] <= at] == [r for r in b if r["update"] <= at] and b[-1]["step"] >= config.total_steps
+    assert [r for r in a if r["update"] <= at] == [r for r in b if r["update"] <= at] and b[-1]["step"] >= longer
+    assert other.id != config.id and look_at(dir / "fork").total_steps == longer
 
 # %% ../nbs/testing.ipynb #142d1c74
 def steered(config: RunConfig, dir: Path):  # a run's parameters; an empty folder

@@ -29,7 +29,7 @@ class AIMD(Controller):
 
 @dataclass
 class WeightMove(Meter):
-    "How far an update moved the weights, as a share of their length."
+    "How far an update moved a thousand weights, drawn anew each time, as a share of their length."
     quantity, memory = "weight movement", ("count",)
     interval: int = 10     # updates between measurements, 1 or more
 
@@ -40,8 +40,12 @@ class WeightMove(Meter):
 
     def _weights(self, agent): return torch.cat([p.detach().flatten() for p in agent.net.parameters()])
 
-    def before(self, agent, rollout): self.old = None if (self.count + 1) % self.interval else self._weights(agent).clone()
+    def before(self, agent, rollout):
+        self.old = None
+        if (self.count + 1) % self.interval: return
+        self.drawn = torch.randint(len(self._weights(agent)), (1000,), generator=self._generator)
+        self.old = self._weights(agent)[self.drawn]
 
     def after(self, agent, rollout):
         self.count += 1
-        return None if self.old is None else float((self._weights(agent) - self.old).norm() / self.old.norm())
+        return None if self.old is None else float((self._weights(agent)[self.drawn] - self.old).norm() / self.old.norm())

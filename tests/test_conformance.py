@@ -118,3 +118,42 @@ def test_a_run_keeps_its_name_through_its_file_whatever_its_parameters_are(desk)
         again = configure(**json.loads(json.dumps(config.record()))["config"])
         assert again == config and again.id == config.id
     assert configure(controller="pair:Pair", pair=[16, 32]).id == configure(controller="pair:Pair").id
+
+
+OWN = "from dataclasses import dataclass\nfrom abs_lab import Agent, Controller, Meter\n\n"
+
+@pytest.mark.parametrize("source, given, words", [
+    ("class Bare(Meter):\n    pass\n", dict(meter="mine:Bare"), "must be a dataclass of its parameters"),
+    ("class Half(Agent):\n    pass\n", dict(agent="mine:Half"), "lacks the methods act, update, policy, greedy, frozen, state_dict, load_state_dict, plan_update"),
+    ("@dataclass\nclass NoSize(Controller):\n    pace: int = 1  # sizes\n", dict(controller="mine:NoSize"), "set self.size in its __post_init__"),
+    ("@dataclass\nclass Taken(Controller):\n    format: str = 'a'  # a name\n    size: int = 16  # the size\n", dict(controller="mine:Taken"), "parameter format of Taken belongs to Taken and to the run itself"),
+    ("", dict(controller="mine.Rule"), "One of your own is named module:Name"),
+])
+def test_an_unfinished_class_is_refused_with_what_it_lacks(source, given, words, desk, monkeypatch):
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    (desk/"mine.py").write_text(OWN + source)
+    with pytest.raises(AbsLabError, match=words): configure(**given)
+
+
+def test_a_size_that_is_no_whole_number_is_refused_where_it_is_asked_for():
+    from dataclasses import dataclass
+    from abs_lab import Controller, Measurement
+    @dataclass
+    class Float(Controller):
+        size: int = 16
+        def observe(self, m): self.size = self.size * 1.1
+    with pytest.raises(AbsLabError, match="the size that Float asks for must be a whole number of at least 1, not 17.6"): Float()(Measurement(0.1))
+
+
+def test_a_run_of_an_environment_of_ones_own_says_what_trained_it(desk):
+    (desk/"walks.py").write_text("import gymnasium as gym\nfrom gymnasium.envs.classic_control import CartPoleEnv\n\ngym.register('Walk-v0', entry_point=CartPoleEnv, max_episode_steps=100)\n")
+    from abs_lab.runs.runner import run
+    assert run(configure(env_id="walks:Walk-v0", num_envs=8, total_steps=1_024, eval_envs=1), desk/"run")["status"] == "finished"
+
+
+def test_a_folder_that_does_not_describe_its_classes_imports_nothing(desk):
+    from abs_lab.runs.config import recorded
+    (desk/"evil.py").write_text("raise SystemExit('imported')\n")
+    found = configure(controller="ramp").record()
+    flat = found["config"] | dict(controller="evil:Rule")
+    with pytest.raises(AbsLabError, match="evil:Rule, which is not built in"): recorded(dict(config=flat))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple
 
 # %% ../../nbs/core/01_contract.ipynb #a9778ab5
-from .interfaces import AbsLabError, BatchPlan, Measurement, Progress, choose, set_fields
+from .interfaces import AbsLabError, BatchPlan, Measurement, Progress, choose, set_fields, whole
 
 # %% ../../nbs/core/01_contract.ipynb #f0311287
 def import_module(
@@ -39,7 +39,7 @@ def import_named(
     path, _, attribute = name.partition(":")
     if not (path and attribute): raise AbsLabError(f"{kind} {name!r} must be written module:Name")
     module = import_module(f"{kind} {name}", path)
-    if not hasattr(module, attribute): choose(f"{kind} in module {path}", attribute, [n for n in vars(module) if not n.startswith("_")])
+    if not hasattr(module, attribute): choose(f"{kind} in module {path}", attribute, [n for n, v in vars(module).items() if not n.startswith("_") and getattr(v, "__module__", path) != "builtins" and not isinstance(v, type(os))])
     return getattr(module, attribute)
 
 # %% ../../nbs/core/01_contract.ipynb #1e7574d9
@@ -115,7 +115,7 @@ class Controller(Part):
         "Take a measurement, answer with the next size."
         if not isinstance(m, Measurement): raise AbsLabError(f"a controller takes a Measurement, not {m!r}; Measurement(signal) will do")
         self.observe(m)
-        return self.size
+        return whole(f"the size that {type(self).__name__} asks for", self.size)
 
     def observe(
         self,
@@ -159,6 +159,21 @@ class Meter(Part):
     ):
         "Raise `AbsLabError`, before any measurement, for an agent that this meter cannot measure."
         self.check_agent(type(agent))
+
+    def state_dict(self) -> dict:  # a value for each name in `memory`, and the generator's state [bytes] where `seed` made one
+        "What has happened, not what was configured."
+        generator = getattr(self, "_generator", None)
+        return super().state_dict() | ({} if generator is None else dict(generator=generator.get_state()))
+
+    def load_state_dict(
+        self,
+        state: dict,   # what `state_dict` returned
+    ):
+        "Continue from a saved state, within the present parameters."
+        if "generator" in state:
+            self.seed(0)
+            self._generator.set_state(state["generator"].cpu())
+        super().load_state_dict(state)
 
     def seed(
         self,

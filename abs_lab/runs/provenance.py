@@ -130,7 +130,7 @@ def _own_package(env):
     import gymnasium as gym
     from abs_lab.core.envs import backend_for
     if backend_for(env) == "envpool": return {}
-    spec = gym.spec(env.env_id)
+    spec = gym.spec(env.env_id.rpartition(":")[2])  # its module was imported a moment ago
     entry = spec.entry_point or spec.vector_entry_point
     parts = (entry if isinstance(entry, str) else entry.__module__).partition(":")[0].split(".")
     name = parts[2] if parts[:2] == ["gymnasium", "envs"] else parts[0]  # Gymnasium's own families are named after what they need

@@ -6,6 +6,7 @@
 __all__ = ['BASES', 'BUILT_IN', 'names', 'find', 'built_in', 'kind_of', 'register', 'check_portable']
 
 # %% ../../nbs/runs/01_registry.ipynb #763b427c
+from dataclasses import is_dataclass
 from functools import cache
 from typing import Any
 
@@ -44,10 +45,17 @@ def find(
     if not isinstance(name, str): raise AbsLabError(f"{kind} must be a name, not {name!r}: a class of your own is named 'module:Name', or given a name with abs_lab.register")
     if name in _registered[kind]: return _registered[kind][name]
     path = BUILT_IN[kind].get(name) or _installed(kind).get(name) or name
-    if ":" not in path: choose(kind, name, names(kind))
+    if ":" not in path:
+        try: choose(kind, name, names(kind))
+        except AbsLabError as e: raise AbsLabError(f"{e} One of your own is named module:Name.") from e
     found, base = import_named(kind, path), BASES.get(kind)
     if base and not (isinstance(found, type) and issubclass(found, base)):
         raise AbsLabError(f"{kind} {name!r} is {found!r}; it must be a class derived from abs_lab.{base.__name__}")
+    lacks = [m for m in ("act", "update", "policy", "greedy", "frozen", "state_dict", "load_state_dict") if kind == "agent" and not hasattr(found, m)]
+    if kind == "agent" and not any("plan_update" in vars(c) for c in found.__mro__ if c is not base): lacks.append("plan_update")
+    if lacks: raise AbsLabError(f"agent {name!r} lacks the method{'s' * (len(lacks) > 1)} {', '.join(lacks)}: see abs_lab.core.interfaces.AgentLike")
+    if base and not is_dataclass(found.Config if kind == "agent" else found):
+        raise AbsLabError(f"{kind} {name!r} must be a dataclass of its parameters: write @dataclass above its {'Config' if kind == 'agent' else 'class'}")
     return found
 
 def built_in(
@@ -75,6 +83,8 @@ def register(
     name = name or cls.__name__.lower()
     if name in BUILT_IN[kind] or name in _installed(kind): raise AbsLabError(f"the name {name!r} belongs to another {kind}: register {cls.__name__} under another name")
     if ":" in name: raise AbsLabError(f"a name of one's own has no colon: {name!r} would be taken for module:Name")
+    other = _registered[kind].get(name, cls)
+    if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__): raise AbsLabError(f"the name {name!r} belongs to {other.__module__}.{other.__qualname__}: register {cls.__name__} under another name")
     _registered[kind][name] = cls
     return cls
 
@@ -83,6 +93,6 @@ def check_portable(
     name: str,      # of a run's party
 ):
     "Refuse a name that no other process can resolve."
-    if name not in _registered[kind]: return
-    cls = _registered[kind][name].__name__
+    if name not in _registered[kind] and not name.startswith("__main__:"): return
+    cls = _registered[kind][name].__name__ if name in _registered[kind] else name.partition(":")[2]
     raise AbsLabError(f"{kind} {name!r} was registered in this process, and a batch trains in others: put the class into a module, say my_{kind}.py beside this notebook, and name it 'my_{kind}:{cls}'")

@@ -53,7 +53,7 @@ class Run(Parties):
         try:
             super().__init__(config, device_of(self.options["device"]), self.options["threads"])  # what cannot be built leaves no folder behind
             self.log, self.actions, replay = StepLog(self.dir / "steps.jsonl", config.record_every), ActionLog(self.dir, self.envs), getattr(self.agent, "replay", None)
-            self.replay_log = ReplayLog(self.dir, replay) if replay else None
+            self.replay_log = ReplayLog(self.dir, replay) if hasattr(replay, "row_dtype") else None  # an agent may call other things so
             self.dir.mkdir(parents=True, exist_ok=True)
             self.lease = Lease(self.dir / "lock")
             self._claim()
@@ -229,8 +229,8 @@ def load_agent(
     tree = load_tree(path)
     for _, changes in tree.get("history", []): config = with_changes(config, **changes)
     n, (obs_space, action_space) = config.env.num_envs, spaces_of(config.env)
-    tree["agent"].pop("replay", None)  # its rows are left where they are
     agent: Any = config.kind(config.kind.for_acting(config.agent, n), obs_space, action_space, n, Progress(config.total_steps), config.seed, device)
+    if hasattr(getattr(agent, "replay", None), "row_dtype"): tree["agent"].pop("replay", None)  # its rows are left where they are
     agent.load_state_dict(tree["agent"])
     agent.progress.load_state_dict(tree["progress"])
     return agent

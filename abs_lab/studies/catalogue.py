@@ -211,5 +211,6 @@ def find_study(
     found = name if isinstance(name, Study) else find("study", name)
     if callable(found): found = found()
     if not isinstance(found, Study): raise AbsLabError(f"study {name!r} is {found!r}; it must be an abs_lab.Study, or a function that returns one")
-    if found.name in STUDIES and found is not STUDIES[found.name]: raise AbsLabError(f"the study {name!r} has the name of a built-in one, {found.name!r}, whose folders it would share: give it another name")
+    taken = {"train", "live", "notebook", *(f"{s}-{scale}" for s, study in STUDIES.items() for scale in study.scales), *STUDIES}
+    if found.name in taken and found is not STUDIES.get(found.name): raise AbsLabError(f"the study {name!r} has the name of a built-in one, {found.name!r}, whose folders it would share: give it another name")
     return found

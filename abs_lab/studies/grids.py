@@ -17,7 +17,7 @@ from ..core.controllers import Replayed
 from ..core.envs import EnvConfig, backend_for
 from ..core.interfaces import AbsLabError, choose
 from ..runs.config import RunConfig, configure, describe
-from ..runs.registry import check_portable, find, names
+from ..runs.registry import BUILT_IN, check_portable, find, names
 from .results import label
 from .study import Study
 
@@ -84,7 +84,7 @@ def parameters(
 ) -> dict:             # parameter name -> its comment
     "Every parameter that a run of this agent can be given, with its comment."
     kind = find("agent", agent)
-    parts = (EnvConfig, kind.Config, *(find(party, name) for party in ("meter", "controller") for name in names(party)))
+    parts = (EnvConfig, kind.Config, *(find(party, name) for party in ("meter", "controller") for name in BUILT_IN[party]))
     out = dict(preset=f"named settings to start from: auto (what fits env_id), {', '.join(kind.presets)}", controller=", ".join(names("controller")), meter=", ".join(names("meter")))
     for cls in (RunConfig, *reversed(parts)): out |= {name: comment for name, comment in describe(cls).items() if name not in out}
     return {k: v for k, v in out.items() if k not in ("env", "agent", "names", "origin")}

@@ -124,8 +124,8 @@ def _stands(path, dir, arm):
 def _named(identity, params, name):
     "The id that parameters lead to: as the file says what differs from the defaults, else as this version finds it."
     if identity is None:
-        from abs_lab.runs.config import configure  # of files written before 28 November 2026; it takes torch along
-        try: return configure(**params).id
+        from abs_lab.runs.config import recorded  # of files written before 28 November 2026; it takes torch along
+        try: return recorded(dict(config=params)).id
         except (ValueError, TypeError) as e: raise AbsLabError(f"{name} was written by another version ({e})") from e
     try:
         wrong = [k for k, v in identity.items() if k != "format" and params[k] != v]
