@@ -13,7 +13,7 @@ from abs_lab.core.interfaces import AbsLabError, BatchPlan, Measurement, Progres
 from abs_lab.agents import ppo
 from abs_lab.agents.pqn import PRESETS, linear_epsilon, plan_update
 from abs_lab.studies.catalogue import STUDIES
-from abs_lab.studies.study import parameters_cell
+from abs_lab.studies.grids import parameters_cell
 
 ROOT = Path(__file__).resolve().parent.parent
 ABS_RULE = dict(size_min=16, size_max=64, low=0.05, high=0.95, window=20, warmup=10, smoothing=0.9, map="log", rounding="author",
