@@ -232,7 +232,7 @@ def recorded(
     try: flat, kinds = dict(found["config"]), found.get("kinds")
     except (KeyError, TypeError, ValueError) as e: raise AbsLabError(f"these are not a run's parameters: {str(found)[:200]}") from e
     own = ":" in str(flat.get("network"))  # `configure` would import it
-    foreign = [str(flat.get(kind)) for kind in ("agent", "meter", "controller") if not built_in(kind, flat.get(kind, ""))]
+    foreign = [str(flat[kind]) for kind in ("agent", "meter", "controller") if kind in flat and not built_in(kind, flat[kind])]
     if not kinds and (own or foreign): raise AbsLabError(f"the file names {', '.join(foreign) or flat['network']}, which is not built in, and does not describe it")
     if not kinds or not own and all(built_in(kind, flat.get(kind, "")) for kind in kinds): return configure(**flat)
     for about in kinds.values():
