@@ -144,7 +144,7 @@ def test_collecting_a_study_leaves_other_runs_data_alone(tmp_path):
     ids, missing = collect(grid, engine.check_grid(ROOT / study.notebook, grid), tmp_path / "none", tmp_path / "data")
     assert ids == [] and len(missing) == 5 and (tmp_path / "data/other.json").exists()
     with pytest.raises(AbsLabError, match="seeds must be at least 1"): study.grid(seeds=0)
-    with pytest.raises(AbsLabError, match="jobs must be at least 0"): engine.run_queue(ROOT / study.notebook, study.grid("smoke"), tmp_path, -1)
+    with pytest.raises(AbsLabError, match="jobs must be a whole number of at least 0, not -1"): engine.run_queue(ROOT / study.notebook, study.grid("smoke"), tmp_path, -1)
 
 
 def test_a_huge_range_of_sizes_is_checked_without_going_through_all_of_it():
