@@ -15,6 +15,7 @@ import re
 import sys
 import tempfile
 from dataclasses import asdict, field, make_dataclass
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +28,7 @@ from .runs.settings import settings
 from .runs.storage import result_of
 from .studies.catalogue import STUDIES
 from .studies.results import merge, steps_done
-from .studies.status import clock, duration, survey, table
+from .studies.status import clock, duration, starts, survey, table
 from .studies.workers import ENGINES
 
 # %% ../nbs/cli.ipynb #140a3197
@@ -53,6 +54,8 @@ def train_config(
     argv = [re.sub(r"(?<![\w.])\d+(\.\d+)?e\d+$", lambda m: f"{float(m[0]):.0f}" if float(m[0]).is_integer() else m[0], a) for a in argv]  # 1e6 is a whole number
     flags = [a.split("=")[0].replace("_", "-") + a[len(a.split("=")[0]):] if a.startswith("--") else a for a in argv[1:]]
     chosen, rest = first.parse_known_args(flags)
+    for flag in rest:
+        if near := get_close_matches(flag.split("=")[0], ("--preset", "--controller", "--meter", "--env-id"), 1, 0.8): raise AbsLabError(f"unknown flag {flag}; did you mean {near[0]}?")
     agent = argv[0] if argv else ""
     kind = find("agent", agent)
     base = configure(agent, **vars(chosen))
@@ -66,10 +69,21 @@ def train_config(
     return configure(agent, **vars(chosen), **changed)
 
 # %% ../nbs/cli.ipynb #959e3900
+_TRAIN = """usage: abs-lab train AGENT [--env-id ID] [--preset P] [--controller C] [--meter M] [flags]
+
+Train one run, with a progress bar; the same command goes on after an interruption.
+AGENT is {agents}, or module:Name. Which flags there are, and their defaults, follows from
+the agent, --env-id, --preset, --controller and --meter, so their help is asked for together:
+
+  abs-lab train pqn --help
+  abs-lab train ppo --env-id Hopper-v4 --controller fixed --help
+  abs-lab train pqn --env-id CartPole-v1 --controller abs --total-steps 300000"""
+
 def _train(argv):
     from abs_lab.runs.config import earliest_change
-    from abs_lab.runs.runner import progress_bar, run, until_asked
-    if not argv or argv[0] in ("-h", "--help"): raise AbsLabError(f"name an agent: {', '.join(names('agent'))}, or module:Name; then --help lists its flags")
+    from abs_lab.runs.runner import Stopped, progress_bar, run, until_asked
+    if argv and argv[0] in ("-h", "--help"): print(_TRAIN.format(agents=", ".join(names("agent")))); return 0
+    if not argv or argv[0].startswith("-"): raise AbsLabError(f"name an agent first: {', '.join(names('agent'))}, or module:Name; then its flags")
     config = train_config(argv)
     dir = Path(settings()["runs_dir"]) / "train" / config.id
     if hasattr(config.controller, "schedule") and earliest_change(config) > 1:
@@ -78,9 +92,12 @@ def _train(argv):
         print(f"note: in this run ABS cannot leave its smallest size, {config.controller.smallest}: give it more measurements than warmup={config.controller.warmup} ({more}){apart}")
     for remark in config.kind.remarks(config): print(f"note: {remark}")
     def watch(steps, config):
-        print(f"writing {dir}")
+        begun = starts(dir)[-1]
+        print(f"resuming {dir} at step {begun['step']:,}" if begun["event"] == "resume" else f"writing {dir}")
         return progress_bar(until_asked(steps, config), config)
-    score = run(config, dir, watch)["eval"]
+    if result_of(dir): print(f"finished before: {dir}")
+    try: score = run(config, dir, watch)["eval"]
+    except Stopped: print(f"\nsaved at step {steps_done(dir):,}: the same command goes on from there", file=sys.stderr); return 130
     print(f"greedy evaluation: mean return {score['mean']:.1f} over {len(score['returns'])} episodes")
     return 0
 
@@ -192,7 +209,7 @@ def _status(argv):
     if args.study: names = [choose(f"study in {root} or {reports}", args.study, names)]
     found = [_survey_of(root / name) for name in names]
     if args.json: print(json.dumps(found[0] if args.study else found, indent=1))
-    else: print(*(line for f in found for line in table(f, ("done", "running", "waiting", "failed") if args.study else ())) if found else [f"no runs in {root}"], sep="\n")
+    else: print(*(line for f in found for line in table(f, ("done", "running", "waiting", "stopped", "failed") if args.study else ())) if found else [f"no runs in {root}"], sep="\n")
     return 0
 
 def _merge(argv):

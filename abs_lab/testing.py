@@ -24,8 +24,9 @@ import torch
 from .core.contract import python_path
 from .core.interfaces import Progress, choose
 from .runs.checkpoints import load_tree
-from .runs.config import RunConfig, configure, describe, recorded
+from .runs.config import OWN, RunConfig, configure, describe, recorded
 from .runs.forks import fork
+from .runs.registry import find, names
 from .runs.runner import load_agent, look_at, run
 from .runs.session import Session
 from .runs.storage import read_jsonl
@@ -62,7 +63,7 @@ def outcome_of(
     dir: Path,       # a finished run's directory
 ) -> dict:
     "What a finished run reports, apart from its name, its time and what it ran on."
-    apart = ("id", "seconds", "commit", "fingerprint", "versions", "hardware")
+    apart = ("id", "seconds", "commit", "fingerprint", "versions", "hardware", "earlier")
     return {k: v for k, v in json.loads((Path(dir) / "result.json").read_text()).items() if k not in apart}
 
 def assert_same_run(
@@ -92,6 +93,9 @@ def described(config: RunConfig, dir: Path):  # a run's parameters; an empty fol
     for part in (config.agent, config.meter, config.controller):
         bare = [name for name, comment in describe(type(part)).items() if not comment]
         assert not bare, f"{type(part).__name__}: {', '.join(bare)} need a comment that ends their line: it is the help of flags and forms"
+    parts = [find(kind, name) for kind in ("controller", "meter") for name in names(kind)] + [type(p) for p in (config.env, config.agent, config.meter, config.controller)]
+    known = {name for part in parts for name in describe(part)} | {*OWN}
+    for name, values in config.kind.presets.items(): assert not (odd := {*values} - known), f"preset {name} names {', '.join(sorted(odd))}, which no part of a run has"
     dir = _trained(config, dir)
     found = json.loads((dir / "config.json").read_text())
     for kind in ("agent", "meter", "controller"): found["config"][kind] = found["kinds"][kind]["name"] = f"elsewhere:{kind}"

@@ -217,6 +217,11 @@ class Agent:
     metrics: ClassVar[dict] = {}                                              # name of what `update` returns -> Metric
     published_steps: ClassVar[int | None] = None                              # environment steps of the published setting
 
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        for name, metric in dict(size_metric=cls.size_metric, **cls.metrics).items():
+            if not isinstance(metric, Metric): raise AbsLabError(f"{cls.__name__} describes {name} as {metric!r}; it must be a Metric, such as Metric('policy loss')")
+
     def __init__(
         self,
         config,                # its settings

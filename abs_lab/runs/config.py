@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass, replace
 from functools import cache
 from keyword import iskeyword
-from typing import Any
+from typing import Any, ClassVar
 
 # %% ../../nbs/runs/03_config.ipynb #c01f0005
 import numpy as np
@@ -110,7 +110,7 @@ def describe(
     cls: type,  # a dataclass
 ) -> dict:      # field name -> the comment that trails it
     "The fields of a dataclass with their comments."
-    if hasattr(cls, "comments"): return dict(cls.comments)  # of a run that is read without its classes
+    if hasattr(cls, "_described"): return dict(cls._described)  # of a run that is read without its classes
     with _parsing: return dict(_comments(cls))
 
 # %% ../../nbs/runs/03_config.ipynb #61dceb61
@@ -195,12 +195,13 @@ def earliest_change(
 # %% ../../nbs/runs/03_config.ipynb #39172ec1
 class Recorded:
     "A party of a run as the run's folder describes it: its parameters are attributes, as those of the class would be."
-    smallest = property(lambda self: self._limit("size_min", min), doc="The smallest size, as far as the parameters tell.")
-    largest = property(lambda self: self._limit("size_max", max), doc="The largest size, as far as the parameters tell.")
+    _described: ClassVar[dict] = {}  # its parameters with their comments
 
-    def _limit(self, name, of):
-        if hasattr(self, name): return getattr(self, name)
-        return of(self.sizes) if hasattr(self, "sizes") else getattr(self, "size", 1)
+def _limit(name, of):
+    "A property: a limit of the sizes, as far as the parameters tell."
+    return property(lambda self: getattr(self, name, None) or (of(self.sizes) if hasattr(self, "sizes") else getattr(self, "size", 1)))
+
+_LIMITS = dict(smallest=_limit("size_min", min), largest=_limit("size_max", max))
 
 @dataclass(frozen=True)
 class RecordedConfig(RunConfig):
@@ -222,7 +223,8 @@ def _party(kind, about, flat):
         cls = cls.Config if kind == "agent" else cls
         return cls(**{f.name: flat[f.name] for f in fields(cls) if f.init and f.name in flat})
     names = [name for name in about["parameters"] if name in flat]
-    made = make_dataclass(about["name"].rpartition(":")[2], [(name, Any) for name in names], bases=(Recorded,), namespace=dict(comments=about["parameters"]), frozen=True)
+    apart = dict(_described=about["parameters"]) | {name: limit for name, limit in _LIMITS.items() if name not in names}
+    made = make_dataclass(about["name"].rpartition(":")[2], [(name, Any) for name in names], bases=(Recorded,), namespace=apart, frozen=True)
     return made(**{name: flat[name] for name in names})
 
 def recorded(

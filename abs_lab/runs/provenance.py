@@ -52,8 +52,10 @@ def _plain(source):
 # %% ../../nbs/runs/05_provenance.ipynb #151a5b43
 RECORDING = ("checkpoints", "config", "provenance", "registry", "settings", "storage")  # modules of abs_lab.runs that compute nothing of a run
 
+def _read(path): return _read_at(path, path.stat().st_mtime_ns)  # a module of one's own may be edited while a notebook is open
+
 @cache
-def _read(path):
+def _read_at(path, written):
     "A hash of what a file's code says, and its imports: where from (None: a plain import), and what."
     said, imports = _plain(path.read_text(encoding="utf-8"))
     taken = [("." * n.level + (n.module or "") if isinstance(n, ast.ImportFrom) else None, [a.name for a in n.names]) for n in imports]
@@ -168,12 +170,15 @@ def _golden() -> dict:
 
 def _traits(run):
     "What has to be one on a page: name -> (what is compared, what a reader is shown of it)."
-    result, agent, preset = run["result"], run["params"].get("agent", "pqn"), run["params"].get("preset", "")
-    commit, parts = result.get("commit") or "unknown", dict(result.get("fingerprint", {}))
-    code = parts.pop("abs_lab", commit)
-    digests = _golden().get(agent, {}).get(code, {"": code})
-    traits = {f"the code that trains {agent}{preset and f', {preset}'}": (digests.get(preset, digests[""]), commit)} | {f"module {name}": (own, own) for name, own in parts.items()}
-    return traits | {p: (v.partition("+")[0],) * 2 for p, v in result.get("versions", {}).items() if v and p not in ("python", "abs_lab")}
+    agent, preset, found = run["params"].get("agent", "pqn"), run["params"].get("preset", ""), {}
+    for trained in (run["result"], *run["result"].get("earlier", [])):
+        commit, parts = trained.get("commit") or "unknown", dict(trained.get("fingerprint", {}))
+        code = parts.pop("abs_lab", commit)
+        digests = _golden().get(agent, {}).get(code, {"": code})
+        traits = {f"the code that trains {agent}{preset and f', {preset}'}": (digests.get(preset, digests[""]), commit)} | {f"module {name}": (own, own) for name, own in parts.items()}
+        traits |= {p: (v.partition("+")[0],) * 2 for p, v in trained.get("versions", {}).items() if v and p not in ("python", "abs_lab")}
+        for name, trait in traits.items(): found.setdefault(name, set()).add(trait)
+    return {name: tuple(" and ".join(sorted({*part})) for part in zip(*traits)) for name, traits in found.items()}
 
 def differences(
     runs: Iterable,  # dicts with params and result, as small files have them

@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from .checkpoints import load_tree, save_tree
 from .config import FORMAT, RunConfig, configure, recorded
 from .logs import ActionLog, ReplayLog, StepLog, append_event
 from .parties import Parties, device_of, with_changes
-from .provenance import provenance
+from .provenance import differences, provenance
 from .settings import settings
 from .storage import Busy, Lease, read_jsonl, result_of, write_json
 
@@ -41,6 +42,11 @@ def set_events(
     "What was set while a run was trained."
     found = [[e["update"], e["changes"]] for e in read_jsonl(Path(dir) / "events.jsonl") if e["event"] == "set"]
     return sorted(found, key=lambda found: found[0])
+
+def _trainings(dir):
+    "What trained a run until now, each once: commit, fingerprint, versions."
+    begun = [{k: e[k] for k in ("commit", "fingerprint", "versions") if k in e} for e in read_jsonl(dir / "events.jsonl") if e["event"] in ("start", "resume")]
+    return [b for i, b in enumerate(begun) if b not in begun[:i]]
 
 class Run(Parties):
     "A run directory, open for training."
@@ -82,6 +88,8 @@ class Run(Parties):
             self.envs.load_state_dict(tree["envs"], self.actions.read(tree["envs"]))
         self.log.open(tree.get("steps_bytes", 0), tree.get("pending", []))
         self.planned = [c for c in set_events(self.dir) if c not in self.history]
+        if tree and (found := differences([dict(params=self.config.flat(), result=result) for result in (*_trainings(self.dir), provenance(self.config))])):
+            warnings.warn(f"{self.dir} was trained differently until now, and goes on as it can be trained here. {'. '.join(found)}", stacklevel=4)
         self.event("resume" if tree else "start", backend=self.envs.backend, device=str(self.device), threads=torch.get_num_threads(), **provenance(self.config))
         self._follow()
 
@@ -145,11 +153,13 @@ class Run(Parties):
         score = evaluate(self.agent, c.env, c.seed, c.eval_envs, c.eval_episodes, device=self.device)
         rows, skip = read_jsonl(self.dir / "steps.jsonl"), self.envs.frame_skip
         returns, updates = [e[2] for row in rows for e in row["episodes"]], np.diff([0, *(row["update"] for row in rows)])
+        now = provenance(self.config)
+        earlier = [t for t in _trainings(self.dir) if t != {k: now[k] for k in t}]
         result = dict(id=self.config.id, status="finished", steps=p.step, updates=p.update, gradient_steps=p.gradient_steps, frames=p.step * skip if skip else None,
                       seconds=round(self.seconds, 2), eval=score, measurements=sum(row["signal"] is not None for row in rows), final_size=self.controller.size,
                       mean_size=float(np.average([row["size"] for row in rows], weights=updates)), episodes=len(returns),
                       train_return=float(np.mean(returns[-100:])) if returns else None, backend=self.envs.backend,
-                      device=str(self.device), **(dict(interventions=len(self.history)) if self.history else {}), **provenance(self.config))
+                      device=str(self.device), **(dict(interventions=len(self.history)) if self.history else {}), **(dict(earlier=earlier) if earlier else {}), **now)
         self._check()
         write_json(self.dir / "result.json", result)
         self.event("finish")
@@ -184,8 +194,8 @@ def run(
         return r.finish()
     except OSError as e: raise AbsLabError(f"writing {dir} failed ({e}); its last checkpoint is intact, and the run goes on from there") from e
     except Busy: raise  # nothing more is written
-    except AbsLabError as e:
-        r.event("error", message=str(e))
+    except Exception as e:
+        r.event("error", message=str(e) if isinstance(e, AbsLabError) else f"{type(e).__name__}: {e}")
         raise
     finally: r.close()
 

@@ -72,7 +72,7 @@ def compact(
     curve |= {"seconds": [round(c[-1]["seconds"]["total"], 2) for c in chunks]}
     curve |= {k: [_mean(row.get(k) for row in c) for c in chunks] for k in _measured(rows)}
     low, high = config["config"].get("low"), config["config"].get("high")
-    curve["thresholds"] = [low, high] if low is not None else None
+    curve["thresholds"] = [low, high] if None not in (low, high) else None
     result = result_of(dir) or {}
     if "eval" in result: result["eval"]["returns"] = [float(f"{r:.6g}") for r in result["eval"]["returns"]]
     schedule = dict(ends=[row["step"] for row in rows], sizes=[row["size"] for row in rows])

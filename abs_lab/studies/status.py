@@ -55,6 +55,7 @@ def _row(dir, arm, total, recorded):
     step, state = total if done else min(steps_done(dir), total), "done" if done else "running" if held(dir) else "waiting"
     if state == "waiting":
         if (events := read_jsonl(dir / "events.jsonl")) and events[-1]["event"] == "error": failure, state = events[-1], "failed"
+        elif events and not (dir.parent / "study.json").exists(): state = "stopped"  # no queue will go on with it
         with suppress(OSError, ValueError): failure, state = json.loads((dir / "failure.json").read_text()), "failed"
     pace = rate(dir) if state == "running" else None
     return dict(id=dir.name, arm=arm, state=state, step=step, total_steps=total, steps_per_second=pace and round(pace),
@@ -68,8 +69,8 @@ def survey(
     "How far the runs of a folder are."
     rows = [_row(Path(dir) / id, arm, total, id in recorded) for id, arm, total in runs]
     pace = sum(r["steps_per_second"] or 0 for r in rows)
-    left = sum(max(r["total_steps"] - r["step"], 0) for r in rows if r["state"] in ("running", "waiting"))
-    return dict(study=Path(dir).name, total=len(rows)) | {state: sum(r["state"] == state for r in rows) for state in ("done", "running", "waiting", "failed")} | dict(
+    left = sum(max(r["total_steps"] - r["step"], 0) for r in rows if r["state"] in ("running", "waiting", "stopped"))
+    return dict(study=Path(dir).name, total=len(rows)) | {state: sum(r["state"] == state for r in rows) for state in ("done", "running", "waiting", "stopped", "failed")} | dict(
         steps_per_second=pace, eta_seconds=round(left / pace) if pace else None, runs=rows)
 
 # %% ../../nbs/studies/04_status.ipynb #21e00011
@@ -95,7 +96,7 @@ def table(
     states: Sequence[str] = ("running", "failed"),  # the runs that have lines of their own
 ) -> list[str]:                                     # lines
     "A survey as text."
-    parts = [f"{found[s]} {s}" for s in ("running", "waiting", "failed") if found[s]]
+    parts = [f"{found[s]} {s}" for s in ("running", "waiting", "stopped", "failed") if found[s]]
     parts += [f"{found['steps_per_second']:,} steps/s, {clock(found['eta_seconds'])} left"] if found["steps_per_second"] else []
     lines = [", ".join([f"{found['study']}: {found['done']} of {found['total']} runs finished", *parts])]
     for r in sorted((r for r in found["runs"] if r["state"] in states), key=lambda r: states.index(r["state"])):
