@@ -97,7 +97,7 @@ def _train(argv):
         return progress_bar(until_asked(steps, config), config)
     if result_of(dir): print(f"finished before: {dir}")
     try: score = run(config, dir, watch)["eval"]
-    except Stopped: print(f"\nsaved at step {steps_done(dir):,}: the same command goes on from there", file=sys.stderr); return 130
+    except Stopped: print(f"\ninterrupted: saved at step {steps_done(dir):,}; the same command goes on from there", file=sys.stderr); return 130
     print(f"greedy evaluation: mean return {score['mean']:.1f} over {len(score['returns'])} episodes")
     return 0
 

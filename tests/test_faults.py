@@ -16,6 +16,7 @@ from abs_lab.runs.table import Runs
 from abs_lab.runs.checkpoints import load_tree
 from abs_lab.studies.results import steps_done
 from abs_lab.studies.catalogue import STUDIES
+from abs_lab.studies.status import survey
 from abs_lab.studies.study import Study
 from support import ROOT, assert_same_run, events, finish, processes_of, rows, start, wait_for
 
@@ -341,6 +342,9 @@ def test_an_environment_that_raises(tmp_path):
     config, dir = configure(**SMALL | dict(env_id="BrokenStep-v0")), tmp_path/"runs"/"x"
     with pytest.raises(RuntimeError, match="the simulator broke") as first: run(config, dir)
     recorded(dir, 3)
+    assert events(dir)[-1]["event"] == "error" and events(dir)[-1]["message"] == "RuntimeError: the simulator broke"
+    row, = survey(dir.parent, [("x", "", config.total_steps)])["runs"]
+    assert row["state"] == "failed" and "the simulator broke" in row["message"]
     with pytest.raises(RuntimeError, match="the simulator broke"): run(config, dir)
     assert first and events(dir, "resume")
 
@@ -383,6 +387,7 @@ REPRODUCE = """
 import sys
 from abs_lab import cli
 from abs_lab.studies.catalogue import STUDIES
+from abs_lab.studies.status import survey
 from abs_lab.studies.study import Study
 STUDIES["tiny"] = Study("tiny", "?", "nbs/experiments/pqn.ipynb", "nbs/figures/quick.ipynb", {"a": {}, "b": dict(controller="fixed", size=16)},
                         common=dict(env_id="CartPole-v1", total_steps=10_000_000), seeds=1)
@@ -404,6 +409,6 @@ def test_ctrl_c_in_a_study_leaves_no_process_behind(tmp_path):
         assert not left
     finally:
         for pid in processes_of(mark): os.kill(int(pid), signal.SIGKILL)
-    for dir in folder.iterdir():
+    for dir in folder.glob("*/"):
         recorded(dir)
         assert load_tree(dir/"checkpoint.safetensors")["progress"]["step"] > 0

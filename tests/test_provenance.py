@@ -8,7 +8,8 @@ import pytest
 
 from abs_lab.runs import provenance as p
 from abs_lab.runs.config import configure
-from abs_lab.runs.runner import run
+from abs_lab.runs import runner
+from abs_lab.runs.runner import Stopped, run
 from abs_lab.runs.storage import read_jsonl
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,6 +95,22 @@ def test_a_run_records_its_fingerprint_and_its_environments_package(tmp_path, mo
     start = read_jsonl(tmp_path/"run"/"events.jsonl")[0]
     assert result["fingerprint"] == start["fingerprint"] == p.fingerprint(config)
     assert result["versions"]["minatar"] and start["versions"] == result["versions"] and "commit" in result
+
+
+def test_a_run_that_goes_on_under_other_code_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("ABS_LAB_CHECKPOINT_SECONDS", "0")
+    config = configure(env_id="CartPole-v1", num_envs=8, total_steps=1_000, eval_envs=2)
+    def stop(steps, config):
+        yield next(steps)
+        raise Stopped
+    other = p.provenance(config) | dict(fingerprint=dict(abs_lab="0" * 12), commit="another")
+    with monkeypatch.context() as elsewhere, pytest.raises(Stopped):
+        elsewhere.setattr(runner, "provenance", lambda config: other)
+        run(config, tmp_path / "x", stop)
+    with pytest.warns(UserWarning, match="trained differently until now, .*another"): result = run(config, tmp_path / "x")
+    assert [e["commit"] for e in result["earlier"]] == ["another"]
+    alike = dict(params=config.flat(), result={k: v for k, v in result.items() if k != "earlier"})
+    assert p.differences([alike, alike]) == [] and "another" in p.differences([alike, dict(params=config.flat(), result=result)])[0]
 
 
 def test_a_fingerprint_needs_no_git_and_no_time():
