@@ -1148,6 +1148,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'abs_lab.runs.config.configure': ('runs/config.html#configure', 'abs_lab/runs/config.py'),
                                      'abs_lab.runs.config.describe': ('runs/config.html#describe', 'abs_lab/runs/config.py'),
                                      'abs_lab.runs.config.earliest_change': ('runs/config.html#earliest_change', 'abs_lab/runs/config.py'),
+                                     'abs_lab.runs.config.named': ('runs/config.html#named', 'abs_lab/runs/config.py'),
                                      'abs_lab.runs.config.recorded': ('runs/config.html#recorded', 'abs_lab/runs/config.py')},
             'abs_lab.runs.forks': { 'abs_lab.runs.forks.fork': ('runs/forks.html#fork', 'abs_lab/runs/forks.py'),
                                     'abs_lab.runs.forks.lineage': ('runs/forks.html#lineage', 'abs_lab/runs/forks.py'),

@@ -15,7 +15,6 @@ import re
 import sys
 import tempfile
 from dataclasses import asdict, field, make_dataclass
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -48,24 +47,26 @@ def train_config(
 ):                     # RunConfig, checked
     "The config that a command line asks for; exits with tyro's help or message when asked or when a flag is unknown."
     import tyro
-    from abs_lab.runs.config import OWN, configure
+    from abs_lab.runs.config import OWN, configure, describe, named
     first = argparse.ArgumentParser("abs-lab train", add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     for name in ("--preset", "--controller", "--meter", "--env-id"): first.add_argument(name)
     argv = [re.sub(r"(?<![\w.])\d+(\.\d+)?e\d+$", lambda m: f"{float(m[0]):.0f}" if float(m[0]).is_integer() else m[0], a) for a in argv]  # 1e6 is a whole number
     flags = [a.split("=")[0].replace("_", "-") + a[len(a.split("=")[0]):] if a.startswith("--") else a for a in argv[1:]]
     chosen, rest = first.parse_known_args(flags)
-    for flag in rest:
-        if near := get_close_matches(flag.split("=")[0], ("--preset", "--controller", "--meter", "--env-id"), 1, 0.8): raise AbsLabError(f"unknown flag {flag}; did you mean {near[0]}?")
     agent = argv[0] if argv else ""
     kind = find("agent", agent)
     base = configure(agent, **vars(chosen))
     about = (f"Train {agent}. Beside the flags below: --env-id, --preset {{{','.join(kind.presets)}}}, "
              f"--controller {{{','.join(names('controller'))}}} and --meter {{{','.join(names('meter'))}}} (or module:Name), "
              "which decide what the flags and their defaults are.")
+    parts = [type(getattr(base, n)) for n in PARTS]
+    known = ["--help", "--env-id", "--preset", "--controller", "--meter", *(f"--{no}{n}".replace("_", "-") for n in (*OWN, *(n for p in parts for n in describe(p))) for no in ("", "no-"))]
+    for flag in rest:
+        if flag.startswith("--"): named(f"flag of abs-lab train {agent}", flag.split("=")[0], known, parts)
     given = tyro.cli(_flags(base), args=rest, prog=f"abs-lab train {agent}", description=about, config=(tyro.conf.OmitArgPrefixes,))
     values = {n: getattr(given, n) for n in OWN} | {k: v for n in PARTS for k, v in asdict(getattr(given, n)).items()}
-    named = {f.split("=")[0].lstrip("-").replace("-", "_") for f in rest if f.startswith("--")}
-    changed = {k: v for k, v in values.items() if k in named or f"no_{k}" in named}
+    said = {f.split("=")[0].lstrip("-").replace("-", "_") for f in rest if f.startswith("--")}
+    changed = {k: v for k, v in values.items() if k in said or f"no_{k}" in said}
     return configure(agent, **vars(chosen), **changed)
 
 # %% ../nbs/cli.ipynb #959e3900

@@ -87,6 +87,8 @@ BAD = [
     (["--lr", "fast"], ["--lr", "fast"]),
     (["--lr", "-1"], ["lr must be positive and finite, not -1"]),
     (["--lrr", "1e-3"], ["--lrr", "--lr"]),
+    (["--learning-rate", "1e-3"], ["--learning-rate", "mean lr"]),
+    (["--controler", "abs"], ["--controler", "--controller"]),
     (["--total-steps", "0"], ["total_steps", "0"]),
     (["--seed", "-1"], ["seed", "-1"]),
     (["--preset", "papr"], ["papr", "paper"]),
@@ -128,7 +130,7 @@ def test_the_real_command_line_says_the_same(tmp_path):
 
 @pytest.mark.parametrize("text,words", [
     ('{"env_id": "CartPole-v1", "hihg": 0.5}', ["hihg", "high"]), ('{"lr": "1e-3"}', ["lr", "1e-3"]), ('{"num_envs": 3.5}', ["num_envs"]),
-    ('{"seed": true}', ["seed"]), ('{"low": 0.5, "high": 0.2}', ["low=0.2, high=0.5"]), ("{torn", ["cannot be read"]),
+    ('{"seed": true}', ["seed"]), ('{"low": 0.5, "high": 0.2}', ["low=0.2, high=0.5"]), ('{"learning_rate": 0.1}', ["learning_rate", "mean lr"]), ("{torn", ["cannot be read"]),
     ("[1]", ["read"]),
     pytest.param('{"config": [1]}', ["read"])])
 def test_bad_configurations(text, words, command, tmp_path):

@@ -24,8 +24,11 @@ def commit() -> str:  # the hash, with '-dirty' when the library differs from it
     "The last commit that changed the library that is running: one that touches only reports or prose leaves it as it is."
     here = Path(__file__).parents[1] if "__file__" in globals() else Path.cwd()
     def git(*args): return subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, check=True).stdout.strip()
-    try: return git("log", "-1", "--format=%h", "--abbrev=12", "--", str(here)) + ("-dirty" if git("status", "--porcelain", "--", str(here)) else "")
-    except (OSError, subprocess.CalledProcessError): return os.environ.get("ABS_LAB_COMMIT", "unknown")
+    told = os.environ.get("ABS_LAB_COMMIT", "unknown")
+    try: last = git("log", "-1", "--format=%h", "--abbrev=12", "--", str(here))
+    except (OSError, subprocess.CalledProcessError): return told
+    if not last: return told  # a folder that another project ignores
+    return last + ("-dirty" if git("status", "--porcelain", "--", str(here)) else "")
 
 # %% ../../nbs/runs/05_provenance.ipynb #175da3cc
 def _is_text(node): return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
