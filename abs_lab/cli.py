@@ -22,6 +22,7 @@ from typing import Annotated
 # %% ../nbs/cli.ipynb #18a1e17c
 from .core.contract import python_path
 from .core.interfaces import AbsLabError, choose
+from .core.text import plain_terminal, say
 from .runs.registry import find, names
 from .runs.settings import settings
 from .runs.storage import result_of
@@ -83,23 +84,23 @@ the agent, --env-id, --preset, --controller and --meter, so their help is asked 
 def _train(argv):
     from abs_lab.runs.config import earliest_change
     from abs_lab.runs.runner import Stopped, progress_bar, run, until_asked
-    if argv and argv[0] in ("-h", "--help"): print(_TRAIN.format(agents=", ".join(names("agent")))); return 0
+    if argv and argv[0] in ("-h", "--help"): say(_TRAIN.format(agents=", ".join(names("agent")))); return 0
     if not argv or argv[0].startswith("-"): raise AbsLabError(f"name an agent first: {', '.join(names('agent'))}, or module:Name; then its flags")
     config = train_config(argv)
     dir = Path(settings()["runs_dir"]) / "train" / config.id
     if hasattr(config.controller, "schedule") and earliest_change(config) > 1:
         more = "a smaller interval" if getattr(config.meter, "interval", 1) > getattr(config.meter, "lag", 1) else "more steps"
         apart = ", and limits that are more than 10 apart, as rounding='author' needs" if config.controller.rounding == "author" else ""
-        print(f"note: in this run ABS cannot leave its smallest size, {config.controller.smallest}: give it more measurements than warmup={config.controller.warmup} ({more}){apart}")
-    for remark in config.kind.remarks(config): print(f"note: {remark}")
+        say(f"note: in this run ABS cannot leave its smallest size, {config.controller.smallest}: give it more measurements than warmup={config.controller.warmup} ({more}){apart}")
+    for remark in config.kind.remarks(config): say(f"note: {remark}")
     def watch(steps, config):
         begun = starts(dir)[-1]
-        print(f"resuming {dir} at step {begun['step']:,}" if begun["event"] == "resume" else f"writing {dir}")
+        say(f"resuming {dir} at step {begun['step']:,}" if begun["event"] == "resume" else f"writing {dir}")
         return progress_bar(until_asked(steps, config), config)
-    if result_of(dir): print(f"finished before: {dir}")
+    if result_of(dir): say(f"finished before: {dir}")
     try: score = run(config, dir, watch)["eval"]
-    except Stopped: print(f"\ninterrupted: saved at step {steps_done(dir):,}; the same command goes on from there", file=sys.stderr); return 130
-    print(f"greedy evaluation: mean return {score['mean']:.1f} over {len(score['returns'])} episodes")
+    except Stopped: say(f"\ninterrupted: saved at step {steps_done(dir):,}; the same command goes on from there", error=True); return 130
+    say(f"greedy evaluation: mean return {score['mean']:.1f} over {len(score['returns'])} episodes")
     return 0
 
 
@@ -118,7 +119,7 @@ def _dashboard(argv):
         code = dict(cell_type="code", execution_count=None, id="page", metadata={}, outputs=[], source=_PAGE)
         kernel = dict(kernelspec=dict(name="python3", display_name="python3", language="python"))
         page = Path(folder) / "abs_lab.ipynb"
-        page.write_text(json.dumps(dict(cells=[code], metadata=kernel, nbformat=4, nbformat_minor=5)))
+        page.write_text(json.dumps(dict(cells=[code], metadata=kernel, nbformat=4, nbformat_minor=5)), encoding="utf-8")
         os.environ |= {f"ABS_LAB_{k.upper()}": str(v) for k, v in settings().items()} | dict(PYTHONPATH=python_path())  # the page's kernel works in another folder
         from voila.app import Voila
         Voila.launch_instance([str(page), "--Voila.ip=127.0.0.1", f"--port={args.port}", f"--theme={args.theme}"] + ["--no-browser"] * args.no_browser)
@@ -152,15 +153,15 @@ def _dry_run(work, jobs):
     known, recorded, times, sizes, foreign = costs(), work.recorded(), [], [], False
     for point, config in work.asked():
         dir = work.runs_dir / config.id
-        if config.id in recorded or result_of(dir): print(f"  done      {config.id}  {point['arm']}"); continue
+        if config.id in recorded or result_of(dir): say(f"  done      {config.id}  {point['arm']}"); continue
         step = steps_done(dir)
         seconds, size = forecast(config, known, step)
         foreign |= any(c.hardware != provenance()["hardware"] or c.params.get("env_id") != config.env.env_id for c in nearest(config, known))
         times.append(seconds), sizes.append(size)
-        print(f"  {f'{step / config.total_steps:4.0%} done' if step else 'to train '} {config.id}  {point['arm']}  ({_cost_of([seconds], [size])})")
-    print(f"{work.study.name}: {len(times)} of {len(work.grid)} runs to train into {work.runs_dir}")
-    if work.later: print(f"and {len(work.later)} more that replay others, when those are finished")
-    if times: print(f"expected: {_cost_of(times, sizes, jobs)}" + f" with {jobs} at once" * (jobs > 1) + " (some as recorded on other hardware or of another task)" * foreign)
+        say(f"  {f'{step / config.total_steps:4.0%} done' if step else 'to train '} {config.id}  {point['arm']}  ({_cost_of([seconds], [size])})")
+    say(f"{work.study.name}: {len(times)} of {len(work.grid)} runs to train into {work.runs_dir}")
+    if work.later: say(f"and {len(work.later)} more that replay others, when those are finished")
+    if times: say(f"expected: {_cost_of(times, sizes, jobs)}" + f" with {jobs} at once" * (jobs > 1) + " (some as recorded on other hardware or of another task)" * foreign)
 
 def _cost_of(times, sizes, jobs=1):
     "What runs will cost together, for people; `None` is a run of which nothing is known."
@@ -181,9 +182,9 @@ def _reproduce(argv):
         if not args.allow_mixed_commits: check_commits(work)
         return 0
     done = reproduce(args.study, args.scale, args.seeds, args.jobs, args.allow_mixed_commits, args.only, args.engine, timeout, budget, args.publish)
-    for f in done.failures: print(f"\nFAILED {f.arm} ({f.id}), see {f.notebook}\n{f.message}", file=sys.stderr)
-    print(f"report: {done.report}" if done.report else "no run finished, so there is no report")
-    if done.missing: print(f"the report lacks {len(done.missing)} runs: {'; '.join(done.missing[:5])}{' …' * (len(done.missing) > 5)}")
+    for f in done.failures: say(f"\nFAILED {f.arm} ({f.id}), see {f.notebook}\n{f.message}", error=True)
+    say(f"report: {done.report}" if done.report else "no run finished, so there is no report")
+    if done.missing: say(f"the report lacks {len(done.missing)} runs: {'; '.join(done.missing[:5])}{' …' * (len(done.missing) > 5)}")
     return 1 if done.failures else 0
 
 # %% ../nbs/cli.ipynb #53f64662
@@ -191,12 +192,12 @@ def _survey_of(folder):
     "How far the runs of a folder are: those that its queue had to train, and what else is there."
     found, recorded = {}, {p.stem for report in (Path(settings()["reports_dir"]) / folder.name, folder / "report") for p in report.glob("data/*.json")}
     try:
-        queued = json.loads((folder / "study.json").read_text())
+        queued = json.loads((folder / "study.json").read_text(encoding="utf-8"))
         found = {id: (id, arm, total) for id, arm, total in queued["runs"]}
         if queued["trains_here"]: recorded = set()
     except (OSError, ValueError, KeyError, TypeError): found = {id: (id, "", 0) for id in recorded}  # no queue was started here
     for path in sorted(folder.glob("*/config.json")):
-        try: found.setdefault(path.parent.name, (path.parent.name, "", json.loads(path.read_text())["config"]["total_steps"]))
+        try: found.setdefault(path.parent.name, (path.parent.name, "", json.loads(path.read_text(encoding="utf-8"))["config"]["total_steps"]))
         except (ValueError, KeyError, TypeError): found.setdefault(path.parent.name, (path.parent.name, "its config.json cannot be read", 0))
     return survey(folder, list(found.values()), recorded)
 
@@ -209,8 +210,8 @@ def _status(argv):
     names = sorted({p.name for p in root.glob("*/")} | {p.parent.name for p in reports.glob("*/data")})
     if args.study: names = [choose(f"study in {root} or {reports}", args.study, names)]
     found = [_survey_of(root / name) for name in names]
-    if args.json: print(json.dumps(found[0] if args.study else found, indent=1))
-    else: print(*(line for f in found for line in table(f, ("done", "running", "waiting", "stopped", "failed") if args.study else ())) if found else [f"no runs in {root}"], sep="\n")
+    if args.json: say(json.dumps(found[0] if args.study else found, indent=1))
+    else: say("\n".join(line for f in found for line in table(f, ("done", "running", "waiting", "stopped", "failed") if args.study else ())) if found else f"no runs in {root}")
     return 0
 
 def _merge(argv):
@@ -221,9 +222,9 @@ def _merge(argv):
     args = parser.parse_args(argv)
     known = [p.parent.name for p in Path(settings()["runs_dir"]).glob("*/study.json")] + [p.parent.name for p in Path(settings()["reports_dir"]).glob("*/data")]
     taken, same, refused = merge(args.dir, settings()["reports_dir"], args.study, args.replace, known)
-    for id in taken: print(f"taken: {id}")
-    for why in refused.values(): print(f"refused: {why}", file=sys.stderr)
-    print(f"{len(taken)} taken, {len(same)} there already, {len(refused)} refused")
+    for id in taken: say(f"taken: {id}")
+    for why in refused.values(): say(f"refused: {why}", error=True)
+    say(f"{len(taken)} taken, {len(same)} there already, {len(refused)} refused")
     return 1 if refused else 0
 
 # %% ../nbs/cli.ipynb #82b642c2
@@ -241,7 +242,8 @@ def main(
 ) -> int:                           # exit code: 0; 1 (runs failed), 2 (bad input), 130 (interrupted)
     "The command line."
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help"): print(USAGE); return 0 if argv else 2
+    plain_terminal()
+    if not argv or argv[0] in ("-h", "--help"): say(USAGE); return 0 if argv else 2
     try: return COMMANDS[choose("command", argv[0], COMMANDS)](argv[1:])
-    except AbsLabError as e: print(f"abs-lab: {e}", file=sys.stderr); return 2
-    except KeyboardInterrupt: print("\ninterrupted; the same command goes on from the last checkpoint, if there is one yet", file=sys.stderr); return 130
+    except AbsLabError as e: say(f"abs-lab: {e}", error=True); return 2
+    except KeyboardInterrupt: say("\ninterrupted; the same command goes on from the last checkpoint, if there is one yet", error=True); return 130

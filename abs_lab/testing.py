@@ -64,7 +64,7 @@ def outcome_of(
 ) -> dict:
     "What a finished run reports, apart from its name, its time and what it ran on."
     apart = ("id", "seconds", "commit", "fingerprint", "versions", "hardware", "earlier")
-    return {k: v for k, v in json.loads((Path(dir) / "result.json").read_text()).items() if k not in apart}
+    return {k: v for k, v in json.loads((Path(dir) / "result.json").read_text(encoding="utf-8")).items() if k not in apart}
 
 def assert_same_run(
     one: Path,       # a finished run's directory
@@ -97,7 +97,7 @@ def described(config: RunConfig, dir: Path):  # a run's parameters; an empty fol
     known = {name for part in parts for name in describe(part)} | {*OWN}
     for name, values in config.kind.presets.items(): assert not (odd := {*values} - known), f"preset {name} names {', '.join(sorted(odd))}, which no part of a run has"
     dir = _trained(config, dir)
-    found = json.loads((dir / "config.json").read_text())
+    found = json.loads((dir / "config.json").read_text(encoding="utf-8"))
     for kind in ("agent", "meter", "controller"): found["config"][kind] = found["kinds"][kind]["name"] = f"elsewhere:{kind}"
     assert recorded(found).id[-8:] == config.id[-8:], "its folder cannot be read without its classes"
     logged = {k for row in read_jsonl(dir / "steps.jsonl") for k in row} - {"update", "step", "gradient_steps", "size", "rollout", "minibatch", "epochs", "signal", "mean", "episodes", "seconds"}
@@ -106,7 +106,7 @@ def described(config: RunConfig, dir: Path):  # a run's parameters; an empty fol
 def trained(config: RunConfig, dir: Path):  # a run's parameters; an empty folder
     "It trains to the end, is measured, and can be loaded to act."
     dir = _trained(config, dir)
-    result, rows = json.loads((dir / "result.json").read_text()), recorded_rows(dir)
+    result, rows = json.loads((dir / "result.json").read_text(encoding="utf-8")), recorded_rows(dir)
     assert result["status"] == "finished" and result["steps"] >= config.total_steps and result["gradient_steps"] > 0
     assert any(row["signal"] is not None for row in rows), "nothing was ever measured: give more total_steps, or a smaller interval"
     assert all(config.controller.smallest <= row["size"] <= config.controller.largest for row in rows)
@@ -129,10 +129,10 @@ def _start(config, dir, **settings):
     "Train in a process of its own, as `python -m abs_lab.runs` does it."
     path = Path(dir).with_suffix(".json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(config.flat()))
+    path.write_text(json.dumps(config.flat()), encoding="utf-8")
     env = {k: v for k, v in os.environ.items() if k != "IN_TEST"} | {f"ABS_LAB_{k.upper()}": str(v) for k, v in settings.items()}
     env["PYTHONPATH"] = os.pathsep.join([python_path(), str(Path(__file__).parents[1])])
-    return subprocess.Popen([sys.executable, "-m", "abs_lab.runs", str(path), str(dir)], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-m", "abs_lab.runs", str(path), str(dir)], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8")
 
 def _finish(process):
     "Wait for a training; raises `AssertionError` with its error output when it failed."
@@ -192,7 +192,7 @@ def reported(config: RunConfig, dir: Path):  # a run's parameters; an empty fold
     study = Study("conformance", "Does it pass through a study?", arms={"as it is": {}, "longer": dict(total_steps=config.total_steps + 1)}, common=given, seeds=1)
     done = reproduce(study, allow_mixed_commits=True)
     assert done.report and not done.failures and not done.missing, [f.message for f in done.failures]
-    page = done.report.read_text()
+    page = done.report.read_text(encoding="utf-8")
     assert "as it is" in page and "longer" in page
     taken, _, refused = merge(done.report.parent / "data", Path(dir) / "elsewhere", "quick")
     assert len(taken) == 2 and not refused, refused

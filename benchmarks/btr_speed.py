@@ -53,7 +53,7 @@ def timed(function, repeat, device="cpu"):
     return dict(ms=round(1e3 * median(clock[1:]), 3), cpu_ms=round(1e3 * median(processor[1:]), 3))
 
 
-def resident(): return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+def resident(): return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * 4096
 
 
 def full_replay(capacity, num_envs=64, device="cpu"):
@@ -324,7 +324,7 @@ def main():
     for name in args.parts or parts:
         results[name] = parts[name](args)
         print(name, json.dumps(results[name], indent=1), flush=True)
-    if args.out: Path(args.out).write_text(json.dumps(results, indent=1) + "\n")
+    if args.out: Path(args.out).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__": main()

@@ -55,7 +55,7 @@ def main():
             run_cell(lab, 1)
             lab.page.evaluate("() => { document.querySelector('.jp-WindowedPanel-outer').scrollTop = 0; }")
             file = lab.folder/"nbs"/"cost.jsonl"
-            read = lambda: [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+            read = lambda: [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
             while len(rounds := read()) < ROUNDS: time.sleep(1)
             moves = [slider(lab) for _ in range(ROUNDS)]
             lab.press("Stop")
@@ -65,7 +65,7 @@ def main():
     out = dict(hardware=origin["hardware"], versions=origin["versions"], commit=origin["commit"], load_average_before=load, seconds_per_round=SECONDS,
                dashboard_share_of_process=spread([ours / whole for ours, whole in rounds]), slider_to_plot_seconds=spread(moves))
     text = json.dumps(out, indent=1) + "\n"
-    (ROOT/"benchmarks"/"results"/"dashboard_cost.json").write_text(text)
+    (ROOT/"benchmarks"/"results"/"dashboard_cost.json").write_text(text, encoding="utf-8")
     print(text)
 
 

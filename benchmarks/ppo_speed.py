@@ -253,8 +253,8 @@ def main():
     if args.quick: return
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
-    (folder / "ppo_speed-cpu.json").write_text(json.dumps(found, indent=1) + "\n")
-    (folder / "ppo_speed-cpu.md").write_text(text)
+    (folder / "ppo_speed-cpu.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (folder / "ppo_speed-cpu.md").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__": main()

@@ -479,9 +479,9 @@ def main():
     results = dict(quick=args.quick, machine=machine, note=note) | results
     name = f"pqn_speed-{'gpu' if args.device.startswith('cuda') else 'cpu'}{'-quick' if args.quick else ''}"
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
+    (args.out / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     text = markdown(results)
-    (args.out / f"{name}.md").write_text(text)
+    (args.out / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)
     print(f"written: {args.out / name}.json, .md", file=sys.stderr)
 

@@ -36,7 +36,7 @@ GOLDEN = {  # seconds each; parameters that every version of the agent has
 TRAINED = ("update", "step", "gradient_steps", "size", "rollout", "minibatch", "signal", "episodes")  # of a recorded update; the rest is shown and changes nothing, in its last digits a matter of how it is summed
 
 
-def git(*args): return subprocess.run(["git", "-C", ROOT, *args], capture_output=True, text=True, check=True).stdout.strip()
+def git(*args): return subprocess.run(["git", "-C", ROOT, *args], capture_output=True, text=True, encoding="utf-8", check=True).stdout.strip()
 
 
 @contextlib.contextmanager
@@ -70,20 +70,20 @@ def train(root: Path, agent: str, dir: Path) -> list[Path]:
     env = {k: v for k, v in os.environ.items() if not k.startswith("ABS_LAB_")} | dict(PYTHONPATH=str(root), OMP_NUM_THREADS="1", ABS_LAB_DEVICE="cpu", ABS_LAB_THREADS="1")
     asked = []
     for i, params in enumerate(GOLDEN[agent]):
-        (dir/f"{i}.json").write_text(json.dumps(dict(agent=agent) | params))
+        (dir/f"{i}.json").write_text(json.dumps(dict(agent=agent) | params), encoding="utf-8")
         asked += [dir/f"{i}.json", dir/f"{i}"]
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", RUN, *asked], cwd=root, env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", RUN, *asked], cwd=root, env=env, capture_output=True, text=True, encoding="utf-8")
     if done.returncode: raise AbsLabError((done.stderr.strip() or "no word").split("\n")[-1])
     return asked[1::2]
 
 
 def came_to(dir: Path, params: dict) -> list:
     "What a golden run came to, fit for a hash; raises `AbsLabError` where its parameters mean others than here."
-    now, there = configure(**params), json.loads((dir/"config.json").read_text())["config"]
+    now, there = configure(**params), json.loads((dir/"config.json").read_text(encoding="utf-8"))["config"]
     wrong = [k for k, v in now.flat().items() if there.get(k, v) != v or k in now.identity() and k not in there]
     if wrong: raise AbsLabError(f"its parameters are others there: {', '.join(wrong)}")
     rows = [[row.get(k) for k in TRAINED] for row in read_jsonl(dir/"steps.jsonl")]
-    score = json.loads((dir/"result.json").read_text())["eval"]
+    score = json.loads((dir/"result.json").read_text(encoding="utf-8"))["eval"]
     return [rows, weights(load_tree(dir/"checkpoint.safetensors")["agent"]), [score["returns"], score["lengths"]]]
 
 
@@ -114,7 +114,7 @@ def trainings(commits: list[str]) -> dict:
     "For each commit the agents whose runs are to be compared: those of the committed runs, and all of the commits that were asked for; empty: the working tree."
     wanted = {git("rev-parse", "--short=12", commit): set(GOLDEN) for commit in commits} | {"": set(GOLDEN)}
     for path in ROOT.glob("reports/*/data/*.json"):
-        run = json.loads(path.read_text())
+        run = json.loads(path.read_text(encoding="utf-8"))
         if "fingerprint" not in run["result"]: wanted.setdefault(run["result"]["commit"], set()).add(run["params"].get("agent", "pqn"))
     return wanted
 

@@ -32,7 +32,7 @@ def sharing_a_core(
 ):
     "Keep some threads on the core that the caller is on, and the caller with them until the block ends."
     if not threads: return (yield)
-    allowed, core = os.sched_getaffinity(0), int(Path("/proc/thread-self/stat").read_text().rpartition(")")[2].split()[36])
+    allowed, core = os.sched_getaffinity(0), int(Path("/proc/thread-self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[36])
     with contextlib.suppress(OSError):  # a system may forbid it
         for thread in (*threads, 0): os.sched_setaffinity(thread, {core})
     try: yield
@@ -45,9 +45,9 @@ def free_memory(
 ) -> int:                                   # bytes
     "The memory that this process may still take, as far as the system says: of the machine, and of its control groups."
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try: free = next(int(line.split()[1]) << 10 for line in (proc / "meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
+    try: free = next(int(line.split()[1]) << 10 for line in (proc / "meminfo").read_text(encoding="utf-8").splitlines() if line.startswith("MemAvailable"))
     except (OSError, StopIteration): pass
-    try: lines = (proc / "self/cgroup").read_text().splitlines()
+    try: lines = (proc / "self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError: return free
     for kinds, path in (line.split(":", 2)[1:] for line in lines):
         if kinds and "memory" not in kinds.split(","): continue
@@ -55,7 +55,7 @@ def free_memory(
         own = root / path.strip("/")
         for group in (g for g in (own, *own.parents) if g.is_relative_to(root)):
             with contextlib.suppress(OSError, ValueError):  # a group that is not there, or without a limit
-                limit, used = (int((group / f"memory.{name}").read_text()) for name in (("limit_in_bytes", "usage_in_bytes") if kinds else ("max", "current")))
-                stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                limit, used = (int((group / f"memory.{name}").read_text(encoding="utf-8")) for name in (("limit_in_bytes", "usage_in_bytes") if kinds else ("max", "current")))
+                stat = dict(line.split() for line in (group / "memory.stat").read_text(encoding="utf-8").splitlines())
                 free = min(free, limit - used + sum(int(stat.get(f"{total}{age}_file", 0)) for age in ("active", "inactive")))
     return free

@@ -19,7 +19,7 @@ from IPython.display import HTML, display
 from ..core.interfaces import AbsLabError
 from .film import FilmPlayer
 from .plots import DrawnRun, Plots
-from .widgets import Displayable, controls, escaped, message, push_apart, toolbar
+from .widgets import Displayable, controls, discard, escaped, message, push_apart, toolbar
 from ..runs.config import RunConfig
 from ..runs.session import STILL, Session
 from ..runs.traces import Trace, as_image, still
@@ -47,7 +47,9 @@ class ControlPanel:
         parts = {title: [self.fields[n] for n in names if n in self.fields] for title, names in self.sections.items()}
         parts = {title: [W.HTML(f"<h4>{title}</h4>"), *widgets] if widgets else [] for title, widgets in parts.items()}
         parts["Batch size"].append(self.target)
+        old = [w for w in self.widget.children if w is not self.target]
         self.widget.children = [*(w for widgets in parts.values() for w in widgets), self._others(config.about())]
+        discard(*old)
 
     def _others(self, about):
         "What no section names, a list for each party; the controller's is open where it has no thresholds."

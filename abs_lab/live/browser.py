@@ -42,18 +42,18 @@ def records() -> list[Record]:  # by study and name
     found = {}
     for path in Path(settings()["reports_dir"]).glob("*/data/*.json"):
         with suppress(OSError, ValueError, KeyError, TypeError):
-            small = json.loads(path.read_text())
+            small = json.loads(path.read_text(encoding="utf-8"))
             found[path.parts[-3], small["id"]] = Record(path.parts[-3], small["id"], small["params"], small["result"], path)
     for path in Path(settings()["runs_dir"]).glob("*/*/config.json"):
         with suppress(OSError, ValueError, KeyError, TypeError):
-            found[path.parts[-3], path.parts[-2]] = Record(path.parts[-3], path.parts[-2], json.loads(path.read_text())["config"], result_of(path.parent) or {}, path.parent)
+            found[path.parts[-3], path.parts[-2]] = Record(path.parts[-3], path.parts[-2], json.loads(path.read_text(encoding="utf-8"))["config"], result_of(path.parent) or {}, path.parent)
     return [found[key] for key in sorted(found)]
 
 def small_of(
     record: Record,  # of a run that has at least one update
 ) -> dict:           # {id, params, result, curve, …}, as the figures want it
     "The curves of a recorded run."
-    if record.path.suffix == ".json": return json.loads(record.path.read_text())
+    if record.path.suffix == ".json": return json.loads(record.path.read_text(encoding="utf-8"))
     if not record.path.exists(): raise AbsLabError(f"{record.path} is not there any more: was it deleted? Refresh the list")
     if not steps_done(record.path): raise AbsLabError(f"{record.id} has no update yet")
     return compact(record.path, record.id)

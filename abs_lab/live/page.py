@@ -20,7 +20,7 @@ from ..core.interfaces import AbsLabError
 from .board import Dashboard
 from .browser import RunBrowser
 from .what_if import WhatIf
-from .widgets import Displayable, PageStyle, form_field, message, toolbar, valid_words
+from .widgets import Displayable, PageStyle, discard, form_field, message, toolbar, valid_words
 from ..runs.config import OWN, RunConfig, configure, describe
 from ..runs.registry import find, kind_of, names
 from ..runs.session import Session
@@ -76,7 +76,7 @@ class Form:
         try: base = self.config()
         except AbsLabError as e: return self.tell(str(e))
         sections = dict(environments=base.env, agent=base.agent, meter=base.meter, controller=base.controller)
-        self.fields, boxes = {}, []
+        self.fields, boxes, old = {}, [], [*self.own.children, *self.parts.children]
         def fields(part, names, width="270px"):
             "The fields of some parameters of a part; what is typed into one is given to `configure`."
             values, about = {n: getattr(part, n) for n in names if n != "env_id"}, describe(type(part))
@@ -87,6 +87,7 @@ class Form:
         self.own.children = fields(base, OWN, "243px")
         for part in sections.values(): boxes.append(W.HBox(fields(part, describe(type(part))), layout=W.Layout(flex_flow="row wrap")))
         self.parts.children, self.parts.titles, self.parts.selected_index = boxes, list(sections), None
+        discard(*old)
         self.tell("")
 
     def _give(self, name, default):
@@ -143,18 +144,30 @@ class Page(Displayable):
         try: board = Dashboard(make())
         except AbsLabError as e: return self.form.tell(str(e))
         back = W.Button(description="‹ another run", tooltip="back to the form; this run goes on", layout=W.Layout(width="auto"))
-        back.on_click(lambda _: (self.list_existing(), setattr(self.live, "children", [self.new])))
+        back.on_click(lambda _: self.leave(board))
         self.boards.append(board)
         board.picture.place = self.place
         board.begin()
         self.live.children = [board.widget, toolbar(back)]
 
+    def leave(
+        self,
+        board: Dashboard,  # the one that is shown
+    ):
+        "Go back to the form; the run goes on, and what shows one that stands still is closed."
+        self.list_existing()
+        old, self.live.children = self.live.children, [self.new]
+        if any(session.alive for session in board.sessions): return
+        board.close()
+        self.boards.remove(board)
+        with board.lock: discard(*old, board.film.widget, board.plots.main.figure, board.plots.diagnostics.figure, board.plots.nothing)
+
     def turn(self):
         "Show the chosen tab."
-        name = self.tabs.value
-        if name == "Train": self.area.children = [self.live]; return
-        self.views[name] = {"Runs": RunBrowser, "What if": WhatIf}[name]()
-        self.area.children = [self.views[name].widget]
+        name, old = self.tabs.value, [w for w in self.area.children if w is not self.live]
+        if name != "Train": self.views[name] = {"Runs": RunBrowser, "What if": WhatIf}[name]()
+        self.area.children = [self.live if name == "Train" else self.views[name].widget]
+        discard(*old)
 
 def dashboard() -> Page:  # shows itself
     "The whole workbench on one page."

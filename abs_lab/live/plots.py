@@ -20,7 +20,7 @@ import plotly.graph_objects as go
 # %% ../../nbs/live/01_plots.ipynb #68123203
 from ..core.envs import is_atari
 from ..runs.config import RunConfig
-from .widgets import Figure, PageStyle, escaped, figure_area, panels
+from .widgets import Figure, PageStyle, discard, escaped, figure_area, panels
 from ..reports.figures import faint
 from ..runs.traces import RUN_COLOURS, GREY, HIGH, LOW, Trace, titles
 
@@ -366,6 +366,7 @@ class Diagnostics(RunsFigure):
         names = diagnosed([run.trace for run in runs])
         if names == self.names: return False
         self.names, self.cols, labels = names, min(-(-len(names) // 2), 4), [escaped(label) for label in names.values()]
+        discard(self.figure)
         self.show(panels([labels[i:i + self.cols] for i in range(0, len(labels), self.cols)], self.height, right=14))
         self.ranges.clear()
         for run in runs: self.add(run)

@@ -20,7 +20,7 @@ import plotly.graph_objects as go
 from ..core.controllers import ABS, MAPS
 from ..core.interfaces import AbsLabError, Measurement
 from .browser import records
-from .widgets import Displayable, PageStyle, escaped, figure_area, message, panels, push_apart
+from .widgets import Displayable, PageStyle, discard, escaped, figure_area, message, panels, push_apart
 from ..reports.figures import faint
 from ..runs.runner import about_of, look_at
 from ..runs.storage import read_jsonl
@@ -113,7 +113,9 @@ class WhatIf(Displayable):
         except AbsLabError as e: self.text.value = message(str(e), "error"); return
         self.fields = rule_sliders(rule, max(float(self.measured.signals.max()), rule.high))
         for name, w in self.fields.items(): w.observe(lambda _, name=name: self.draw(name), "value")
+        old = self.side.children
         self.side.children, self.rule = list(self.fields.values()), rule
+        discard(*old)
         keep = slice(None, None, max(len(self.measured.steps) // 800, 1))
         with self.figure.batch_update():
             for axis, title in zip(("yaxis", "yaxis2"), titles(about_of(self.run_choice.value))): self.figure.layout[axis].title.text = escaped(title).replace(" (", "<br>(")

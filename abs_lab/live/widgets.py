@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CSS', 'RECONNECT', 'DETACH_REMOVED_VIEWS', 'escaped', 'message', 'Reconnecting', 'Figure', 'panels', 'PageStyle',
-           'Displayable', 'figure_area', 'toolbar', 'Table', 'Clip', 'Download', 'valid_words', 'form_field',
+           'Displayable', 'discard', 'figure_area', 'toolbar', 'Table', 'Clip', 'Download', 'valid_words', 'form_field',
            'threshold_sliders', 'push_apart', 'controls']
 
 # %% ../../nbs/live/00_widgets.ipynb #3a8ca4d0
@@ -123,7 +123,7 @@ export {patched as default};
 
 def _patched_script() -> str:
     "Plotly's script for figures in a notebook, with views that unsubscribe and figures that reconnect."
-    script, patch = (Path(plotly.__file__).parent / "package_data" / "widgetbundle.js").read_text(), RECONNECT + DETACH_REMOVED_VIEWS
+    script, patch = (Path(plotly.__file__).parent / "package_data" / "widgetbundle.js").read_text(encoding="utf-8"), RECONNECT + DETACH_REMOVED_VIEWS
     return re.sub(r"export\{\w+ as FigureModel,(\w+) as FigureView,(\w+) as default\};", lambda m: patch.replace("VIEW", m[1]).replace("MAKE", m[2]), script)
 
 class Figure(Reconnecting, go.FigureWidget):
@@ -223,6 +223,16 @@ class Displayable:
         self.widget.add_class("abs-lab")
 
     def _ipython_display_(self): display(self.widget)
+
+def discard(
+    *widgets,  # that are shown no more; what is no widget is passed over
+):
+    "Close widgets with all that they are made of: a page keeps every widget that is open, and so does the kernel."
+    for w in widgets:
+        if not isinstance(w, W.Widget): continue
+        parts = [part for value in w._trait_values.values() for part in (value if isinstance(value, (list, tuple)) else [value])]
+        w.close()
+        discard(*parts)
 
 def figure_area(
     figure: Figure,  # its first figure

@@ -30,7 +30,7 @@ from ..runs.registry import built_in, find
 def _run(path) -> dict:
     "One run file, checked for what every figure needs."
     try:
-        run = json.loads(path.read_text())
+        run = json.loads(path.read_text(encoding="utf-8"))
         for key in ["id", "params", "result", "curve"]: run[key]
         run["params"]["arm"], run["params"]["seed"], run["curve"]["step"]
     except (ValueError, KeyError, TypeError) as error:

@@ -282,7 +282,7 @@ def study(
     blocks += ["## Where the numbers come from", rebuilt(name, runs), *sentences.repeated(runs),
                (origin, "Provenance."), (turned, "Parameters that differ between the arms."), (shared, "Parameters that all arms share.")]
     page = report(Path(report_dir) / "index.html", question, [b for b in blocks if not isinstance(b, str) or b])
-    sentences.results(runs).to_csv(page.with_name("results.csv"), index=False)
+    sentences.results(runs).to_csv(page.with_name("results.csv"), index=False, encoding="utf-8")
     compare = [question, sentences.markdown(table), CAPTIONS["table"].split(" The same")[0], sentences.markdown(what_was_run(runs))]
     _replace(page.with_name("compare.md"), "\n\n".join(map(str.strip, compare)).encode() + b"\n")
     for task, group in [*tasks.items()][:3]: static(figures.final(group), page.with_name(f"final-{task.replace('/', '-')}.svg"))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 # %% ../../nbs/runs/13_main.ipynb #0f32cea0
 from ..core.interfaces import AbsLabError
+from ..core.text import plain_terminal, say
 from .config import configure
 from .runner import run, until_asked
 
@@ -21,20 +22,21 @@ def main(
 ) -> int:                           # exit code: 0, 2 (bad input), 130 (interrupted)
     "Run one configuration file in one folder."
     argv = sys.argv[1:] if argv is None else argv
+    plain_terminal()
     try:
         if len(argv) != 2: raise AbsLabError("usage: python -m abs_lab.runs CONFIG.json DIR")
         try:
-            params = dict(json.loads(Path(argv[0]).read_text()))
+            params = dict(json.loads(Path(argv[0]).read_text(encoding="utf-8")))
             params = dict(params.get("config", params))
         except (OSError, ValueError, TypeError) as e: raise AbsLabError(f"{argv[0]} cannot be read as parameters: {e}") from e
         result = run(configure(**params), Path(argv[1]), until_asked)
     except AbsLabError as e:
-        print(f"abs_lab: {e}", file=sys.stderr)
+        say(f"abs_lab: {e}", error=True)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint, if there is one yet", file=sys.stderr)
+        say("interrupted; the same command goes on from the last checkpoint, if there is one yet", error=True)
         return 130
-    print(json.dumps({k: result[k] for k in ("id", "steps", "seconds")} | dict(mean_return=result["eval"]["mean"])))
+    say(json.dumps({k: result[k] for k in ("id", "steps", "seconds")} | dict(mean_return=result["eval"]["mean"])))
     return 0
 
 # %% ../../nbs/runs/13_main.ipynb #2bd428a4

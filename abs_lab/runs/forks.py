@@ -48,7 +48,7 @@ def fork(
     write_json(half / "config.json", config.record())
     past = [*past, *history, [tree["progress"]["update"], changes]]
     event = dict(time=time.time(), event="fork", step=tree["progress"]["step"], source=old.id, changes=changes, root=root, past=past)
-    (half / "events.jsonl").write_text(json.dumps(event) + "\n")
+    (half / "events.jsonl").write_text(json.dumps(event) + "\n", encoding="utf-8")
     half.rename(target)
     return config
 
@@ -63,5 +63,5 @@ def repeat(
     target.mkdir(parents=True)
     write_json(target / "config.json", config.record())
     sets = [dict(time=time.time(), event="set", update=update, changes=changes) for update, changes in [*past, *set_events(source)]]
-    (target / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in sets))
+    (target / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in sets), encoding="utf-8")
     return config

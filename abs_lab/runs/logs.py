@@ -105,7 +105,7 @@ def append_event(
     "Append a line to events.jsonl."
     path = Path(dir) / "events.jsonl"
     torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
-    with open(path, "a") as f: f.write("\n" * torn + json.dumps(dict(time=time.time(), event=kind, step=step, **details)) + "\n")
+    with open(path, "a", encoding="utf-8") as f: f.write("\n" * torn + json.dumps(dict(time=time.time(), event=kind, step=step, **details)) + "\n")
 
 # %% ../../nbs/runs/06_logs.ipynb #9faaf01c
 class ActionLog:

@@ -23,7 +23,7 @@ from textwrap import dedent
 def commit() -> str:  # the hash, with '-dirty' when the library differs from it; ABS_LAB_COMMIT or 'unknown' without git
     "The last commit that changed the library that is running: one that touches only reports or prose leaves it as it is."
     here = Path(__file__).parents[1] if "__file__" in globals() else Path.cwd()
-    def git(*args): return subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, check=True).stdout.strip()
+    def git(*args): return subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, encoding="utf-8", check=True).stdout.strip()
     told = os.environ.get("ABS_LAB_COMMIT", "unknown")
     try: last = git("log", "-1", "--format=%h", "--abbrev=12", "--", str(here))
     except (OSError, subprocess.CalledProcessError): return told
@@ -146,7 +146,7 @@ def _own_package(env):
 def _cpu():
     "The processor's name with its family and model, where the system says: the choice of kernels, and so the last bits of sums, depends on it."
     try:
-        said = dict((part.strip() for part in line.split(":", 1)) for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].split("\n") if ":" in line)
+        said = dict((part.strip() for part in line.split(":", 1)) for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].split("\n") if ":" in line)
         return f"{said['model name']}, family {said['cpu family']}, model {said['model']}"
     except (OSError, KeyError): return platform.processor() or platform.machine()
 
@@ -168,7 +168,7 @@ def provenance(
 @cache
 def _golden() -> dict:
     "For every agent: (hash of its code, or commit) -> {preset: the digest of its golden runs}, and of all under the empty name."
-    listed = json.loads(resources.files("abs_lab.runs").joinpath("fingerprints.json").read_text())["golden"]
+    listed = json.loads(resources.files("abs_lab.runs").joinpath("fingerprints.json").read_text(encoding="utf-8"))["golden"]
     return {agent: {key: e["digests"] for e in listed if e["agent"] == agent for key in (e["code"], e["commit"])} for agent in {e["agent"] for e in listed}}
 
 def _traits(run):

@@ -202,7 +202,7 @@ def run(
 def _config_json(dir) -> dict:
     "The content of a run's config.json."
     path = Path(dir) / "config.json"
-    try: found = json.loads(path.read_text())
+    try: found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as e: raise AbsLabError(f"{path} cannot be read as a run's parameters: {e}") from e
     written = found.get("format") if isinstance(found, dict) else None
     if written != FORMAT:

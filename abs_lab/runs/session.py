@@ -14,6 +14,7 @@ import traceback
 import weakref
 from concurrent.futures import Future
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 # %% ../../nbs/runs/11_session.ipynb #db2c78c2
@@ -54,7 +55,7 @@ _beginning = threading.Lock()  # of one session at a time
 
 def _new_folder(path: Path) -> Path:
     "The path, or with a number after it the first one that is not there."
-    return next(p for p in (path, *(path.with_name(f"{path.name}-{i}") for i in range(2, 10**6))) if not p.exists())
+    return next(p for i in count(1) if not (p := path.with_name(f"{path.name}-{i}") if i > 1 else path).exists())
 
 class Session:
     "A run that trains in a thread of its own and takes requests between two updates."

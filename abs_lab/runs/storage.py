@@ -41,7 +41,7 @@ def write_json(
     **style,     # of `json.dump`; indented by default
 ):
     "Write a value as JSON, completely or not at all."
-    with replacing(path) as temporary, open(temporary, "w") as f: json.dump(value, f, **(style or dict(indent=1)))
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as f: json.dump(value, f, **(style or dict(indent=1)))
 
 # %% ../../nbs/runs/02_storage.ipynb #c6d5f2a8
 def run_id(
@@ -59,7 +59,7 @@ def result_of(
     dir: Path,         # a run directory
 ) -> dict | None:      # the content of result.json; None: not finished
     "What a finished run came to."
-    try: return json.loads((Path(dir) / "result.json").read_text())
+    try: return json.loads((Path(dir) / "result.json").read_text(encoding="utf-8"))
     except (OSError, ValueError): return None
 
 # %% ../../nbs/runs/02_storage.ipynb #3cef5cc6
@@ -96,7 +96,7 @@ class Tail:
 
 # %% ../../nbs/runs/02_storage.ipynb #5708b002
 def _machine():
-    try: return f"{platform.node()}/{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
+    try: return f"{platform.node()}/{Path('/proc/sys/kernel/random/boot_id').read_text(encoding='utf-8').strip()}"
     except OSError: return f"{platform.node()}/"
 
 MACHINE = _machine()       # as far as flock can be trusted: this machine, since it was started
@@ -108,7 +108,7 @@ class Busy(AbsLabError):
 def _signature(path):
     "The signature on a lease (None: there is none), and its age in seconds by the file system's own clock."
     sign = path.with_name(path.name + ".alive")
-    try: owner, signed = sign.read_text(), sign.stat().st_mtime
+    try: owner, signed = sign.read_text(encoding="utf-8"), sign.stat().st_mtime
     except FileNotFoundError: return None, 0.0
     try:
         os.utime(path)
@@ -119,7 +119,7 @@ def _beat(sign, mine, over):
     "Touch the sign of life, for as long as it is ours."
     while not over.wait(BEAT):
         try:
-            if sign.read_text() != mine: return
+            if sign.read_text(encoding="utf-8") != mine: return
             os.utime(sign)
         except OSError: pass  # the file system may come back
 
@@ -132,7 +132,7 @@ class Lease:
     ):
         self.path, self.sign = Path(path), Path(path).with_name(Path(path).name + ".alive")
         self.mine, self.over = f"{MACHINE} process {os.getpid()} {secrets.token_hex(4)}", threading.Event()
-        self.file = open(self.path, "a")
+        self.file = open(self.path, "a", encoding="utf-8")
         try:
             self._lock()
             self._sign()
@@ -150,7 +150,7 @@ class Lease:
         if owner is not None and not owner.startswith(MACHINE) and age < EXPIRY: raise Busy(f"{self.path.parent} is being written by another machine: {owner}")
         temporary = self.sign.with_name(f"{self.sign.name}.{self.mine.split()[-1]}")
         try:
-            temporary.write_text(self.mine)
+            temporary.write_text(self.mine, encoding="utf-8")
             os.link(temporary, self.sign) if owner is None else os.replace(temporary, self.sign)  # a link is refused where another came first
         except FileExistsError as e: raise Busy(f"{self.path.parent} is being written by another machine") from e
         finally: temporary.unlink(missing_ok=True)
@@ -179,7 +179,7 @@ class Lease:
     ) -> bool:        # whether a process has its lease
         "Whether a lease is taken; looking takes nothing away."
         try:
-            with open(path) as file: fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            with open(path, "rb") as file: fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError: return False
         except OSError: return True
         owner, age = _signature(Path(path))

@@ -33,9 +33,9 @@ class Runs:
 
     def _row(self, id):
         path = self.dir / id / "result.json"
-        result = json.loads(path.read_text()) if path.exists() else {"status": "unfinished"}
+        result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"status": "unfinished"}
         result |= dict(eval_mean=result["eval"]["mean"]) if "eval" in result else {}
-        return dict(run=id) | json.loads((self.dir / id / "config.json").read_text())["config"] | {
+        return dict(run=id) | json.loads((self.dir / id / "config.json").read_text(encoding="utf-8"))["config"] | {
             k: v for k, v in result.items() if not isinstance(v, dict) and k != "id"}
 
     def where(

@@ -27,6 +27,7 @@ from ..runs.config import RunConfig
 from ..runs.settings import settings
 from ..core.machine import cores
 from ..core.interfaces import AbsLabError
+from ..core.text import plain_terminal, say
 from .costs import Cost, forecast
 from .status import duration
 from .grids import configs_of, scheduled
@@ -113,7 +114,7 @@ def start_job(
     dir.mkdir(parents=True, exist_ok=True)
     write_json(dir / "config.json", task.config.record())
     env = os.environ | dict(OMP_NUM_THREADS=str(threads), ABS_LAB_CAMPAIGN=str(os.getpid()), PYTHONPATH=python_path())
-    with open(dir / "worker.log", "w") as log:
+    with open(dir / "worker.log", "w", encoding="utf-8") as log:
         process = subprocess.Popen([sys.executable, "-m", "abs_lab.runs", str(dir / "config.json"), str(dir)], stdin=subprocess.DEVNULL,
                                    stdout=log, stderr=log, env=env, process_group=0)
     return Training(task, dir, process, time.monotonic())
@@ -166,7 +167,7 @@ class Campaign:
         text: str,   # one line, or a failure's lines
     ):
         "Print a line with the seconds since the beginning."
-        print(f"[{time.monotonic() - self.began:4.0f} s] {text}", flush=True)
+        say(f"[{time.monotonic() - self.began:4.0f} s] {text}")
 
     def costs(self) -> list[Cost]:  # of this machine
         "What is known by now: from earlier calls, of runs that ended, of those that are running."
@@ -268,7 +269,7 @@ class Campaign:
         finally:
             measured = [c for c in self.costs() if c not in self.earlier]
             self._stop()
-            with open(self.out / "costs.jsonl", "a") as f: f.writelines(json.dumps(c._asdict()) + "\n" for c in measured)
+            with open(self.out / "costs.jsonl", "a", encoding="utf-8") as f: f.writelines(json.dumps(c._asdict()) + "\n" for c in measured)
             lease.close()
             self._report()
         return 1 if self.failed else 0
@@ -284,6 +285,7 @@ def main(
     argv: list[str] | None = None,  # the process's own arguments by default
 ) -> int:                           # exit code: 0; 1 (a run failed), 2 (bad input), 130 (interrupted)
     "Run a campaign."
+    plain_terminal()
     parser = argparse.ArgumentParser("python -m abs_lab.studies.campaign", description="Train as much of a study as fits into a budget.")
     parser.add_argument("study", help=f"{', '.join(STUDIES)}, or module:Name")
     parser.add_argument("--scale", default="cpu", help="one of the study's scales (default: cpu)")
@@ -297,12 +299,12 @@ def main(
         if jobs < 0: raise AbsLabError(f"jobs must be at least 0, not {jobs}")
         (tasks, later), folder, hardware = tasks_of(args.study, args.scale, args.out), folder_of(find_study(args.study).name, args.scale), provenance()["hardware"]
         waiting = f", and {len(later)} more that wait until those that they replay are finished" if later else ""
-        print(f"{folder}: {len(tasks)} runs, {sum(t.finished for t in tasks)} finished{waiting}; {cores()} cores, {hardware['gpu'] or hardware['cpu']}", flush=True)
+        say(f"{folder}: {len(tasks)} runs, {sum(t.finished for t in tasks)} finished{waiting}; {cores()} cores, {hardware['gpu'] or hardware['cpu']}")
         if not args.dry_run: return Campaign(tasks, args.out, folder, budget, jobs).run()
-        for i, t in enumerate(tasks, 1): print(f"{i:4d}  {_name(t)}  {'finished' if t.finished else f'{t.steps:,} of {t.config.total_steps:,} steps'}")
+        for i, t in enumerate(tasks, 1): say(f"{i:4d}  {_name(t)}  {'finished' if t.finished else f'{t.steps:,} of {t.config.total_steps:,} steps'}")
         return 0
-    except AbsLabError as e: print(f"abs_lab: {e}", file=sys.stderr); return 2
-    except KeyboardInterrupt: print("interrupted; the same command goes on from here", file=sys.stderr); return 130
+    except AbsLabError as e: say(f"abs_lab: {e}", error=True); return 2
+    except KeyboardInterrupt: say("interrupted; the same command goes on from here", error=True); return 130
 
 # %% ../../nbs/studies/08_campaign.ipynb #22ca001a
 if __name__ == "__main__":

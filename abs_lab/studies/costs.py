@@ -33,12 +33,12 @@ class Cost(NamedTuple):
     besides: float = START  # seconds before its first step and after its last
 
 def _cost(path):
-    found = json.loads(path.read_text())
+    found = json.loads(path.read_text(encoding="utf-8"))
     if "params" in found: return Cost(found["params"], found["result"]["seconds"] / found["result"]["steps"], None, found["result"]["hardware"])
     times = {e["event"]: e["time"] for e in read_jsonl(path.with_name("events.jsonl"))}
     seconds = found["seconds"] if "resume" in times else times["finish"] - times["start"]
     size = sum(f.stat().st_size for f in path.parent.iterdir())
-    return Cost(json.loads(path.with_name("config.json").read_text())["config"], seconds / found["steps"], size / found["steps"], found["hardware"])
+    return Cost(json.loads(path.with_name("config.json").read_text(encoding="utf-8"))["config"], seconds / found["steps"], size / found["steps"], found["hardware"])
 
 def costs(
     here: bool = False,  # those of this machine's hardware alone

@@ -32,7 +32,7 @@ from ..runs.storage import Busy, Lease, result_of, write_json
 from ..runs.provenance import differences, provenance
 from .catalogue import find_study
 from .study import Study
-from .workers import ENGINES, RETRY, Local, worker
+from .workers import ENGINES, RETRY, WORKER, Local
 
 # %% ../../nbs/studies/07_engine.ipynb #c4f3c6f3
 ANY = {"agent", "arm", "run_dir"}  # what the cell of a notebook names that takes every parameter
@@ -250,7 +250,7 @@ class Work:
         "The runs whose small files are there, and that need no training here."
         out = {}
         for path in [] if self.study.trains_here else [folder / f"{c.id}.json" for folder in self.folders for c in self.configs]:
-            with suppress(OSError, ValueError, KeyError): out.setdefault(path.stem, json.loads(path.read_text())["result"])
+            with suppress(OSError, ValueError, KeyError): out.setdefault(path.stem, json.loads(path.read_text(encoding="utf-8"))["result"])
         return out
 
     def announce(self):
@@ -357,6 +357,6 @@ def _draw(work, name, ids, missing, allow_mixed_commits, publish):
     shown, *data = (os.path.relpath(folder, root) for folder in (work.report_dir, *work.folders))  # the executed notebook names no folder outside the project
     params = dict(data_dir=data[0] if publish else data, report_dir=shown, ids=ids, missing=missing, allow_mixed_commits=allow_mixed_commits)
     params |= {k: v for k, v in dict(name=name, question=work.study.question, arms=[*work.study.arms]).items() if k in _notebook_parameters(notebook)}
-    drawn = subprocess.run(worker([str(notebook), str(page), params]), cwd=root, capture_output=True, text=True)
+    drawn = subprocess.run(WORKER, input=json.dumps([str(notebook), str(page), params]), cwd=root, capture_output=True, text=True, encoding="utf-8", errors="replace")
     if drawn.returncode: raise AbsLabError(f"{work.study.figures} failed, see {page}\n" + "\n".join(drawn.stderr.strip().split("\n")[-5:]))
     return work.report_dir / "index.html"

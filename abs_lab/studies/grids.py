@@ -61,7 +61,7 @@ def _sizes_of(id, folders):
     "What `mean_schedule` needs of a run; None where no folder holds it."
     for folder in folders:
         with suppress(OSError, ValueError, KeyError, TypeError):
-            small = json.loads((folder / f"{id}.json").read_text())
+            small = json.loads((folder / f"{id}.json").read_text(encoding="utf-8"))
             return dict(params=small["params"], schedule={k: small["schedule"][k] for k in ("ends", "sizes")})
 
 def scheduled(

@@ -42,7 +42,7 @@ def last_words(
     silent: str = "the process ended without a word (killed?)",  # what to say of a process that said nothing
 ) -> str:        # five lines at most
     "What the process that trained a run said last, into worker.log."
-    text = (dir / "worker.log").read_text().strip() if (dir / "worker.log").exists() else ""
+    text = (dir / "worker.log").read_text(encoding="utf-8", errors="replace").strip() if (dir / "worker.log").exists() else ""
     return "\n".join(text.split("\n")[-5:]) or silent
 
 
@@ -65,7 +65,7 @@ def compact(
 ) -> dict:                # {id, params, identity, result, curve, schedule, about}
     "What the figures need of a run."
     import numpy as np  # here, so that `status` and `merge` need not wait for it
-    rows, config = read_jsonl(dir / "steps.jsonl"), json.loads((dir / "config.json").read_text())
+    rows, config = read_jsonl(dir / "steps.jsonl"), json.loads((dir / "config.json").read_text(encoding="utf-8"))
     chunks = [rows[a[0]:a[-1] + 1] for a in np.array_split(np.arange(len(rows)), min(POINTS, len(rows)))]
     curve: dict[str, Any] = {"return": [_mean([e[2] for row in c for e in row["episodes"]], 4) for c in chunks]}
     curve |= {k: [c[-1][k] for c in chunks] for k in ("step", "gradient_steps", "size", "epochs")}
@@ -115,8 +115,8 @@ def collect(
 def _stands(path, dir, arm):
     "Whether a small file holds a run's result, under the arm's present label."
     try:
-        small = json.loads(path.read_text())
-        return small["result"] == json.loads((dir / "result.json").read_text()) and small["params"]["arm"] == arm
+        small = json.loads(path.read_text(encoding="utf-8"))
+        return small["result"] == json.loads((dir / "result.json").read_text(encoding="utf-8")) and small["params"]["arm"] == arm
     except (OSError, ValueError, KeyError, TypeError): return False
 
 
@@ -138,7 +138,7 @@ def read_result(
 ) -> dict:                # its content
     "Read a small file; raises `AbsLabError` when it is damaged, or not what it claims to be."
     try:
-        small = json.loads(path.read_text())
+        small = json.loads(path.read_text(encoding="utf-8"))
         id, result, curve = small["id"], small["result"], small["curve"]
         params = {k: v for k, v in small["params"].items() if k not in ("arm", "run_dir")}
         steps, lengths = curve["step"], {len(v) for k, v in curve.items() if k != "thresholds"}

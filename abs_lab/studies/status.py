@@ -18,6 +18,7 @@ from pathlib import Path
 
 # %% ../../nbs/studies/04_status.ipynb #21b00004
 from ..core.interfaces import AbsLabError
+from ..core.text import printable
 from ..runs.storage import Lease, read_jsonl, result_of
 from .results import steps_done
 
@@ -56,7 +57,7 @@ def _row(dir, arm, total, recorded):
     if state == "waiting":
         if (events := read_jsonl(dir / "events.jsonl")) and events[-1]["event"] == "error": failure, state = events[-1], "failed"
         elif events and not (dir.parent / "study.json").exists(): state = "stopped"  # no queue will go on with it
-        with suppress(OSError, ValueError): failure, state = json.loads((dir / "failure.json").read_text()), "failed"
+        with suppress(OSError, ValueError): failure, state = json.loads((dir / "failure.json").read_text(encoding="utf-8")), "failed"
     pace = rate(dir) if state == "running" else None
     return dict(id=dir.name, arm=arm, state=state, step=step, total_steps=total, steps_per_second=pace and round(pace),
                 eta_seconds=pace and round(max(total - step, 0) / pace), message=failure.get("message"), notebook=failure.get("notebook"))
@@ -103,7 +104,7 @@ def table(
         pace = f"{r['steps_per_second']:,} steps/s, {clock(r['eta_seconds'])} left" if r["eta_seconds"] else "evaluating" if r["eta_seconds"] == 0 else ""
         about = (r["message"] or "").strip().split("\n")[-1] or pace
         lines.append(f"  {r['state']:8}{r['step'] / max(r['total_steps'], 1):5.0%}  {r['id']}  {r['arm'] or ''}  {about}")
-    return lines
+    return [printable(line) for line in lines]
 
 class Live:
     "Shows a survey again and again."

@@ -1,0 +1,78 @@
+"Text and arguments on their way out: to files and terminals of any locale, to processes, to pages that are open for long."
+import ast, json, subprocess, sys
+from types import SimpleNamespace
+
+import pytest
+
+from abs_lab.studies import engine, workers
+from support import ROOT, environment
+
+LATIN = dict(LC_ALL="C", LANG="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+
+
+def opened(source):
+    "The lines of some code that open a file as text, or read a process's output, in whatever encoding the machine has."
+    for n in ast.walk(ast.parse(source)):
+        if not isinstance(n, ast.Call): continue
+        name, named = n.func.attr if isinstance(n.func, ast.Attribute) else getattr(n.func, "id", ""), {k.arg for k in n.keywords}
+        of = n.func.value.id if isinstance(n.func, ast.Attribute) and isinstance(n.func.value, ast.Name) else ""
+        binary = name in ("open", "NamedTemporaryFile", "TemporaryFile", "fdopen") and any(isinstance(a, ast.Constant) and "b" in str(a.value) for a in n.args[1:2] + [k.value for k in n.keywords if k.arg == "mode"])
+        text = name in ("read_text", "write_text") or name == "open" and isinstance(n.func, ast.Name) or name == "fdopen" or (name == "read" and of == "parser") or "text" in named and name in ("run", "Popen", "check_output")
+        if text and not binary and "encoding" not in named: yield n.lineno
+
+
+@pytest.mark.parametrize("folder", ["abs_lab", "tools", "benchmarks"])
+def test_every_file_is_opened_with_its_encoding_named(folder):
+    found = [f"{path}:{line}" for path in sorted((ROOT/folder).rglob("*.py")) for line in opened(path.read_text(encoding="utf-8"))]
+    assert not found, found
+
+
+def test_a_locale_without_unicode(tmp_path):
+    "Reports and small files are the same everywhere; a terminal gets what it can show, and an escape sequence reaches none."
+    code = """import sys
+from abs_lab import cli
+from abs_lab.core.interfaces import AbsLabError
+from abs_lab.runs.storage import write_json
+write_json(Path("a.json"), dict(arm="ABS 16–64"), ensure_ascii=False)
+def refuse(argv):
+    cli.say("arm ABS 16–64\\x1b]0;gone\\x07")
+    raise AbsLabError("no such arm: ABS 16–64\\x1b[2J")
+cli.COMMANDS["refuse"] = refuse
+sys.exit(cli.main(["refuse"]) - 2 or cli.main(["reproduce", "--help"]))"""
+    (tmp_path/"code.py").write_text(code, encoding="utf-8")
+    done = subprocess.run([sys.executable, "code.py"], cwd=tmp_path, env=environment() | LATIN, capture_output=True)
+    assert not done.returncode, done.stderr.decode(errors="replace")
+    assert json.loads((tmp_path/"a.json").read_text(encoding="utf-8"))["arm"] == "ABS 16–64"
+    assert b"\x1b" not in done.stdout + done.stderr and b"\\x1b[2J" in done.stderr and b"\\x1b]0;gone\\x07" in done.stdout and b"usage: abs-lab reproduce" in done.stdout
+
+
+def test_more_arguments_than_a_command_line_holds(tmp_path, monkeypatch):
+    "A page of 4,500 runs, and a run that replays a long schedule."
+    repeat = [sys.executable, "-c", "import sys; print(len(sys.stdin.read())); sys.exit(3)"]
+    monkeypatch.setattr(workers, "WORKER", repeat)
+    monkeypatch.setattr(engine, "WORKER", repeat)
+    point = dict(starts=[*range(100_000)], sizes=[16] * 100_000)
+    worker = workers.Local(dict(jobs=1), tmp_path).start(["in.ipynb", "out.ipynb", point], tmp_path/"worker.log")
+    assert worker.wait(60) == 3 and int((tmp_path/"worker.log").read_text()) > 1_000_000
+    study = SimpleNamespace(name="many", figures=str(ROOT/"nbs"/"figures"/"study.ipynb"), question="?", arms={})
+    with pytest.raises(engine.AbsLabError, match="failed, see"):
+        engine._draw(SimpleNamespace(study=study, report_dir=tmp_path, folders=[tmp_path]), "many", [f"LunarLander-v3-fixed-s{i}-{i:08x}" for i in range(45_000)], [], False, False)
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(10, marks=pytest.mark.long)])
+def test_a_page_that_is_open_for_long_closes_its_widgets(tmp_path, monkeypatch, rounds):
+    "Choices of an agent, of a tab, of a run, again and again."
+    widget = pytest.importorskip("ipywidgets").widgets.widget
+    from abs_lab.live.page import Page
+    from abs_lab.runs.session import Session
+    monkeypatch.setenv("ABS_LAB_RUNS_DIR", str(tmp_path))
+    page = Page()
+    after = [len(widget._instances)]
+    for _ in range(rounds):
+        for agent in ("ppo", "btr", "pqn"): page.form.top["agent"].value = agent
+        for tab in ("Runs", "What if", "Train"): page.tabs.value = tab
+        page.open_board(lambda: Session(page.form.config()))
+        page.boards[0].choose()
+        page.leave(page.boards[0])
+        after.append(len(widget._instances))
+    assert len({*after}) == 1 and not page.boards, after
