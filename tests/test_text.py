@@ -30,6 +30,7 @@ def test_every_file_is_opened_with_its_encoding_named(folder):
 def test_a_locale_without_unicode(tmp_path):
     "Reports and small files are the same everywhere; a terminal gets what it can show, and an escape sequence reaches none."
     code = """import sys
+from pathlib import Path
 from abs_lab import cli
 from abs_lab.core.interfaces import AbsLabError
 from abs_lab.runs.storage import write_json
