@@ -78,8 +78,8 @@ class Series:
 _NOT_METRICS = {"update", "step", "gradient_steps", "rollout", "minibatch", "epochs", "episodes", "seconds", "signal", "mean", "size"}
 _KEEP = dict(signal="range", ret="range", size="last", mean="last", target="last", smooth="last", speed="mean")  # the curves of every run
 
-class Trace:
-    "A run as its folder shows it, in bounded memory."
+class _Follower:
+    "What a run's folder has shown until now, in bounded memory."
     def __init__(
         self,
         dir: Path,                        # a run directory, there or still to come
@@ -158,6 +158,9 @@ class Trace:
         "The training time that is left, at the present pace."
         return max(self.present.total_steps - self.row["step"], 0) / self.speed if self.row and self.speed else None
 
+# %% ../../nbs/runs/12_traces.ipynb #50ff7321
+class Trace(_Follower):
+    "A run as its folder shows it, in bounded memory."
     def read_series(
         self,
         name: str,       # signal, mean, target, size, ret, smooth, speed, or a metric

@@ -137,8 +137,8 @@ def room(
 # %% ../../nbs/studies/08_campaign.ipynb #22ca0012
 MARGIN = 20.0  # seconds before the end at which jobs are asked to stop; a fifth of a budget that is shorter than 100 s
 
-class Campaign:
-    "As much of a study as fits into a budget."
+class _Budget:
+    "What is left of a budget, and what is known of the speed."
     def __init__(
         self,
         tasks: list[Task],  # what is to be done, in order of priority
@@ -173,6 +173,9 @@ class Campaign:
         "What is known by now: from earlier calls, of runs that ended, of those that are running."
         return self.earlier + self.now + [_cost(j, j.rate, j.besides) for j in self.running if j.rate]
 
+# %% ../../nbs/studies/08_campaign.ipynb #0a1c262a
+class _Starting(_Budget):
+    "Which runs are started, and how many at once."
     def _fits(self, task, known):
         "Whether a run would end in time, and let those end in time that are running; what was begun goes on in any case."
         if task.steps: return True
@@ -207,6 +210,9 @@ class Campaign:
         if better and room(len(self.running)): self.jobs, self.total = self.jobs + 1, total
         else: self.jobs, self.settled = self.jobs - (not better), True
 
+# %% ../../nbs/studies/08_campaign.ipynb #24c523eb
+class Campaign(_Starting):
+    "As much of a study as fits into a budget."
     def _take(self):
         "Take what has ended: a small file of what is finished, a name for what failed."
         for job in [j for j in self.running if j.process.poll() is not None]:
