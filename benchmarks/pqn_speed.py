@@ -234,7 +234,7 @@ class Contender:
         self.process = context.Process(target=serve, args=(other, kind, config.flat(), setting, device), daemon=True)
         self.process.start()
         if setting.passive: del os.environ["OMP_WAIT_POLICY"]
-        other.close()  # so that a death is heard
+        other.close()  # so that the end of the other process shows
 
     def run(self, updates):
         "Environment steps and seconds of some updates."

@@ -113,7 +113,7 @@ def test_whose_log_policy_is_added():
         moved.append(difference.abs().max()); each.append(dict(out))
         assert (difference.abs() <= 0.9 + 1e-4).all() and torch.allclose(difference, difference[:, :1].expand_as(difference), atol=1e-4)  # the bonus alone
     assert max(moved) > 0.1
-    assert torch.equal(each[0]["target"], each[1]["target"]) and not torch.equal(each[0]["online"], each[1]["online"])  # only one of them hears the online network
+    assert torch.equal(each[0]["target"], each[1]["target"]) and not torch.equal(each[0]["online"], each[1]["online"])  # only the second follows the online network
     assert not out["online"].requires_grad                           # and no gradient goes there
 
 
