@@ -105,7 +105,7 @@ def vanish(config, dir, update, checkpoint_at):
 def replay_of(config, dir):
     "The rows that the last checkpoint of a run has in use."
     r = Run(config, dir)
-    try: return r.replay.records(r.replay.oldest, r.replay.rows)
+    try: return r.agent.replay.records(r.agent.replay.oldest, r.agent.replay.rows)
     finally: r.close()
 
 
