@@ -82,6 +82,7 @@ the agent, --env-id, --preset, --controller and --meter, so their help is asked 
   abs-lab train pqn --env-id CartPole-v1 --controller abs --total-steps 300000"""
 
 def _train(argv):
+    from abs_lab.core.train import score_line
     from abs_lab.runs.config import earliest_change
     from abs_lab.runs.runner import Stopped, progress_bar, run, until_asked
     if argv and argv[0] in ("-h", "--help"): say(_TRAIN.format(agents=", ".join(names("agent")))); return 0
@@ -100,7 +101,7 @@ def _train(argv):
     if result_of(dir): say(f"finished before: {dir}")
     try: score = run(config, dir, watch)["eval"]
     except Stopped: say(f"\ninterrupted: saved at step {steps_done(dir):,}; the same command goes on from there", error=True); return 130
-    say(f"greedy evaluation: mean return {score['mean']:.1f} over {len(score['returns'])} episodes")
+    say(score_line(score))
     return 0
 
 

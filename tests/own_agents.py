@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from abs_lab.core.contract import Agent, AgentConfig, Metric
+from abs_lab.core.contract import Agent, AgentConfig, Metric, resume_generator
 from abs_lab.core.envs import role_seeds
 from abs_lab.core.interfaces import BatchPlan, positive, shares, whole
 
@@ -70,4 +70,4 @@ class Reinforce(Agent):
     def load_state_dict(self, state):
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"].cpu())
+        self.reseeded = not resume_generator(self.generator, state["generator"])

@@ -20,7 +20,7 @@ from torch import nn
 
 # %% ../../nbs/agents/08_btr.ipynb #1e0ab285
 from .networks import PLASTICITY, builder, check_name, check_outputs, dormant_fraction, feature_rank, one_tensor, weight_norm
-from ..core.contract import Agent, AgentConfig, Metric
+from ..core.contract import Agent, AgentConfig, Metric, resume_generator
 from ..core.envs import is_atari, role_seeds, spaces_of
 from ..core.interfaces import AbsLabError, BatchPlan, Progress, at_least, choose, positive, shares
 from .pqn import linear_epsilon
@@ -334,5 +334,5 @@ class BTR(Agent):
         "Continue from a saved state; `replay.restore` puts the rows back."
         for name in ("net", "target", "optimizer", "replay"):
             if name in state: getattr(self, name).load_state_dict(state[name])
-        self.generator.set_state(state["generator"].cpu()); self.sampler.set_state(state["sampler"].cpu())
+        self.reseeded = not all([resume_generator(getattr(self, name), state[name]) for name in ("generator", "sampler")])
         self.paid, self.diagnosed = state["paid"], state.get("diagnosed", 0)  # checkpoints did not always have it

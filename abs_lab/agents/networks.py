@@ -252,7 +252,8 @@ def feature_rank(
     features: torch.Tensor,  # [B, F] activations of one layer, B well above F
     delta: float = 0.01,     # δ, share of the singular values' sum that may be left out
 ) -> torch.Tensor:           # 0-d integer in 0–min(B, F)
-    "The number of singular values that make up `1 - delta` of their sum."
+    "The number of singular values that make up `1 - delta` of their sum; NaN where a feature is not finite."
+    if not features.isfinite().all(): return features.new_tensor(float("nan"), dtype=torch.float32)
     mass = torch.linalg.svdvals(features.float()).cumsum(0)
     return (mass < (1 - delta) * mass[-1]).sum() + (mass[-1] > 0)
 

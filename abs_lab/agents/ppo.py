@@ -21,7 +21,7 @@ from .actor_critic import ActorCritic, entropy, log_prob, ppo_loss
 from .gradients import Gradient, array_namespace, as_array, as_tensor
 from .networks import Vector, one_tensor
 from .normalizers import ObsNormalizer, RewardNormalizer
-from ..core.contract import Agent, AgentConfig, Metric
+from ..core.contract import Agent, AgentConfig, Metric, resume_generator
 from ..core.envs import role_seeds
 from ..core.interfaces import AbsLabError, BatchPlan, Progress, at_least, choose, positive, shares
 from ..core.returns import gae
@@ -258,5 +258,5 @@ class PPO(Agent):
     def load_state_dict(self, state):  # what `state_dict` returned
         "Continue from a saved state."
         for name, part in self._parts().items(): part.load_state_dict(state[name])
-        self.generator.set_state(state["generator"].cpu())
+        self.reseeded = not resume_generator(self.generator, state["generator"])
         self.first, self.changed, self.noise = state["first"], state["changed"], iter(())

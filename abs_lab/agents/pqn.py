@@ -15,7 +15,7 @@ import torch
 
 # %% ../../nbs/agents/01_pqn.ipynb #dd97cd4a
 from .networks import INITS, NETWORKS, NORMS, PLASTICITY, builder, check_name, check_outputs, dormant_fraction, feature_rank, one_tensor, q_network, weight_norm
-from ..core.contract import Agent, AgentConfig, Metric
+from ..core.contract import Agent, AgentConfig, Metric, resume_generator
 from ..core.envs import is_atari, role_seeds
 from ..core.interfaces import AbsLabError, BatchPlan, Progress, at_least, choose, positive, shares
 from ..core.returns import q_lambda
@@ -253,4 +253,4 @@ class PQN(Agent):
         "Continue from a saved state."
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"].cpu())
+        self.reseeded = not resume_generator(self.generator, state["generator"])

@@ -36,7 +36,7 @@ def main(
     except KeyboardInterrupt:
         say("interrupted; the same command goes on from the last checkpoint, if there is one yet", error=True)
         return 130
-    say(json.dumps({k: result[k] for k in ("id", "steps", "seconds")} | dict(mean_return=result["eval"]["mean"])))
+    say(json.dumps({k: result[k] for k in ("id", "steps", "seconds")} | dict(mean_return=result["eval"]["mean"], unfinished=result["eval"].get("unfinished", 0))))
     return 0
 
 # %% ../../nbs/runs/13_main.ipynb #2bd428a4

@@ -33,7 +33,7 @@ from .storage import run_id
 
 # %% ../../nbs/runs/03_config.ipynb #53226e29
 FORMAT = 2  # of the run directory; raised when a default changes its meaning or older folders can no longer be read
-OWN = ("seed", "total_steps", "eval_envs", "eval_episodes", "record_every")  # what belongs to the run itself and to none of its parties
+OWN = ("seed", "total_steps", "eval_envs", "eval_episodes", "eval_max_steps", "record_every")  # what belongs to the run itself and to none of its parties
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -47,6 +47,7 @@ class RunConfig:
     total_steps: int = 400_000   # environment steps of the run
     eval_envs: int = 50          # environments of the final evaluation
     eval_episodes: int = 1       # episodes that each of them plays
+    eval_max_steps: int = 108_000  # steps after which an episode of the evaluation is cut off and counts as unfinished
     record_every: int = 1        # updates between two records (of a measurement or a change of size there is one always)
     origin: str = ""             # the run and step that it was forked from
 
@@ -65,7 +66,7 @@ class RunConfig:
     def identity(self) -> dict:  # what differs from the dataclasses' defaults
         "What makes this run another run: its parameters, however they were arrived at."
         parts = (self.env, self.agent, self.meter, self.controller)
-        defaults = {f.name: f.default for p in parts for f in fields(p)} | dict(meter="divergence", record_every=1)
+        defaults = {f.name: f.default for p in parts for f in fields(p)} | dict(meter="divergence", record_every=1, eval_max_steps=108_000)
         params = {k: v for k, v in self.flat().items() if k not in ("preset", "env_threads") and v != defaults.get(k, "")}
         return params | dict(format=FORMAT)
 
@@ -185,7 +186,7 @@ def _known(parts):
     return [name for name in counts if name not in RESERVED]
 
 def _check(config, kind):
-    at_least(config, seed=0, total_steps=1, eval_envs=1, eval_episodes=1, record_every=1)
+    at_least(config, seed=0, total_steps=1, eval_envs=1, eval_episodes=1, eval_max_steps=1, record_every=1)
     if config.env.change_at >= config.total_steps: raise AbsLabError(f"change_at must come before total_steps={config.total_steps}, not at {config.env.change_at}")
     kind.check(config)
     if not hasattr(config.controller, "size"): raise AbsLabError(f"{type(config.controller).__name__} has no size to begin with: set self.size in its __post_init__")

@@ -19,6 +19,7 @@ import torch
 
 # %% ../../nbs/runs/06_logs.ipynb #007e43fd
 from ..core.interfaces import AbsLabError, Step
+from .checkpoints import what_is_left
 
 # %% ../../nbs/runs/06_logs.ipynb #75b026fd
 def _numbers(waiting: list):
@@ -41,7 +42,7 @@ class StepLog:
         self,
         path: Path,      # the file
         every: int = 1,  # updates between two rows
-    ): self.path, self.every, self.waiting = Path(path), every, []
+    ): self.path, self.every, self.waiting, self.at = Path(path), every, [], (0, 0)  # at: step and update of the newest entry
 
     def open(
         self,
@@ -63,12 +64,11 @@ class StepLog:
     ):
         "Enter an update; raises `AbsLabError` for a metric that is not finite."
         self.waiting.append(dict(metrics=dict(s.metrics), seconds=s.seconds, episodes=[[e.step, e.env, e.ret, e.length] for e in s.episodes]))
+        self.at = s.step, s.update
         if not due and s.update % self.every and s.signal is None: return
-        _numbers(self.waiting)
+        self.check()
         waited, self.waiting = self.waiting, []
         metrics = _gather(waited, "metrics", lambda x: math.fsum(x) / len(x) if len(x) > 1 else x[0])
-        bad = [k for k, v in metrics.items() if not math.isfinite(v)]
-        if bad: raise AbsLabError(f"{bad[0]} became {metrics[bad[0]]} at step {s.step}, update {s.update}; the last checkpoint in {self.path.parent} is intact")
         drawn, new = s.plan.gradient_steps * s.plan.minibatch, s.plan.rollout * num_envs  # transitions: learned from, collected
         taken = metrics.keys() & {*COLUMNS, *more}
         if taken: raise AbsLabError(f"the agent reports a metric {min(taken)!r}, which is the name of a column of every run: give it another name")
@@ -77,13 +77,19 @@ class StepLog:
                    episodes=[e for w in waited for e in w["episodes"]], seconds=_gather(waited, "seconds", math.fsum) | dict(total=seconds))
         self.file.write(json.dumps(row).encode() + b"\n")
 
+    def check(self):
+        "Raise `AbsLabError` for a metric that is not finite, its row being due or not."
+        _numbers(self.waiting)
+        for k, v in (m for w in self.waiting for m in w["metrics"].items() if not math.isfinite(m[1])):
+            raise AbsLabError(f"{k} became {v} at step {self.at[0]}, update {self.at[1]}; {what_is_left(self.path.parent)}")
+
     def flush(self):
         "Hand what was written to the operating system."
         self.file.flush()
 
     def sync(self) -> dict:  # what a checkpoint has to remember
         "Wait until the file is on the disk."
-        _numbers(self.waiting)
+        self.check()
         self.flush(); os.fsync(self.file.fileno())
         return dict(steps_bytes=self.file.tell(), pending=self.waiting)
 

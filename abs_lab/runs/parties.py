@@ -19,7 +19,7 @@ from ..core.machine import cores
 from .config import RecordedConfig, RunConfig, configure, recorded
 
 # %% ../../nbs/runs/07_parties.ipynb #06f7d226
-RUN_SETTABLE = ("total_steps", "eval_envs", "eval_episodes")  # of the run's own parameters
+RUN_SETTABLE = ("total_steps", "eval_envs", "eval_episodes", "eval_max_steps")  # of the run's own parameters
 
 def settable_names(
     config: RunConfig,  # what a run does

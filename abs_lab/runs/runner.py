@@ -27,7 +27,7 @@ import torch
 from ..core.envs import spaces_of
 from ..core.interfaces import AbsLabError, Progress, Step
 from ..core.train import evaluate, train
-from .checkpoints import load_tree, save_tree
+from .checkpoints import load_tree, save_tree, what_is_left
 from .config import FORMAT, RunConfig, configure, recorded
 from .logs import ActionLog, ReplayLog, StepLog, append_event
 from .parties import Parties, device_of, with_changes
@@ -47,6 +47,12 @@ def _trainings(dir):
     "What trained a run until now, each once: commit, fingerprint, versions."
     begun = [{k: e[k] for k in ("commit", "fingerprint", "versions") if k in e} for e in read_jsonl(dir / "events.jsonl") if e["event"] in ("start", "resume")]
     return [b for i, b in enumerate(begun) if b not in begun[:i]]
+
+def _weights(agent) -> list:
+    "What an agent learns: the parameters of its modules, and what its optimisers change."
+    parts = [*vars(agent).values()]
+    groups = [group["params"] for part in parts if isinstance(part, torch.optim.Optimizer) for group in part.param_groups]
+    return [p for group in (*groups, *(part.parameters() for part in parts if isinstance(part, torch.nn.Module))) for p in group]
 
 class Run(Parties):
     "A run directory, open for training."
@@ -79,8 +85,6 @@ class Run(Parties):
         self.path, self.seconds = self.dir / "checkpoint.safetensors", 0.0
         tree = load_tree(self.path) if self.path.exists() else {}
         if tree:
-            if tree["device"] != torch.device(self.device).type:
-                raise AbsLabError(f"{self.dir} was trained on {tree['device']}; set device={tree['device']} to go on, or choose another folder")
             torch.set_num_threads(tree["threads"])  # sums, and so results, depend on it
             self.load_state_dict(tree)
             self.seconds = tree["seconds"]
@@ -91,7 +95,17 @@ class Run(Parties):
         if tree and (found := differences([dict(params=self.config.flat(), result=result) for result in (*_trainings(self.dir), provenance(self.config))])):
             warnings.warn(f"{self.dir} was trained differently until now, and goes on as it can be trained here. {'. '.join(found)}", stacklevel=4)
         self.event("resume" if tree else "start", backend=self.envs.backend, device=str(self.device), threads=torch.get_num_threads(), **provenance(self.config))
+        if tree: self._say_anew(tree["device"])
         self._follow()
+
+    def _say_anew(self, before):
+        "Log that the run goes on otherwise than it would have where it was."
+        now = torch.device(self.device).type
+        reseeded = [name for name in ("agent", "meter") if getattr(getattr(self, name), "reseeded", False)]
+        if not reseeded and before == now: return
+        said = f"trained on {before} until step {self.progress.step}, and on {now} from there" + f"; random numbers of the {' and the '.join(reseeded)} begin anew" * bool(reseeded)
+        self.event("reseed" if reseeded else "device", before=before, now=now, message=said)
+        warnings.warn(f"{self.dir} was {said}", stacklevel=2)
 
     def event(
         self,
@@ -115,8 +129,11 @@ class Run(Parties):
             if update == self.progress.update: self.change(update, changes)
 
     def checkpoint(self):
-        "Save all state; a kill from here on loses nothing that came before."
+        "Save all state; a kill from here on loses nothing that came before. Raises `AbsLabError`, and leaves the last one, where learning has failed."
         self._check()
+        self.log.check()
+        if not all(w.isfinite().all() for w in _weights(self.agent)):
+            raise AbsLabError(f"the agent's weights became NaN or infinite by step {self.progress.step}, update {self.progress.update}; {what_is_left(self.dir)}")
         self.actions.append()
         if self.replay_log: self.replay_log.take(); self.replay_log.sync()
         logged = self.log.sync()
@@ -147,10 +164,13 @@ class Run(Parties):
             yield s
         self.checkpoint()
 
-    def finish(self) -> dict:  # the content of result.json
+    def finish(
+        self,
+        each: Callable = lambda: None,  # called before each step of the evaluation; what it raises ends it
+    ) -> dict:                          # the content of result.json
         "Evaluate the trained agent and write result.json."
         c, p = self.present, self.progress
-        score = evaluate(self.agent, c.env, c.seed, c.eval_envs, c.eval_episodes, device=self.device)
+        score = evaluate(self.agent, c.env, c.seed, c.eval_envs, c.eval_episodes, max_steps=c.eval_max_steps, device=self.device, each=each)
         rows, skip = read_jsonl(self.dir / "steps.jsonl"), self.envs.frame_skip
         returns, updates = [e[2] for row in rows for e in row["episodes"]], np.diff([0, *(row["update"] for row in rows)])
         now = provenance(self.config)
@@ -192,7 +212,7 @@ def run(
             r.checkpoint()
             raise
         return r.finish()
-    except OSError as e: raise AbsLabError(f"writing {dir} failed ({e}); its last checkpoint is intact, and the run goes on from there") from e
+    except OSError as e: raise AbsLabError(f"writing {dir} failed ({e}); {what_is_left(dir)}") from e
     except Busy: raise  # nothing more is written
     except Exception as e:
         r.event("error", message=str(e) if isinstance(e, AbsLabError) else f"{type(e).__name__}: {e}")

@@ -227,7 +227,13 @@ class Session:
             self._left -= 1
             self._between()
         self._become("evaluating")
-        self.result = self.run.finish()
+        self.result = self.run.finish(self._heed)
+
+    def _heed(self):
+        "Answer, or stop, between two steps of the evaluation."
+        with self._gap:
+            self._answer(self.run)
+            if self._stopping: raise Stopped
 
     def _work(self):
         end = "failed"

@@ -1,0 +1,259 @@
+"What people meet while they train: a run that moves between devices, an interrupted loop, an episode without end, weights that are no numbers, shared generators."
+import json, random, time
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from abs_lab.agents.networks import feature_rank
+from abs_lab.core.contract import Meter
+from abs_lab.core.envs import EnvConfig, VecEnvs
+from abs_lab.core.interfaces import AbsLabError, Progress
+from abs_lab.core.train import evaluate
+from abs_lab.runs import __main__ as program
+from abs_lab.runs.checkpoints import load_tree, save_tree
+from abs_lab.runs.config import configure
+from abs_lab.runs.runner import Run, load_agent, run
+from abs_lab.runs.session import Session
+from support import assert_same_run, events, settings, state  # noqa: F401 (settings is a fixture)
+
+SMALL = dict(env_id="CartPole-v1", num_envs=16, total_steps=3_000, eval_envs=2, interval=1)
+AGENTS = {"pqn": {}, "ppo": {}, "btr": dict(total_steps=1_440, learning_starts=960, replay_ratio=1 / 16, size_min=32, size_max=64, multiple=32, lag=1)}
+
+
+# -- a run that was trained on another kind of device ------------------------------------------------------------------
+
+def half(dir, agent="pqn", **params):
+    "A run that stopped after a few updates; returns its parameters."
+    config = configure(agent, **SMALL | AGENTS[agent] | params)
+    r = Run(config, dir)
+    steps = r.steps()
+    for _ in range(3 if agent != "btr" else 70): next(steps)
+    r.checkpoint(), r.close()
+    return config
+
+
+def moved(dir, device="cuda", generator=torch.arange(16, dtype=torch.uint8)):
+    "Give its checkpoint what one of a GPU has: the device's name, and the state of a generator of another length."
+    tree = load_tree(dir/"checkpoint.safetensors")
+    tree["device"], tree["agent"]["generator"] = device, generator
+    save_tree(dir/"checkpoint.safetensors", tree)
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+@pytest.mark.filterwarnings("ignore:.*trained on")
+def test_a_run_of_another_kind_of_device_is_loaded_and_goes_on_and_says_so(agent, tmp_path):
+    config = half(tmp_path/"a", agent)
+    weights = {k: v.clone() for k, v in load_agent(tmp_path/"a").net.state_dict().items()}
+    moved(tmp_path/"a")
+    agent = load_agent(tmp_path/"a")
+    assert agent.reseeded and all(torch.equal(v, weights[k]) for k, v in agent.net.state_dict().items())
+    assert run(config, tmp_path/"a")["steps"] >= config.total_steps
+    said, = events(tmp_path/"a", "reseed")
+    assert (said["before"], said["now"]) == ("cuda", "cpu") and said["step"] < config.total_steps and "begin anew" in said["message"]
+
+
+@pytest.mark.filterwarnings("ignore:.*trained on")
+def test_what_begins_anew_is_decided_by_the_checkpoint(tmp_path):
+    for name in "ab": config = half(tmp_path/name); moved(tmp_path/name); run(config, tmp_path/name)
+    assert_same_run(tmp_path/"a", tmp_path/"b")
+
+
+@pytest.mark.filterwarnings("ignore:.*trained on")
+@pytest.mark.parametrize("device, generator, kinds", [("cpu", torch.arange(16, dtype=torch.uint8), {"reseed"}), ("cuda", None, {"device"}), ("cpu", None, set())])
+def test_only_what_differs_is_logged(device, generator, kinds, tmp_path):
+    config = half(tmp_path/"a")
+    moved(tmp_path/"a", device, torch.Generator().manual_seed(3).get_state() if generator is None else generator)
+    run(config, tmp_path/"a")
+    assert {e["event"] for e in events(tmp_path/"a")} - {"start", "resume", "finish"} == kinds
+
+
+def test_a_meter_of_ones_own_with_a_generator_of_a_gpu_is_loaded_too():
+    meter = Meter()
+    meter.load_state_dict(dict(generator=torch.arange(16, dtype=torch.uint8)))
+    assert meter.reseeded
+
+
+# -- a loop that is interrupted ----------------------------------------------------------------------------------------
+
+class Still:
+    def __init__(self, interrupted_at=0, overlap=False): self.left, self.overlap = interrupted_at, overlap
+    def act(self, obs):
+        self.left -= 1
+        if self.left == 0: raise KeyboardInterrupt
+        return torch.zeros(len(obs), dtype=torch.long), {}
+    def greedy(self, obs): return torch.zeros(len(obs), dtype=torch.long)
+
+
+def interrupted(envs, where):
+    "Have a step interrupted just before, or just after, the simulators take their actions or give their answer."
+    part, when = where
+    real = getattr(envs.env, part)
+    def broken(*args):
+        if when == "after": real(*args)
+        setattr(envs.env, part, real)
+        raise KeyboardInterrupt
+    setattr(envs.env, part, broken)
+
+
+@pytest.mark.parametrize("backend", ["envpool", "gymnasium"])
+@pytest.mark.parametrize("where", [("send", "before"), ("send", "after"), ("receive", "before"), ("receive", "after")], ids=" ".join)
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_step_that_was_interrupted_is_not_gone_on_from(backend, where, overlap):
+    envs, agent = VecEnvs(EnvConfig("CartPole-v1", num_envs=2, backend=backend)), Still(overlap=overlap)
+    envs.collect(agent, 3, Progress(1000))
+    interrupted(envs, where)
+    with pytest.raises(KeyboardInterrupt): envs.collect(agent, 3, Progress(1000))
+    for again in (lambda: envs.collect(agent, 3, Progress(1000)), lambda: envs.step(np.zeros(2, np.int64))):
+        with pytest.raises(AbsLabError, match="CartPole-v1 (cannot go on|was sent no actions)"): again()
+    envs.close()
+
+
+def test_actions_are_not_sent_twice_and_answers_not_received_twice():
+    envs = VecEnvs(EnvConfig("CartPole-v1", num_envs=2))
+    envs.send(np.zeros(2, np.int64))
+    with pytest.raises(AbsLabError, match="outcome was not received"): envs.send(np.ones(2, np.int64))
+    envs.receive()
+    with pytest.raises(AbsLabError, match="nothing to receive"): envs.receive()
+    envs.step(np.ones(2, np.int64))
+    assert envs.drain_log().tolist() == [[0, 0], [1, 1]]
+
+
+@pytest.mark.parametrize("backend", ["envpool", "gymnasium"])
+def test_a_collection_that_was_interrupted_between_two_steps_goes_on_where_the_simulators_are(backend):
+    envs, other = (VecEnvs(EnvConfig("CartPole-v1", num_envs=2, backend=backend)) for _ in range(2))
+    with pytest.raises(KeyboardInterrupt): envs.collect(Still(interrupted_at=5), 8, Progress(1000))
+    other.collect(Still(), 4, Progress(1000))
+    state, log = envs.state_dict(), envs.drain_log()
+    a, b = (e.collect(Still(), 3, Progress(1000)) for e in (envs, other))
+    assert torch.equal(a.obs, b.obs) and torch.equal(a.rewards, b.rewards)
+    other.load_state_dict(state, log)
+    assert torch.equal(other.collect(Still(), 3, Progress(1000)).obs, a.obs)
+
+
+def test_a_step_by_hand_is_seen_by_the_next_collection():
+    envs = VecEnvs(EnvConfig("CartPole-v1", num_envs=2))
+    obs = envs.step(np.zeros(2, np.int64))[0]
+    assert (envs.collect(Still(), 1, Progress(1000)).obs[0].numpy() == obs).all()
+
+
+# -- environments of one's own -----------------------------------------------------------------------------------------
+
+class Own(gym.Env):
+    "Draws from the generators that the process shares, never ends, and tells what it likes in `info`."
+    observation_space, action_space = gym.spaces.Box(0, 1, (3,), np.float32), gym.spaces.Discrete(2)
+    def __init__(self, ends=0.0): self.ends = ends
+    def draw(self): return np.array([random.random(), np.random.random(), torch.rand(1).item()], np.float32)
+    def reset(self, seed=None, options=None): return self.draw(), dict(terminated=True, x=np.zeros(1))
+    def step(self, action): return self.draw(), 1.0, bool(random.random() < self.ends), False, dict(terminated=True, lives=0, x=np.zeros(random.randint(1, 3)), **{f"y{random.randint(0, 1)}": "?"})
+
+gym.register("OwnEndless-v0", entry_point=Own)
+gym.register("OwnEnding-v0", entry_point=Own, kwargs=dict(ends=0.1))
+
+
+def seeded(n=0): random.seed(n), np.random.seed(n), torch.manual_seed(n)
+
+
+def test_no_key_of_an_environments_own_info_is_read():
+    seeded()
+    rollout = VecEnvs(EnvConfig("OwnEndless-v0", num_envs=3)).collect(Still(), 50, Progress(1000))
+    assert not rollout.terminated.any() and rollout.mask.all() and not rollout.episodes
+    assert VecEnvs(EnvConfig("OwnEnding-v0", num_envs=3)).collect(Still(), 50, Progress(1000)).episodes
+
+
+@pytest.mark.parametrize("segment_steps", [0, 512])
+def test_an_environment_that_draws_from_shared_generators_is_resumed_exactly(segment_steps, tmp_path):
+    config = configure("pqn", **SMALL | dict(env_id="OwnEnding-v0", total_steps=2_000, size_max=32, segment_steps=segment_steps))
+    seeded(); run(config, tmp_path/"whole")
+    seeded()
+    r = Run(config, tmp_path/"half")
+    steps = r.steps()
+    for _ in range(3): next(steps)
+    r.checkpoint(), r.close()
+    seeded(7)  # as a new process would have them
+    run(config, tmp_path/"half")
+    assert_same_run(tmp_path/"whole", tmp_path/"half")
+
+
+def test_evaluating_leaves_shared_generators_to_training():
+    drawn = []
+    for evaluates in (True, False):
+        seeded()
+        envs = VecEnvs(EnvConfig("OwnEnding-v0", num_envs=2))
+        if evaluates: evaluate(Still(), envs.config, num_envs=3)
+        drawn.append(envs.collect(Still(), 5, Progress(1000)).obs)
+    assert torch.equal(*drawn)
+
+
+def test_a_checkpoint_without_them_says_what_may_have_happened_and_one_that_needs_none_has_none():
+    envs = VecEnvs(EnvConfig("OwnEnding-v0", num_envs=2))
+    envs.collect(Still(), 5, Progress(1000))
+    state, log = envs.state_dict(), envs.drain_log()
+    del state["generators"]
+    with pytest.raises(AbsLabError, match=r"did not replay .* \(random, np.random, torch\)"): envs.load_state_dict(state, log)
+    for backend in ("envpool", "gymnasium"): assert "generators" not in VecEnvs(EnvConfig("CartPole-v1", num_envs=2, backend=backend)).state_dict()
+
+
+# -- an episode without end --------------------------------------------------------------------------------------------
+
+ENDLESS = SMALL | dict(env_id="OwnEndless-v0", num_envs=8, total_steps=1_000, size_max=16)
+
+
+def test_an_evaluation_is_cut_off_at_a_limit_and_says_how_often(tmp_path, capsys):
+    score = evaluate(Still(), EnvConfig("OwnEndless-v0"), num_envs=3, episodes_per_env=2, max_steps=20)
+    assert score["returns"] == [20.0] * 3 and score["lengths"] == [20] * 3 and score["unfinished"] == 3
+    params = ENDLESS | dict(eval_max_steps=30)
+    (tmp_path/"config.json").write_text(json.dumps(params))
+    assert program.main([str(tmp_path/"config.json"), str(tmp_path/"run")]) == 0
+    assert json.loads(capsys.readouterr().out)["unfinished"] == 2
+    result = json.loads((tmp_path/"run"/"result.json").read_text())
+    assert result["status"] == "finished" and result["eval"]["unfinished"] == 2 and result["eval"]["returns"] == [30.0] * 2
+
+
+def test_an_episode_that_ends_at_the_limit_has_ended():
+    balanced = evaluate(Still(), EnvConfig("CartPole-v1"), num_envs=4)
+    assert evaluate(Still(), EnvConfig("CartPole-v1"), num_envs=4, max_steps=max(balanced["lengths"])) == balanced and balanced["unfinished"] == 0
+
+
+def test_the_limit_is_a_parameter_that_renames_no_run_which_does_not_set_it():
+    assert configure(**ENDLESS, eval_max_steps=108_000).id == configure(**ENDLESS).id != configure(**ENDLESS, eval_max_steps=30).id
+    with pytest.raises(AbsLabError, match="eval_max_steps must be at least 1"): configure(eval_max_steps=0)
+
+
+def test_a_session_answers_and_stops_while_it_evaluates(tmp_path):
+    session = Session(configure(**ENDLESS), tmp_path/"run")
+    session.start()
+    until = time.monotonic() + 30
+    while session.state != "evaluating": assert time.monotonic() < until; time.sleep(0.01)
+    began = time.monotonic()
+    assert session.ask(lambda r: r.progress.step) >= 1_000
+    session.stop()
+    assert session.wait(2) == "stopped" and time.monotonic() - began < 1
+    session.set(eval_max_steps=5)
+    session.start()
+    assert session.wait(30) == "finished" and session.result["eval"]["unfinished"] == 2
+
+
+# -- weights that are no numbers ---------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_weights_that_are_no_numbers_are_never_written_over_a_good_checkpoint(agent, tmp_path):
+    half(tmp_path/"a", agent, record_every=1_000)
+    before = (tmp_path/"a"/"checkpoint.safetensors").read_bytes()
+    r = Run(configure(agent, **SMALL | AGENTS[agent] | dict(record_every=1_000)), tmp_path/"a")
+    with torch.no_grad(): next(r.agent.net.parameters()).view(-1)[0] = float("nan")
+    with pytest.raises(AbsLabError, match="weights became NaN .*; the last checkpoint in .* is intact"): r.checkpoint()
+    r.close()
+    assert (tmp_path/"a"/"checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_loss_whose_row_is_not_due_ends_the_run_before_it_is_saved(tmp_path, monkeypatch):
+    monkeypatch.setenv("ABS_LAB_CHECKPOINT_SECONDS", "0")
+    config = configure("pqn", **SMALL | dict(record_every=1_000, interval=10**6, lr=1e38, diagnose_every=1))
+    with pytest.raises(AbsLabError, match="became nan at step .* has no checkpoint yet"): run(config, tmp_path/"a")
+    assert not (tmp_path/"a"/"checkpoint.safetensors").exists()
+
+
+def test_the_rank_of_features_that_are_no_numbers_is_none():
+    for bad in (float("nan"), float("inf")): assert torch.isnan(feature_rank(torch.full((8, 4), bad)))
