@@ -16,7 +16,7 @@ from abs_lab.runs.checkpoints import load_tree, save_tree
 from abs_lab.runs.config import configure
 from abs_lab.runs.runner import Run, load_agent, run
 from abs_lab.runs.session import Session
-from support import assert_same_run, events, settings, state  # noqa: F401 (settings is a fixture)
+from support import assert_same_run, events, settings  # noqa: F401 (settings is a fixture)
 
 SMALL = dict(env_id="CartPole-v1", num_envs=16, total_steps=3_000, eval_envs=2, interval=1)
 AGENTS = {"pqn": {}, "ppo": {}, "btr": dict(total_steps=1_440, learning_starts=960, replay_ratio=1 / 16, size_min=32, size_max=64, multiple=32, lag=1)}
@@ -34,7 +34,9 @@ def half(dir, agent="pqn", **params):
     return config
 
 
-def moved(dir, device="cuda", generator=torch.arange(16, dtype=torch.uint8)):
+FOREIGN = torch.arange(16, dtype=torch.uint8)
+
+def moved(dir, device="cuda", generator=FOREIGN):
     "Give its checkpoint what one of a GPU has: the device's name, and the state of a generator of another length."
     tree = load_tree(dir/"checkpoint.safetensors")
     tree["device"], tree["agent"]["generator"] = device, generator
@@ -61,7 +63,7 @@ def test_what_begins_anew_is_decided_by_the_checkpoint(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*trained on")
-@pytest.mark.parametrize("device, generator, kinds", [("cpu", torch.arange(16, dtype=torch.uint8), {"reseed"}), ("cuda", None, {"device"}), ("cpu", None, set())])
+@pytest.mark.parametrize("device, generator, kinds", [("cpu", FOREIGN, {"reseed"}), ("cuda", None, {"device"}), ("cpu", None, set())])
 def test_only_what_differs_is_logged(device, generator, kinds, tmp_path):
     config = half(tmp_path/"a")
     moved(tmp_path/"a", device, torch.Generator().manual_seed(3).get_state() if generator is None else generator)
@@ -71,7 +73,7 @@ def test_only_what_differs_is_logged(device, generator, kinds, tmp_path):
 
 def test_a_meter_of_ones_own_with_a_generator_of_a_gpu_is_loaded_too():
     meter = Meter()
-    meter.load_state_dict(dict(generator=torch.arange(16, dtype=torch.uint8)))
+    meter.load_state_dict(dict(generator=FOREIGN))
     assert meter.reseeded
 
 
