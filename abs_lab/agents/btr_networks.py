@@ -16,7 +16,7 @@ from torch import nn
 
 # %% ../../nbs/agents/07_btr_networks.ipynb #e4e993ca
 from .networks import Pixels, Planes, Vector, builder, check_name, is_image
-from ..core.interfaces import AbsLabError
+from ..core.interfaces import AbsLabError, quoted
 
 # %% ../../nbs/agents/07_btr_networks.ipynb #fb9a8e70
 class _Spectral:
@@ -234,7 +234,7 @@ def _torso(name, shape, spectral):
 def _own_torso(name, shape, spectral):
     made = builder(name)(shape, spectral)
     if not (isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module)):
-        raise AbsLabError(f"torso {name} makes {made!r}; a torch module and the number of its features are needed")
+        raise AbsLabError(f"torso {name} makes {quoted(made)}; a torch module and the number of its features are needed")
     return made
 
 def quantile_network(

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..core.contract import Metric, import_named
-from ..core.interfaces import AbsLabError, choose
+from ..core.interfaces import AbsLabError, choose, quoted
 
 # %% ../../nbs/agents/00_networks.ipynb #d6a6ed93
 INITS, NORMS = ("orthogonal", "he_normal"), ("all", "channel")
@@ -78,7 +78,7 @@ def mlp(
     init: str = "orthogonal",             # orthogonal or he_normal
 ) -> nn.Sequential:                       # [N, sizes[0]] -> [N, sizes[-1]]; its last module is the output layer
     "A fully connected network."
-    if len(sizes) < 2: raise AbsLabError(f"an mlp needs at least an input and an output width, not {sizes!r}")
+    if len(sizes) < 2: raise AbsLabError(f"an mlp needs at least an input and an output width, not {quoted(sizes)}")
     layers = []
     for fan_in, width in zip(sizes[:-2], sizes[1:-1]):
         layers.append(init_layer(nn.Linear(fan_in, width), gain, init))
@@ -198,7 +198,7 @@ def builder(
 ):                 # what makes a network
     "The function or class of that name; raises `AbsLabError` where there is none."
     found = import_named("network", name)
-    if not callable(found): raise AbsLabError(f"network {name} is {found!r}; it must be a function, or a class, that makes a torch module")
+    if not callable(found): raise AbsLabError(f"network {name} is {quoted(found)}; it must be a function, or a class, that makes a torch module")
     return found
 
 # %% ../../nbs/agents/00_networks.ipynb #458758d6
@@ -220,7 +220,7 @@ def q_network(
     if not takes(obs_shape):
         fit = ", ".join(networks_for(obs_shape))
         fit = f"networks that do: {fit}" if fit else "no network here does: transpose, flatten or one-hot encode them"
-        raise AbsLabError(f"network {name!r} takes {wants}, not observations of shape {obs_shape}; {fit}")
+        raise AbsLabError(f"network {quoted(name)} takes {wants}, not observations of shape {obs_shape}; {fit}")
     return build(obs_shape, n_actions, init, layer_norm)
 
 # %% ../../nbs/agents/00_networks.ipynb #de2afce7
@@ -231,7 +231,7 @@ def check_outputs(
     width: int,        # numbers wanted for each observation
 ):
     "Raise `AbsLabError` for a module that does not map observations [N, *] to [N, width]."
-    if not isinstance(net, nn.Module): raise AbsLabError(f"network {name} makes {net!r}; a torch module is needed")
+    if not isinstance(net, nn.Module): raise AbsLabError(f"network {name} makes {quoted(net)}; a torch module is needed")
     obs = torch.from_numpy(np.zeros((1, *obs_space.shape), np.float32 if obs_space.dtype == np.float64 else obs_space.dtype))
     with torch.no_grad(): found = net(obs)
     if found.shape != (1, width): raise AbsLabError(f"network {name} maps one observation to {list(found.shape)}; [1, {width}] is needed")

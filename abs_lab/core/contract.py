@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple
 
 # %% ../../nbs/core/01_contract.ipynb #a9778ab5
-from .interfaces import AbsLabError, BatchPlan, Measurement, Progress, choose, set_fields, whole
+from .interfaces import AbsLabError, BatchPlan, Measurement, Progress, choose, quoted, set_fields, whole
 
 # %% ../../nbs/core/01_contract.ipynb #f0311287
 def import_module(
@@ -26,7 +26,7 @@ def import_module(
     if os.getcwd() not in sys.path: sys.path.insert(0, os.getcwd())
     importlib.invalidate_caches()  # the file may have been written a moment ago
     try: return importlib.import_module(name)
-    except Exception as e: raise AbsLabError(f"{what}: module {name!r} cannot be imported ({type(e).__name__}: {e})") from e
+    except Exception as e: raise AbsLabError(f"{what}: module {quoted(name)} cannot be imported ({type(e).__name__}: {e})") from e
 
 def python_path() -> str:  # for PYTHONPATH
     "The path on which another process finds the modules that this one finds in its working directory."
@@ -38,7 +38,7 @@ def import_named(
 ) -> Any:        # the module's object of that name
     "What `module:Name` names; raises `AbsLabError` where there is no such module or nothing of that name in it."
     path, _, attribute = name.partition(":")
-    if not (path and attribute): raise AbsLabError(f"{kind} {name!r} must be written module:Name")
+    if not (path and attribute): raise AbsLabError(f"{kind} {quoted(name)} must be written module:Name")
     module = import_module(f"{kind} {name}", path)
     if not hasattr(module, attribute): choose(f"{kind} in module {path}", attribute, [n for n, v in vars(module).items() if not n.startswith("_") and getattr(v, "__module__", path) != "builtins" and not isinstance(v, type(os))])
     return getattr(module, attribute)
@@ -126,7 +126,7 @@ class Controller(Part):
         m: Measurement,  # of the update that has just been done
     ) -> int:            # the size of the next one
         "Take a measurement, answer with the next size."
-        if not isinstance(m, Measurement): raise AbsLabError(f"a controller takes a Measurement, not {m!r}; Measurement(signal) will do")
+        if not isinstance(m, Measurement): raise AbsLabError(f"a controller takes a Measurement, not {quoted(m)}; Measurement(signal) will do")
         self.observe(m)
         return whole(f"the size that {type(self).__name__} asks for", self.size)
 
@@ -235,7 +235,7 @@ class Agent:
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         for name, metric in dict(size_metric=cls.size_metric, **cls.metrics).items():
-            if not isinstance(metric, Metric): raise AbsLabError(f"{cls.__name__} describes {name} as {metric!r}; it must be a Metric, such as Metric('policy loss')")
+            if not isinstance(metric, Metric): raise AbsLabError(f"{cls.__name__} describes {name} as {quoted(metric)}; it must be a Metric, such as Metric('policy loss')")
 
     def __init__(
         self,

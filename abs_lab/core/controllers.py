@@ -16,7 +16,7 @@ from numbers import Real
 
 # %% ../../nbs/core/06_controllers.ipynb #e7521a9e
 from .contract import Controller
-from .interfaces import AbsLabError, choose, whole
+from .interfaces import AbsLabError, choose, quoted, whole
 
 # %% ../../nbs/core/06_controllers.ipynb #c49f7154
 def _is_number(value) -> bool:
@@ -87,7 +87,7 @@ class Replayed(Controller):
 
     def __post_init__(self):
         for name in ("starts", "sizes"):
-            if not isinstance(getattr(self, name), (list, tuple)): raise AbsLabError(f"{name} must be a list, not {getattr(self, name)!r}")
+            if not isinstance(getattr(self, name), (list, tuple)): raise AbsLabError(f"{name} must be a list, not {quoted(getattr(self, name))}")
         self.starts = [whole("starts", s, 0) for s in self.starts]
         self.sizes = [whole("sizes", s) for s in self.sizes]
         if len(self.starts) != len(self.sizes) or not self.sizes:
@@ -143,7 +143,7 @@ class RandomWalk(Controller):
 
     def __post_init__(self):
         self.size_min, self.size_max, self.multiple = _limits(self.size_min, self.size_max, self.multiple)
-        if not (_is_number(self.move) and self.move > 0): raise AbsLabError(f"move must be above 0, not {self.move!r}")
+        if not (_is_number(self.move) and self.move > 0): raise AbsLabError(f"move must be above 0, not {quoted(self.move)}")
         self.place, self.moves, self.key = 0.0, 0, 0  # share of the range, 0 to 1; moves so far; seed
         self.fit()
 
@@ -191,14 +191,14 @@ def _check_thresholds(low, high):
     "Refuse thresholds that are out of order or not positive."
     if _is_number(low) and _is_number(high) and 0 < low < high: return
     swap = _is_number(low) and _is_number(high) and 0 < high < low
-    raise AbsLabError(f"thresholds must satisfy 0 < low < high, not low={low!r}, high={high!r}" + (
-        f"; did you mean low={high!r}, high={low!r}?" if swap else ""))
+    raise AbsLabError(f"thresholds must satisfy 0 < low < high, not low={quoted(low)}, high={quoted(high)}" + (
+        f"; did you mean low={quoted(high)}, high={quoted(low)}?" if swap else ""))
 
 def _on_noise(name, estimator, values, meter):
     "Parameters for a controller that reads gradient noise of one estimator; raises `AbsLabError` for another signal."
     values = dict(estimator=estimator) | values
     if meter.quantity == "gradient noise" and values["estimator"] == estimator: return values
-    raise AbsLabError(f"controller {name} reads gradient noise of estimator={estimator!r}: give meter='gns' and no other estimator")
+    raise AbsLabError(f"controller {name} reads gradient noise of estimator={quoted(estimator)}: give meter='gns' and no other estimator")
 
 # %% ../../nbs/core/06_controllers.ipynb #519c4d94
 @dataclass
@@ -220,7 +220,7 @@ class ABSRule:
         self.window, self.warmup = whole("window", self.window), whole("warmup", self.warmup, 0)
         _check_thresholds(self.low, self.high)
         if not (_is_number(self.smoothing) and 0 <= self.smoothing < 1):
-            raise AbsLabError(f"smoothing must be at least 0 and below 1, not {self.smoothing!r}")
+            raise AbsLabError(f"smoothing must be at least 0 and below 1, not {quoted(self.smoothing)}")
         choose("map", self.map, MAPS)
         choose("rounding", self.rounding, ["author", "exact"])
 
@@ -276,7 +276,7 @@ class ABS(ABSRule, Controller):
     def complete(cls, values, meter):
         "On gradient noise the batch should be as large as the noise scale: thresholds follow from the limits."
         if meter.quantity != "gradient noise": return values
-        low, high = (1 / (values["num_envs"] * values.get(name, getattr(cls, name))) for name in ("size_max", "size_min"))
+        low, high = (1 / (whole("num_envs", values["num_envs"]) * whole(name, values.get(name, getattr(cls, name)))) for name in ("size_max", "size_min"))
         return _on_noise("abs", "fair", dict(low=low, high=high) | values, meter)
 
     @property

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 # %% ../../nbs/core/05_divergence.ipynb #017ffd92
 from .contract import Meter, Metric
-from .interfaces import AbsLabError, choose, whole
+from .interfaces import AbsLabError, choose, quoted, whole
 
 # %% ../../nbs/core/05_divergence.ipynb #f420acfd
 def _same_shape(old: torch.Tensor, new: torch.Tensor, what: str):
@@ -81,7 +81,7 @@ def softmax_kl(
 ) -> torch.Tensor:              # 0-d, in nats, 0 or more: mean over states
     "KL(new ‖ old) of two softmax policies."
     _same_shape(old, new, "logits")
-    if not temperature > 0: raise AbsLabError(f"temperature must be above 0, not {temperature!r}")
+    if not temperature > 0: raise AbsLabError(f"temperature must be above 0, not {quoted(temperature)}")
     log_old, log_new = F.log_softmax(old / temperature, -1), F.log_softmax(new / temperature, -1)
     return (log_new.exp() * (log_new - log_old)).sum(-1).clamp(min=0).mean()
 
@@ -113,7 +113,7 @@ def policy_distance(
     fits, name = OF_GAUSSIANS if pair else OF_VALUES, distance_for(pair, distance)
     if name in fits: return DISTANCES[name](old, new)
     what = "a pair (mean, log_std)" if pair else "one tensor of action values"
-    raise AbsLabError(f"distance {name!r} does not fit this agent, whose policy returns {what}; use {' or '.join(fits)}")
+    raise AbsLabError(f"distance {quoted(name)} does not fit this agent, whose policy returns {what}; use {' or '.join(fits)}")
 
 # %% ../../nbs/core/05_divergence.ipynb #cb0ebd7f
 @dataclass

@@ -22,7 +22,7 @@ import torch
 
 # %% ../../nbs/core/03_envs.ipynb #db7635c4
 from .contract import import_module
-from .interfaces import AbsLabError, Episode, Progress, at_least, choose
+from .interfaces import AbsLabError, Episode, Progress, at_least, choose, quoted
 from .machine import cores, sharing_a_core, thread_ids, whole_machine
 
 # %% ../../nbs/core/03_envs.ipynb #b8766872
@@ -58,7 +58,7 @@ def role_seeds(
     segment: int = 0,      # how often the environments have been rebuilt
 ) -> list[int]:            # `count` seeds of 31 bits
     "Independent seeds for a role of a run and a segment of it."
-    if not isinstance(seed, int) or seed < 0: raise AbsLabError(f"seed must be a whole number of at least 0, not {seed!r}")
+    if not isinstance(seed, int) or seed < 0: raise AbsLabError(f"seed must be a whole number of at least 0, not {quoted(seed)}")
     key = (ROLES[choose("role", role, ROLES)], segment)
     draws = np.random.SeedSequence(seed, spawn_key=key).generate_state(count, np.uint32)
     return [int(d) for d in draws >> 1]

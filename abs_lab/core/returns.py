@@ -8,7 +8,7 @@ __all__ = ['q_lambda', 'gae', 'n_step']
 # %% ../../nbs/core/04_returns.ipynb #730eb7e7
 import torch
 
-from .interfaces import AbsLabError
+from .interfaces import AbsLabError, quoted
 
 # %% ../../nbs/core/04_returns.ipynb #7fdb63f2
 def _recur(b, a):
@@ -76,7 +76,7 @@ def n_step(
 ) -> tuple:                    # returns [T, N], discount [T, N] (γ^k, or 0 after a termination), offset k [T, N] int64 in 1–n
     "Rewards of up to n steps, and the factor and place of the bootstrap: target = returns + discount·V(s_{t+offset})."
     _check(rewards, terminated, truncated)
-    if n < 1: raise AbsLabError(f"n must be at least 1, not {n!r}")
+    if n < 1: raise AbsLabError(f"n must be at least 1, not {quoted(n)}")
     returns, done = torch.zeros_like(rewards), torch.zeros_like(terminated)
     offset, running = torch.zeros_like(rewards, dtype=torch.int64), torch.ones_like(terminated)
     for i in range(min(n, len(rewards))):

@@ -22,7 +22,7 @@ from plotly.subplots import make_subplots
 
 from ..core.contract import Agent, Metric
 from ..core.divergence import SIGNALS, GradientNoise, distance_for
-from ..core.interfaces import AbsLabError
+from ..core.interfaces import AbsLabError, quoted
 from .stats import MIN_SEEDS, band, interval, iqm
 from ..runs.registry import built_in, find
 
@@ -34,7 +34,7 @@ def _run(path) -> dict:
         for key in ["id", "params", "result", "curve"]: run[key]
         run["params"]["arm"], run["params"]["seed"], run["curve"]["step"]
     except (ValueError, KeyError, TypeError) as error:
-        raise AbsLabError(f"{path} is not a run file ({error!r}): remove it and run that seed again") from error
+        raise AbsLabError(f"{path} is not a run file ({quoted(error)}): remove it and run that seed again") from error
     return run
 
 def load(
@@ -144,7 +144,7 @@ def series(
     "Two columns of a run's curve."
     curve = run["curve"]
     for name in (x, y):
-        if name not in curve: raise AbsLabError(f"{name!r} is not in the curve of {run['id']}: it has {', '.join(curve)}")
+        if name not in curve: raise AbsLabError(f"{quoted(name)} is not in the curve of {run['id']}: it has {', '.join(curve)}")
     pairs = [(a, b) for a, b in zip(curve[x], curve[y]) if a is not None and b is not None]
     return tuple(np.array(pairs, dtype=float).reshape(-1, 2).T)
 

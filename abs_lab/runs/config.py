@@ -27,7 +27,7 @@ import numpy as np
 # %% ../../nbs/runs/03_config.ipynb #c01f0006
 from ..core.contract import Agent, settable
 from ..core.envs import EnvConfig
-from ..core.interfaces import AbsLabError, Progress, at_least, choose
+from ..core.interfaces import AbsLabError, Progress, at_least, choose, quoted
 from .registry import built_in, find
 from .storage import run_id
 
@@ -116,19 +116,34 @@ def describe(
     with _parsing: return dict(_comments(cls))
 
 # %% ../../nbs/runs/03_config.ipynb #61dceb61
+def _written(name, value, deep=8):
+    "A parameter's value as config.json can hold it; raises `AbsLabError` for what JSON has not, and for whole numbers that no counter holds."
+    match value:
+        case None | bool(): return value
+        case int() if abs(value) < 2**63: return value
+        case float() if math.isfinite(value): return value
+        case str() if not re.search("[\ud800-\udfff]", value): return value
+        case list() | tuple() if deep: return type(value)([_written(name, v, deep - 1) for v in value])
+        case dict() if deep and all(isinstance(k, str) for k in value): return {k: _written(name, v, deep - 1) for k, v in value.items()}
+    raise AbsLabError(f"parameter {name} cannot be {quoted(value)}: it is written down, as a finite number below 2**63, text, True, False, None, or a list of these")
+
 def _fit(name, value, default):
     "The value in its parameter's type, when nothing is lost by it."
     kind, value = type(default), value.item() if isinstance(value, np.generic) else value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool): return float(value)
-    if kind is int and isinstance(value, float) and value.is_integer(): return int(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool): return float(_written(name, value))
+    if kind is int and isinstance(value, float) and value.is_integer() and abs(value) < 2**63: return int(value)
     if kind is tuple and isinstance(value, list): return tuple(value)  # as a file of parameters has it
     if kind in (bool, int, float, str) and type(value) is not kind:
-        raise AbsLabError(f"parameter {name} must be of type {kind.__name__}, not {value!r} ({type(value).__name__})")
-    return value
+        raise AbsLabError(f"parameter {name} must be of type {kind.__name__}, not {quoted(value)} ({type(value).__name__})")
+    return _written(name, value)
+
+def _defaults(*parts):
+    "The defaults of the parameters of some dataclasses, in their types."
+    return {f.name: float(f.default) if f.type in (float, "float") and type(f.default) is int else f.default for cls in parts for f in fields(cls) if f.init}
 
 def _take(cls, values):
     "The share of `values` that `cls` has fields for, in their types."
-    return {f.name: _fit(f.name, values[f.name], float(f.default) if f.type in (float, "float") and type(f.default) is int else f.default) for f in fields(cls) if f.init and f.name in values}
+    return {name: _fit(name, values[name], default) for name, default in _defaults(cls).items() if name in values}
 
 # %% ../../nbs/runs/03_config.ipynb #be6c34be
 RESERVED = ("agent", "preset", "controller", "meter", "origin", "format", "arm", "run_dir")  # names that mean something else where a run is written down
@@ -143,10 +158,11 @@ def configure(
 ) -> RunConfig:                 # checked
     "A run's parameters from a preset and changes to it; raises `AbsLabError` before any work is done."
     kind, rule, gauge = find("agent", agent), find("controller", controller), find("meter", meter)
-    if preset == "auto": preset = kind.preset_for(flat.get("env_id", EnvConfig.env_id))
-    base = kind.presets[choose(f"preset of {agent}", preset, kind.presets)]
     parts: tuple[Any, ...] = (EnvConfig, kind.Config, gauge, rule)
-    origin = flat.pop("origin", "")
+    defaults = _defaults(RunConfig, *parts)
+    flat = {name: _fit(name, value, defaults.get(name)) for name, value in flat.items()}
+    if _fit("preset", preset, "auto") == "auto": preset = kind.preset_for(flat.get("env_id", EnvConfig.env_id))
+    base, origin = kind.presets[choose(f"preset of {agent}", preset, kind.presets)], flat.pop("origin", "")
     known = _known(parts)
     for name in flat: named(f"parameter of {agent} with controller {controller}", name, known, parts)
     values = dict(num_envs=EnvConfig.num_envs) | {k: v for k, v in base.items() if gauge.quantity == "divergence" or k not in ("low", "high")} | flat
@@ -171,7 +187,7 @@ def named(
     "A parameter's name; raises `AbsLabError` for an unknown one, which leads to the parameter whose comment uses its words, or to the nearest name."
     words = re.sub("[_-]", " ", name).strip().lower()
     meant = [n for part in parts for n, comment in describe(part).items() if words in comment.lower()] if name not in known else []
-    if meant: raise AbsLabError(f"unknown {what} {name!r}; did you mean {' or '.join(meant[:3])}?")
+    if meant: raise AbsLabError(f"unknown {what} {quoted(name)}; did you mean {' or '.join(meant[:3])}?")
     return choose(what, name, known)
 
 def _known(parts):
@@ -253,7 +269,7 @@ def recorded(
     if not kinds or not own and all(built_in(kind, flat.get(kind, "")) for kind in kinds): return configure(**flat)
     for about in kinds.values():
         for name in about["parameters"]:
-            if not name.isidentifier() or iskeyword(name): raise AbsLabError(f"{name!r} cannot name a parameter of {about['name']}: a Python identifier such as 'size_max' can")
+            if not name.isidentifier() or iskeyword(name): raise AbsLabError(f"{quoted(name)} cannot name a parameter of {about['name']}: a Python identifier such as 'size_max' can")
     env = EnvConfig(**{f.name: flat[f.name] for f in fields(EnvConfig) if f.name in flat})
     agent, meter, controller = (_party(kind, kinds[kind], flat) for kind in ("agent", "meter", "controller"))
     names = tuple(flat[name] for name in ("agent", "preset", "controller", "meter"))

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 # %% ../../nbs/runs/06_logs.ipynb #007e43fd
-from ..core.interfaces import AbsLabError, Step
+from ..core.interfaces import AbsLabError, Step, quoted
 from .checkpoints import what_is_left
 
 # %% ../../nbs/runs/06_logs.ipynb #75b026fd
@@ -71,7 +71,7 @@ class StepLog:
         metrics = _gather(waited, "metrics", lambda x: math.fsum(x) / len(x) if len(x) > 1 else x[0])
         drawn, new = s.plan.gradient_steps * s.plan.minibatch, s.plan.rollout * num_envs  # transitions: learned from, collected
         taken = metrics.keys() & {*COLUMNS, *more}
-        if taken: raise AbsLabError(f"the agent reports a metric {min(taken)!r}, which is the name of a column of every run: give it another name")
+        if taken: raise AbsLabError(f"the agent reports a metric {quoted(min(taken))}, which is the name of a column of every run: give it another name")
         row = dict(update=s.update, step=s.step, gradient_steps=s.gradient_steps, size=s.size, rollout=s.plan.rollout, minibatch=s.plan.minibatch,
                    epochs=drawn / new if drawn % new else drawn // new, signal=None if s.signal is None else float(s.signal), **more, **metrics,
                    episodes=[e for w in waited for e in w["episodes"]], seconds=_gather(waited, "seconds", math.fsum) | dict(total=seconds))

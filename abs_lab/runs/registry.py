@@ -12,7 +12,7 @@ from typing import Any
 
 # %% ../../nbs/runs/01_registry.ipynb #78ba7646
 from ..core.contract import Agent, Controller, Meter, import_named
-from ..core.interfaces import AbsLabError, choose
+from ..core.interfaces import AbsLabError, choose, quoted
 
 # %% ../../nbs/runs/01_registry.ipynb #4520d24d
 BASES = {"agent": Agent, "controller": Controller, "meter": Meter}
@@ -42,7 +42,7 @@ def find(
     name: str,      # a short name, or module:Name
 ) -> Any:           # the class; of a study, the object
     "What a name stands for; raises `AbsLabError` for a name that nothing has, or that stands for something else."
-    if not isinstance(name, str): raise AbsLabError(f"{kind} must be a name, not {name!r}: a class of your own is named 'module:Name', or given a name with abs_lab.register")
+    if not isinstance(name, str): raise AbsLabError(f"{kind} must be a name, not {quoted(name)}: a class of your own is named 'module:Name', or given a name with abs_lab.register")
     if name in _registered[kind]: return _registered[kind][name]
     path = BUILT_IN[kind].get(name) or _installed(kind).get(name) or name
     if ":" not in path:
@@ -50,12 +50,12 @@ def find(
         except AbsLabError as e: raise AbsLabError(f"{e} One of your own is named module:Name.") from e
     found, base = import_named(kind, path), BASES.get(kind)
     if base and not (isinstance(found, type) and issubclass(found, base)):
-        raise AbsLabError(f"{kind} {name!r} is {found!r}; it must be a class derived from abs_lab.{base.__name__}")
+        raise AbsLabError(f"{kind} {quoted(name)} is {quoted(found)}; it must be a class derived from abs_lab.{base.__name__}")
     lacks = [m for m in ("act", "update", "policy", "greedy", "frozen", "state_dict", "load_state_dict") if kind == "agent" and not hasattr(found, m)]
     if kind == "agent" and not any("plan_update" in vars(c) for c in found.__mro__ if c is not base): lacks.append("plan_update")
-    if lacks: raise AbsLabError(f"agent {name!r} lacks the method{'s' * (len(lacks) > 1)} {', '.join(lacks)}: see abs_lab.core.interfaces.AgentLike")
+    if lacks: raise AbsLabError(f"agent {quoted(name)} lacks the method{'s' * (len(lacks) > 1)} {', '.join(lacks)}: see abs_lab.core.interfaces.AgentLike")
     if base and not is_dataclass(found.Config if kind == "agent" else found):
-        raise AbsLabError(f"{kind} {name!r} must be a dataclass of its parameters: write @dataclass above its {'Config' if kind == 'agent' else 'class'}")
+        raise AbsLabError(f"{kind} {quoted(name)} must be a dataclass of its parameters: write @dataclass above its {'Config' if kind == 'agent' else 'class'}")
     return found
 
 def built_in(
@@ -72,7 +72,7 @@ def kind_of(
     "The kind of a class; raises `AbsLabError` for one that derives from none of the bases."
     for kind, base in BASES.items():
         if isinstance(cls, type) and issubclass(cls, base): return kind
-    raise AbsLabError(f"{cls!r} is no agent, controller or meter: derive the class from abs_lab.Agent, abs_lab.Controller or abs_lab.Meter")
+    raise AbsLabError(f"{quoted(cls)} is no agent, controller or meter: derive the class from abs_lab.Agent, abs_lab.Controller or abs_lab.Meter")
 
 def register(
     cls: type,       # derived from Agent, Controller or Meter
@@ -81,10 +81,10 @@ def register(
     "Give a class of a notebook a name in this process."
     kind = kind_of(cls)
     name = name or cls.__name__.lower()
-    if name in BUILT_IN[kind] or name in _installed(kind): raise AbsLabError(f"the name {name!r} belongs to another {kind}: register {cls.__name__} under another name")
-    if ":" in name: raise AbsLabError(f"a name of one's own has no colon: {name!r} would be taken for module:Name")
+    if name in BUILT_IN[kind] or name in _installed(kind): raise AbsLabError(f"the name {quoted(name)} belongs to another {kind}: register {cls.__name__} under another name")
+    if ":" in name: raise AbsLabError(f"a name of one's own has no colon: {quoted(name)} would be taken for module:Name")
     other = _registered[kind].get(name, cls)
-    if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__): raise AbsLabError(f"the name {name!r} belongs to {other.__module__}.{other.__qualname__}: register {cls.__name__} under another name")
+    if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__): raise AbsLabError(f"the name {quoted(name)} belongs to {other.__module__}.{other.__qualname__}: register {cls.__name__} under another name")
     _registered[kind][name] = cls
     return cls
 
@@ -95,4 +95,4 @@ def check_portable(
     "Refuse a name that no other process can resolve."
     if name not in _registered[kind] and not name.startswith("__main__:"): return
     cls = _registered[kind][name].__name__ if name in _registered[kind] else name.partition(":")[2]
-    raise AbsLabError(f"{kind} {name!r} was registered in this process, and a batch trains in others: put the class into a module, say my_{kind}.py beside this notebook, and name it 'my_{kind}:{cls}'")
+    raise AbsLabError(f"{kind} {quoted(name)} was registered in this process, and a batch trains in others: put the class into a module, say my_{kind}.py beside this notebook, and name it 'my_{kind}:{cls}'")

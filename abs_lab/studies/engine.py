@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 # %% ../../nbs/studies/07_engine.ipynb #21a00004
 from ..runs.config import RunConfig
 from ..runs.settings import project_root, settings
-from ..core.interfaces import AbsLabError, choose, whole
+from ..core.interfaces import AbsLabError, choose, quoted, whole
 from .costs import Cost, costs, forecast
 from .status import Failure, Live, clock, held, rate, starts, survey
 from ..core.machine import free_memory
@@ -75,7 +75,7 @@ def matching(
     wanted = {}
     for part in filter(None, re.split(r",(?=[^,]*=)|,$", only)):  # a comma within a value is part of it, as in arm=fixed 16, decayed rate
         name, given, value = (x.strip() for x in part.partition("="))
-        if not given: raise AbsLabError(f"a condition is written as in seed=0,env_id=Pong-v5; not {part!r}")
+        if not given: raise AbsLabError(f"a condition is written as in seed=0,env_id=Pong-v5; not {quoted(part)}")
         choose("parameter of the grid", name, sorted({k for f in flat for k in f}))
         wanted.setdefault(name, set()).add(choose(f"value of {name} in the grid", value, sorted({f[name] for f in flat if name in f})))
     return [all(f.get(name) in values for name, values in wanted.items()) for f in flat]

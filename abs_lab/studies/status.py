@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # %% ../../nbs/studies/04_status.ipynb #21b00004
-from ..core.interfaces import AbsLabError
+from ..core.interfaces import AbsLabError, quoted
 from ..core.text import printable
 from ..runs.storage import Lease, read_jsonl, result_of
 from .results import steps_done
@@ -89,7 +89,7 @@ def duration(
 ) -> float:      # seconds, more than 0
     "A time as people write it."
     found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([smhd])", text.strip())
-    if not found or not float(found[1]): raise AbsLabError(f"a time is a number above 0 and its unit, such as 90s, 9m, 1.5h or 2d, not {text!r}")
+    if not found or not float(found[1]): raise AbsLabError(f"a time is a number above 0 and its unit, such as 90s, 9m, 1.5h or 2d, not {quoted(text)}")
     return float(found[1]) * dict(s=1, m=60, h=3600, d=86400)[found[2]]
 
 def table(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 
 # %% ../../nbs/studies/00_study.ipynb #00bba283
-from ..core.interfaces import AbsLabError, choose
+from ..core.interfaces import AbsLabError, choose, quoted
 
 # %% ../../nbs/studies/00_study.ipynb #dd901d9f
 APART = ("seeds", "tasks", "replays", "arms")  # of an arm or a task, and no parameters of a run
@@ -32,7 +32,7 @@ class Study:
     first: tuple = ()             # what is trained first: conditions {parameter: values}, in order
 
     def __post_init__(self):
-        if not re.fullmatch(r"\w[\w.-]*", self.name): raise AbsLabError(f"a study's name is also the name of its folders: letters, digits, '-', '_' and '.', not {self.name!r}")
+        if not re.fullmatch(r"\w[\w.-]*", self.name): raise AbsLabError(f"a study's name is also the name of its folders: letters, digits, '-', '_' and '.', not {quoted(self.name)}")
         if not self.arms: raise AbsLabError(f"the study {self.name} needs at least one arm: arms={{label: parameters}}")
 
     def grid(

@@ -1,0 +1,80 @@
+"Parameters of any type and size: a run that is taken can be written down, and what is refused is named in a message of bearable length."
+import json, warnings
+from dataclasses import fields
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from abs_lab.core.envs import EnvConfig, backend_for
+from abs_lab.core.interfaces import AbsLabError, quoted, whole
+from abs_lab.runs.config import OWN, configure
+from abs_lab.runs.registry import BUILT_IN, find
+from strategies import HOSTILE, NUMBERS, UNWRITTEN, anything
+
+KINDS = [(agent, controller, meter) for agent in BUILT_IN["agent"] for controller in BUILT_IN["controller"] for meter in BUILT_IN["meter"]
+         if (meter == "gns") <= (controller in ("abs", "gns")) and (controller == "gns") <= (meter == "gns") and (agent != "btr" or meter != "gns")]
+
+
+def parameters(agent, controller, meter):
+    "The names of a run's parameters."
+    parts = (EnvConfig, find("agent", agent).Config, find("meter", meter), find("controller", controller))
+    return [*dict.fromkeys([f.name for part in parts for f in fields(part) if f.init]), *OWN, "origin"]
+
+
+def tried(agent, controller, meter, **params):
+    "Whether `configure` takes these; what it takes can be written down, and what it refuses it says briefly."
+    try: config = configure(agent, controller=controller, meter=meter, **params)
+    except AbsLabError as e:
+        said = str(e)
+        assert len(said) < 1_000 and "\x1b" not in said and "x" * 201 not in said and "0" * 201 not in said, said[:2_000]
+        return False
+    text = json.dumps(config.record(), allow_nan=False)
+    again = configure(**json.loads(text)["config"])
+    assert again.identity() == config.identity() and again.id == config.id
+    return True
+
+
+@pytest.mark.parametrize("kinds", [pytest.param(kinds, marks=() if kinds == KINDS[0] else pytest.mark.long) for kinds in KINDS], ids="-".join)
+def test_every_parameter_takes_what_can_be_written_down_and_refuses_the_rest(kinds):
+    values = [None, True, "x", [], [1.5], {}, "\ud800", *NUMBERS, *HOSTILE[:2], *UNWRITTEN] if kinds != KINDS[0] else [None, True, "x", [1.5], 2**63, 10**400, 10**5000, 1e308, float("inf"), float("nan"), *UNWRITTEN[3:6]]
+    seen = {tried(*kinds, **{name: value}) for name in parameters(*kinds) for value in values}
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize("examples", [60, pytest.param(5_000, marks=pytest.mark.long)])
+def test_parameters_together(examples):
+    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.data())
+    def take(data):
+        kinds = data.draw(st.sampled_from(KINDS))
+        tried(*kinds, **data.draw(st.dictionaries(st.sampled_from(parameters(*kinds)), anything, min_size=1, max_size=4)))
+    take()
+
+
+@pytest.mark.parametrize("value", [None, 3, 10**400, b"pqn", UNWRITTEN[3], "x" * 100_000, ["pqn"], "\x1b[2J"], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize("name", ["agent", "preset", "controller", "meter", "env_id", "origin"])
+def test_names_of_any_type(name, value):
+    try: config = configure(**{name: value})
+    except AbsLabError as e: assert len(str(e)) < 1_500 and "\x1b" not in str(e); return
+    assert name in ("env_id", "origin") and isinstance(value, str)  # text, so far
+    if name == "origin": return
+    with warnings.catch_warnings(), pytest.raises(AbsLabError) as e:
+        warnings.simplefilter("ignore")
+        backend_for(config.env)
+    assert len(str(e.value)) < 1_500 and "\x1b" not in str(e.value)
+
+
+@pytest.mark.parametrize("env_id", HOSTILE + ["\ud800", "no_such_module_here:Env-v0", ":", "a:", ":b-v0", "a:b:c", "ALE/Pong", "x" * 300 + "-v0", "os:Pong-v5", "-v0"], ids=lambda v: ascii(v)[:20])
+def test_an_environment_that_nobody_has(env_id):
+    try: config = configure(env_id=env_id)
+    except AbsLabError: return
+    with pytest.raises(AbsLabError) as e: backend_for(config.env)
+    assert len(str(e.value)) < 1_500 and "\x1b" not in str(e.value)
+
+
+def test_what_is_quoted_is_short():
+    assert {len(quoted(v)) <= 200 for v in (*NUMBERS, *HOSTILE, *UNWRITTEN, [*range(10**5)])} == {True}
+    for bad in (10**400, -10**400, 1e308, float("inf"), float("nan"), 1.5, "3", True, None):
+        with pytest.raises(AbsLabError) as e: whole("size", bad)
+        assert len(str(e.value)) < 400 and "nearest is " in str(e.value)
