@@ -76,7 +76,8 @@ def whole(
 ) -> int:            # the value as an int
     "`value` as an int; raises `AbsLabError` where it is no whole number of at least `least`."
     if isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) < 2**63: return int(value)
-    near = max(least, round(float(value))) if isinstance(value, Real) and -1e15 < value < 1e15 else least
+    try: near = max(least, round(float(value))) if isinstance(value, Real) else least
+    except (ValueError, OverflowError): near = least  # NaN; more than a float holds
     raise AbsLabError(f"{name} must be a whole number of at least {least}, not {quoted(value)}; the nearest is {near}")
 
 # %% ../../nbs/core/00_interfaces.ipynb #7cdf7de8
