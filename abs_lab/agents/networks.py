@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['INITS', 'NORMS', 'NETWORKS', 'PLASTICITY', 'init_layer', 'ImageNorm', 'ChannelNorm', 'Pixels', 'Planes', 'Vector',
-           'mlp', 'QNetwork', 'MultiSkip', 'is_image', 'networks_for', 'check_name', 'builder', 'q_network',
-           'check_outputs', 'dormant_fraction', 'feature_rank', 'weight_norm', 'one_tensor']
+           'mlp', 'QNetwork', 'MultiSkip', 'is_image', 'is_planes', 'networks_for', 'check_name', 'builder',
+           'q_network', 'check_outputs', 'dormant_fraction', 'feature_rank', 'weight_norm', 'one_tensor']
 
 # %% ../../nbs/agents/00_networks.ipynb #c4d23b1c
 from collections.abc import Callable
@@ -156,12 +156,22 @@ class MultiSkip(nn.Module):
         return x
 
 # %% ../../nbs/agents/00_networks.ipynb #77bf3a5a
+def _deep(first, width, features, n_actions, init, blocks, output_norm):
+    "A Q-network of the modules `first`, a linear layer, residual blocks (without any: a ReLU), and a head with or without a LayerNorm over its values."
+    linear = init_layer(nn.Linear(width, features), init=init)
+    body = nn.Sequential(*first, linear, nn.LayerNorm(features), MultiSkip(features, blocks, init) if blocks else nn.ReLU())
+    head = init_layer(nn.Linear(features, n_actions), _OUT_GAIN[init], init)
+    return QNetwork(body, nn.Sequential(head, nn.LayerNorm(n_actions)) if output_norm else head)
+
 def _residual(obs_shape, n_actions, init, layer_norm, blocks):
     "PQN-L (5 blocks) and PQN-XL (10 blocks)."
     torso, width = _convolutions(obs_shape, (64, 128, 128), (8, 4, 3), (4, 2, 1), init, layer_norm)
-    first = init_layer(nn.Linear(width, 512), init=init)
-    body = nn.Sequential(Pixels(), *torso, first, nn.LayerNorm(512), MultiSkip(512, blocks, init))
-    return QNetwork(body, nn.Sequential(init_layer(nn.Linear(512, n_actions), _OUT_GAIN[init], init), nn.LayerNorm(n_actions)))
+    return _deep([Pixels(), *torso], width, 512, n_actions, init, blocks, True)
+
+def _minatar_deep(obs_shape, n_actions, init, layer_norm, blocks, output_norm=False):
+    "MinAtar's S (no blocks), L (5) and XL (10)."
+    torso, width = _convolutions((obs_shape[-1], *obs_shape[:-1]), (32,), (3,), (1,), init, layer_norm)
+    return _deep([Planes(), *torso], width, 128, n_actions, init, blocks, output_norm)
 
 # %% ../../nbs/agents/00_networks.ipynb #7182a367
 def is_image(
@@ -170,11 +180,19 @@ def is_image(
     "Whether observations are images [C, H, W] of a size that three convolutions can take."
     return len(obs_shape) == 3 and min(obs_shape[1:]) >= 36
 
+def is_planes(
+    obs_shape: tuple,  # shape of one observation
+) -> bool:
+    "Whether observations are MinAtar's planes [10, 10, C]."
+    return len(obs_shape) == 3 and obs_shape[:2] == (10, 10)
+
 NETWORKS: dict[str, tuple[Callable, Callable, str]] = {  # name: (builder, the observation shapes that it takes, the same in words)
     "pqn": (_pqn, is_image, "images [C, H, W] of at least 36 × 36"),
     "pqn-l": (partial(_residual, blocks=5), is_image, "images [C, H, W] of at least 36 × 36"),
     "pqn-xl": (partial(_residual, blocks=10), is_image, "images [C, H, W] of at least 36 × 36"),
-    "minatar": (_minatar, lambda s: len(s) == 3 and s[:2] == (10, 10), "MinAtar planes [10, 10, C]"),
+    "minatar": (_minatar, is_planes, "MinAtar planes [10, 10, C]"),
+    **{f"minatar-{size}{end}": (partial(_minatar_deep, blocks=blocks, output_norm=norm), is_planes, "MinAtar planes [10, 10, C]")
+       for size, blocks in dict(s=0, l=5, xl=10).items() for end, norm in {"": False, "-norm": True}.items()},
     "mlp": (_mlp, lambda s: len(s) in (1, 2), "vectors [D] or small boards [H, W]"),
 }
 
@@ -203,7 +221,7 @@ def builder(
 
 # %% ../../nbs/agents/00_networks.ipynb #458758d6
 def q_network(
-    name: str,                 # pqn, pqn-l, pqn-xl, minatar, mlp, or module:Name
+    name: str,                 # pqn, pqn-l, pqn-xl, minatar, minatar-s, …, mlp (`NETWORKS`), or module:Name
     obs_shape: tuple,          # shape of one observation, without the batch axis
     n_actions: int,            # number of discrete actions, A
     init: str = "orthogonal",  # orthogonal (CleanRL, the ABS authors) or he_normal (purejaxql)

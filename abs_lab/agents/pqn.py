@@ -26,7 +26,7 @@ EPOCH_RULES = ("author", "constant", "equal")
 @dataclass(frozen=True)
 class PQNConfig(AgentConfig):
     "The settings of a PQN agent."
-    network: str = "pqn"            # pqn, pqn-l, pqn-xl (Atari), minatar, mlp, or module:Name of a function of (obs_shape, n_actions)
+    network: str = "pqn"            # pqn, pqn-l, pqn-xl (Atari), minatar, minatar-s, -l, -xl (each also -norm), mlp, or module:Name of a function of (obs_shape, n_actions)
     init: str = "orthogonal"        # orthogonal (CleanRL, the author), he_normal (purejaxql)
     layer_norm: str = "all"         # all: over [C, H, W] (CleanRL, the author); channel: over C alone (purejaxql)
     num_minibatches: int = 4        # gradient steps per epoch; a minibatch holds num_envs × L / this many transitions
