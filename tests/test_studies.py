@@ -11,11 +11,12 @@ from abs_lab.reports import figures, pages, sentences, stats
 from abs_lab.studies import catalogue, grids, results
 from abs_lab.runs.config import configure, earliest_change
 from abs_lab.core.controllers import Replayed
+from abs_lab.core.envs import change_moments
 from abs_lab.studies.engine import _notebook_parameters, check_grid, reproduce
 from abs_lab.core.interfaces import AbsLabError
 from abs_lab.studies.grids import mean_schedule, schedules
 from abs_lab.studies.results import compact
-from abs_lab.runs.runner import run
+from abs_lab.runs.runner import read_config, run
 from abs_lab.runs.storage import read_jsonl, run_id, write_json
 from abs_lab.studies.catalogue import STUDIES
 from abs_lab.studies.study import APART
@@ -25,8 +26,8 @@ SCALES = [(name, scale) for name, study in STUDIES.items() for scale in study.sc
 
 
 def whole(study, scale, **more):
-    "The grid with the arms that replay others, at invented schedules."
-    found = {(task, arm): dict(starts=[0, 5_000], sizes=[16, 32]) for task in study.tasks for arm in study.replayed}
+    "The grid with the arms that follow others, at invented schedules."
+    found = {(task, arm, *seed): dict(starts=[0, 5_000], sizes=[16, 32]) for task in study.tasks for arm in study.replayed for seed in ((), *((s,) for s in range(20)))}
     return study.grid(scale, schedules=found, **more)
 
 
@@ -107,9 +108,9 @@ def test_exploration_at_random_outlasts_the_start_of_learning_and_ends(name, sca
 
 
 def test_all_that_is_asked_for_is_there():
-    assert set(STUDIES) == {"quick", "sanity", "atari-pqn", "scaling", "controllers", "thresholds", "why", "divergence", "plasticity",
+    assert set(STUDIES) == {"quick", "sanity", "atari-pqn", "scaling", "adaptive", "late", "controllers", "thresholds", "why", "divergence", "plasticity",
                             "ppo-parity", "ppo-mujoco", "btr-batch", "btr-ladder"}
-    for name in set(STUDIES) - {"quick", "sanity", "ppo-parity", "ppo-mujoco"}: assert {"smoke", "cpu", "gpu", "paper"} <= set(STUDIES[name].scales), name
+    for name in set(STUDIES) - {"quick", "sanity", "adaptive", "late", "ppo-parity", "ppo-mujoco"}: assert {"smoke", "cpu", "gpu", "paper"} <= set(STUDIES[name].scales), name
     assert {"smoke", "cpu", "paper"} <= set(STUDIES["ppo-mujoco"].scales)
 
 
@@ -135,15 +136,16 @@ def test_a_schedule_waits_for_every_run_and_is_reproducible(tmp_path):
     study = STUDIES["why"]
     grid = fabricate(study, "cpu", tmp_path, seeds=3)
     configs = check_grid(ROOT/study.notebook, grid)
-    found = schedules(study.replayed, grid, configs, [tmp_path])
+    means = lambda found: {key: schedule for key, schedule in found.items() if len(key) == 2}
+    found = means(schedules(study.replayed, grid, configs, [tmp_path]))
     assert set(found) == {(task, arm) for task in ("LunarLander-v3", "MinAtar/Breakout-v1") for arm in study.replayed}
-    assert found == schedules(study.replayed, grid[::-1], configs[::-1], [tmp_path])
+    assert found == means(schedules(study.replayed, grid[::-1], configs[::-1], [tmp_path]))
     second = study.grid("cpu", 3, found)
     assert len(second) == len(study.grid("cpu", 3)) + 2 * 2 * 3
     assert [p["sizes"] for p in second if p["arm"] == "replayed ABS 16–64"][0] == found["LunarLander-v3", "ABS 16–64"]["sizes"]
     one = next(c for p, c in zip(grid, configs) if p["arm"] == "ABS 16–64" and p["env_id"] == "LunarLander-v3")
     (tmp_path/f"{one.id}.json").unlink()
-    assert set(schedules(study.replayed, grid, configs, [tmp_path])) == set(found) - {("LunarLander-v3", "ABS 16–64")}
+    assert set(means(schedules(study.replayed, grid, configs, [tmp_path]))) == set(found) - {("LunarLander-v3", "ABS 16–64")}
 
 
 def test_a_mean_schedule_is_a_size_that_was_possible(tmp_path):
@@ -399,6 +401,24 @@ def test_a_change_leaves_what_came_before_it_alone(tmp_path):
     assert configure(**small, change_at=2_048).id != configure(**small).id == configure(**small, change_at=0).id
 
 
-@pytest.mark.parametrize("wrong, said", [(dict(change_at=4_096), "change_at must come before total_steps"), (dict(change_at=-1), "change_at")])
+def test_a_task_changes_again_and_again_at_moments_of_its_seed(tmp_path):
+    small = dict(env_id="CartPole-v1", controller="fixed", size=16, num_envs=16, total_steps=4_096, eval_envs=4)
+    assert change_moments(0, 1_500, 4_096) == [1409, 3240, 4064, 5827]
+    rows = {}
+    for every in (0, 1_500):
+        run(configure(**small, change_every=every), tmp_path/str(every))
+        rows[every] = [{k: v for k, v in r.items() if k != "seconds"} for r in read_jsonl(tmp_path/str(every)/"steps.jsonl")]
+    assert rows[0][:5] == rows[1_500][:5] and rows[0][5] != rows[1_500][5]    # the sixth update ends at 1,536
+    assert configure(**small, change_every=1_500).id != configure(**small).id == configure(**small, change_every=0).id
+
+
+def test_a_rate_takes_its_factors_where_a_rollout_begins(tmp_path):
+    small = dict(env_id="CartPole-v1", controller="fixed", size=16, num_envs=16, total_steps=1_024, eval_envs=2, lr=1e-3)
+    run(configure(**small, lr_starts=[0, 300], lr_factors=[1, 0.25]), tmp_path)
+    assert [row["lr"] for row in read_jsonl(tmp_path/"steps.jsonl")] == [1e-3, 1e-3, 2.5e-4, 2.5e-4]   # rollouts begin at 0, 256, 512 and 768
+    assert read_config(tmp_path).agent.lr_factors == (1, 0.25) and read_config(tmp_path).id == configure(**small, lr_starts=[0, 300], lr_factors=[1, 0.25]).id
+
+
+@pytest.mark.parametrize("wrong, said", [(dict(change_every=4_096), "change_every must be below total_steps"), (dict(change_at=4_096), "change_at must come before total_steps"), (dict(change_at=-1), "change_at")])
 def test_a_change_that_cannot_be_is_refused(wrong, said):
     with pytest.raises(AbsLabError, match=said): configure(env_id="CartPole-v1", total_steps=4_096, **wrong)

@@ -56,6 +56,7 @@ def evaluate(
     max_steps: int = 108_000,    # steps after which an episode is cut off, and its environment plays no more (Atari ends after 27,000)
     device: str = "cpu",         # where the agent lives
     each: Callable = lambda: None,  # called before each step; what it raises ends the evaluation
+    at: int = 0,                 # environment steps that the agent has taken: a task with `change_every` is played as it is then
 ) -> dict:                       # returns and lengths, [num_envs × episodes_per_env] each, their mean, how many were cut off, and how they were made
     "Play whole games greedily, the same number in every environment."
     if num_envs < 1 or episodes_per_env < 1: raise AbsLabError(f"evaluation needs at least one episode, not {num_envs} × {episodes_per_env}")
@@ -68,7 +69,7 @@ def evaluate(
             each()
             with torch.no_grad(): actions = agent.greedy(envs.obs).cpu().numpy()
             if epsilon: actions = np.where(rng.random(num_envs) < epsilon, rng.integers(0, envs.action_space.n, num_envs), actions)
-            *_, ended = envs.step(actions)
+            *_, ended = envs.step(actions, at)
             envs.log.clear()
             for e in ended:
                 if left[e.env]: games[e.env].append(e); left[e.env] -= 1

@@ -84,7 +84,7 @@ def film(
         if len(shots) > frames: shots, every = shots[::2], every * 2
         if ended or t == max_steps: break
         with torch.no_grad(): actions = greedy(policy(obs), envs.action_space)
-        obs, *_, ended = envs.step(actions)
+        obs, *_, ended = envs.step(actions, step)
         obs = envs.on_device(obs)
     envs.close()
     return np.stack(shots), ended[0].ret if ended else None, step

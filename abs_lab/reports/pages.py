@@ -273,7 +273,8 @@ def study(
     turned = differing.set_index("Parameter").T.reset_index(names="Arm") if len(differing) else differing
     table = sentences.task_table(runs)
     smoke = "**A smoke run: it shows that the chain works, and nothing about learning.**" if any(part.endswith("-smoke") for part in Path(report_dir).parts[-2:]) else ""
-    blocks = [smoke, (what_was_run(runs), "What was run."), notes, "## What this data shows", '<div class="box">' + _prose("\n".join(f"- {s}" for s in said)) + "</div>", reading]
+    primary = "" if question else find_study(name).primary
+    blocks = [smoke, (what_was_run(runs), "What was run."), notes, primary and f"**Written down before the first run.** {primary} Everything else on this page explores.", "## What this data shows", '<div class="box">' + _prose("\n".join(f"- {s}" for s in said)) + "</div>", reading]
     few, table_block = len(tasks) <= 5, (table, CAPTIONS["table"])  # of many tasks, what they say together comes first
     if few: blocks.append(table_block)
     if several: blocks += _together(runs, units, scale, pairs, groups)

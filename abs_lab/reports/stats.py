@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MIN_SEEDS', 'FEW', 'ATARI_SCORES', 'iqm', 'mean', 'median', 'optimality_gap', 'interval', 'band', 'profile',
-           'improvement', 'improvement_interval', 'human_normalised', 'auc', 'by_task', 'summarise', 'aggregate',
-           'missing', 'percent', 'number', 'number_list', 'compare']
+           'improvement', 'improvement_interval', 'human_normalised', 'auc', 'between', 'by_task', 'summarise',
+           'aggregate', 'missing', 'percent', 'number', 'number_list', 'compare', 'contrast', 'verdict']
 
 # %% ../../nbs/reports/00_stats.ipynb #41946f00
 import itertools
@@ -220,6 +220,19 @@ def auc(
     if len(steps) < 2: raise AbsLabError(f"an area needs two points with a value, got {len(steps)}: leave the run out and name it as missing")
     return float(np.trapezoid(_finite(values), steps) / (steps[-1] - steps[0]))
 
+# %% ../../nbs/reports/00_stats.ipynb #7a344aaf
+def between(
+    steps,             # [n] steps at which each window ends, rising
+    values,            # [n] means over the windows; NaN or None where no episode ended
+    begin: float,      # step
+    end: float,        # step, above `begin`
+) -> float:            # NaN where no window with a value lies there
+    "Mean of a curve between two steps."
+    steps, values = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
+    starts = np.concatenate([[0.0], steps[:-1]])
+    weights = np.where(np.isnan(values), 0, np.clip(np.minimum(steps, end) - np.maximum(starts, begin), 0, None))
+    return float(weights @ np.nan_to_num(values) / weights.sum()) if weights.sum() else math.nan
+
 # %% ../../nbs/reports/00_stats.ipynb #1592e551
 def _table(rows, *columns) -> pd.DataFrame:
     "One row a run, with these columns."
@@ -348,3 +361,33 @@ def compare(
     said = _conclusion(chance, apart, ends[0] > 0.5 or ends[1] < 0.5, name_x, name_y)
     overlap = "do not overlap" if apart else "overlap"
     return f"{said} {numbers} ({percent(ends[0])} to {percent(ends[1])}); the intervals of the IQM {overlap}."
+
+# %% ../../nbs/reports/00_stats.ipynb #1a571418
+def contrast(
+    rows,                  # DataFrame or list of dicts, one a run: "arm", "seed", `score`, and "env_id" if tasks are several
+    weights: dict,         # arm -> weight
+    score: str = "score",  # column of the score
+    level: float = 0.95,   # of the interval
+) -> dict:                 # estimate, low, high (None with fewer than MIN_SEEDS seeds), seeds
+    "A weighted sum of arms, seed by seed, with its t interval."
+    table = _table(rows, "arm", "seed", score)
+    for arm in weights: choose("arm", arm, [*table["arm"].unique()])
+    keys = ["env_id"] if "env_id" in table else []
+    wide = table[table["arm"].isin(weights)].pivot(index=["seed"], columns=[*keys, "arm"], values=score).dropna()
+    tasks = len(wide.columns) / len(weights)
+    sums = sum(wide[column] * weights[column[-1] if keys else column] for column in wide) / tasks
+    n = len(wide)
+    if n < MIN_SEEDS: return dict(estimate=float(sums.mean()) if n else math.nan, low=None, high=None, seeds=n)
+    half = float(scipy.stats.t.ppf((1 + level) / 2, n - 1) * sums.std(ddof=1) / n ** 0.5)
+    return dict(estimate=float(sums.mean()), low=float(sums.mean()) - half, high=float(sums.mean()) + half, seeds=n)
+
+def verdict(
+    found: dict,      # what `contrast` returns
+    margin: float,    # the smallest difference that matters, above 0
+) -> str:
+    "What an interval says of a difference."
+    low, high = found["low"], found["high"]
+    if low is None: return FEW
+    inside = -margin < low and high < margin
+    if low > 0 or high < 0: return "a difference, smaller than what matters" if inside else "a difference"
+    return "no difference that matters" if inside else "not decided"

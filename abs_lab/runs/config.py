@@ -204,6 +204,7 @@ def _known(parts):
 def _check(config, kind):
     at_least(config, seed=0, total_steps=1, eval_envs=1, eval_episodes=1, eval_max_steps=1, record_every=1)
     if config.env.change_at >= config.total_steps: raise AbsLabError(f"change_at must come before total_steps={config.total_steps}, not at {config.env.change_at}")
+    if config.env.change_every >= config.total_steps: raise AbsLabError(f"change_every must be below total_steps={config.total_steps}, not {config.env.change_every}")
     kind.check(config)
     if not hasattr(config.controller, "size"): raise AbsLabError(f"{type(config.controller).__name__} has no size to begin with: set self.size in its __post_init__")
     asked = config.controller.sizes_asked()

@@ -170,7 +170,7 @@ class Run(Parties):
     ) -> dict:                          # the content of result.json
         "Evaluate the trained agent and write result.json."
         c, p = self.present, self.progress
-        score = evaluate(self.agent, c.env, c.seed, c.eval_envs, c.eval_episodes, max_steps=c.eval_max_steps, device=self.device, each=each)
+        score = evaluate(self.agent, c.env, c.seed, c.eval_envs, c.eval_episodes, max_steps=c.eval_max_steps, device=self.device, each=each, at=p.step)
         rows, skip = read_jsonl(self.dir / "steps.jsonl"), self.envs.frame_skip
         returns, updates = [e[2] for row in rows for e in row["episodes"]], np.diff([0, *(row["update"] for row in rows)])
         now = provenance(self.config)

@@ -69,16 +69,30 @@ _ON_ATARI = (
                   "paper-5": dict(tasks=ATARI5, total_steps=20_000_000, seeds=5),
                   "paper-10": dict(tasks=ATARI10, total_steps=20_000_000, seeds=5),
                   "paper": dict(tasks=ATARI57, total_steps=20_000_000, seeds=5)}),
-    Study("scaling", "Do larger networks profit from larger batches, and only with ABS?", _PQN, "nbs/figures/scaling.ipynb",
-          {f"{net.upper()}, {arm}": params | dict(network=net) for net in ("pqn", "pqn-l", "pqn-xl")
-           for arm, params in {"fixed 32": _fixed(32), "fixed 128 (2 epochs)": _fixed(128, **_epochs(2)), "fixed 128 (author's epochs)": _fixed(128),
-                               "ABS 16–128": dict(controller="abs", size_min=16, size_max=128)}.items()},
-          _atari((*_GPU, "Phoenix-v5")), _COMMON,
-          scales={"cpu": dict(tasks=["Phoenix-v5"], total_steps=40_000, num_envs=32, eval_envs=4, seeds=2),
-                  "smoke": dict(tasks=["Phoenix-v5"], total_steps=512, num_envs=4, eval_envs=1, seeds=1),
-                  "gpu": dict(total_steps=5_000_000), "paper": dict(total_steps=20_000_000, seeds=5)},
-          first=(dict(env_id=["Breakout-v5"], seed=[0, 1], arm=[f"{net}, {arm}" for net in ("PQN", "PQN-L", "PQN-XL") for arm in ("fixed 32", "ABS 16–128")]),)),
 )
+
+# %% ../../nbs/studies/01_catalogue.ipynb #5ee6028e
+_PLANES = ["MinAtar/Breakout-v1", "MinAtar/Asterix-v1"]
+_RATES = {"S": 5e-4, "XL": 5e-4}  # of the pilots
+_THRESHOLDS = {game: {net: dict(low=0.05, high=0.95) for net in _RATES} for game in _PLANES}
+_16_TO_128: dict = dict(controller="abs", size_min=16, size_max=128)
+_ATARI_NETS = {f"{net.upper()}, {arm}": params | dict(network=net, tasks=[*_GPU, "Phoenix-v5"]) for net in ("pqn", "pqn-l", "pqn-xl")
+               for arm, params in {"fixed 32": _fixed(32), "fixed 128 (2 epochs)": _fixed(128, **_epochs(2)), "fixed 128 (author's epochs)": _fixed(128), "ABS 16–128": _16_TO_128}.items()}
+_DEPTHS = {f"{net}, {arm}": params | dict(network=f"minatar-{net.lower()}", lr=lr, tasks=_PLANES) for net, lr in _RATES.items()
+           for arm, params in {"fixed 16": _fixed(16), "fixed 128": _fixed(128), "fixed 128 (equal gradient steps)": _fixed(128, num_minibatches=64),
+                               "ABS 16–128": _16_TO_128 | dict(rounding="exact")}.items()}
+_ON_PLANES = dict(preset="minatar", total_steps=1_000_000, num_envs=32, num_minibatches=8) | _epochs(2)
+
+_SCALING = Study(
+    "scaling", "Do larger networks profit from larger batches, and only with ABS?", _PQN, "nbs/figures/scaling.ipynb", _ATARI_NETS | _DEPTHS,
+    _atari((*_GPU, "Phoenix-v5")) | {game: _ON_PLANES | dict(arms={f"{net}, ABS 16–128": own for net, own in nets.items()}) for game, nets in _THRESHOLDS.items()},
+    _COMMON, seeds=8,
+    scales={"cpu": dict(tasks=_PLANES), "smoke": dict(tasks=_PLANES[:1], total_steps=16_384, eval_envs=4, seeds=1),
+            "gpu": dict(tasks=[*_GPU, "Phoenix-v5"], total_steps=5_000_000, seeds=3), "paper": dict(tasks=[*_GPU, "Phoenix-v5"], total_steps=20_000_000, seeds=5)},
+    first=(dict(env_id=["Breakout-v5"], seed=[0, 1], arm=[f"{net}, {arm}" for net in ("PQN", "PQN-L", "PQN-XL") for arm in ("fixed 32", "ABS 16–128")]),),
+    primary="At the scale `cpu`: the interaction (XL − S) × (ABS 16–128 − fixed 16) of log return, its two games weighted equally; the return is the mean over the training episodes of the "
+            "last fifth. A factor of 1.15 is what matters. Only if the 95 % interval excludes 0 is the same asked against fixed 128. If the 99 % interval of seeds 0 to 7 neither excludes 0 nor "
+            "lies within the margin, seeds 8 to 15 follow, and the interval is then one of 95.5 %. The same interaction of returns as they are is given beside it.")
 
 # %% ../../nbs/studies/01_catalogue.ipynb #19b00006
 _ramp = lambda shape: dict(controller="ramp", size_min=16, size_max=64, shape=shape)
@@ -135,6 +149,28 @@ _MEASURES = (
     Study("plasticity", "Do small early batches keep a network plastic?", _PQN, "nbs/figures/plasticity.ipynb",
           _FIXED | {"ABS 16–64": _ABS, "16, then 32": _halves(16, 32), "64, then 32 (2 epochs)": _halves(64, 32) | _epochs(2)},
           _TASKS | {_LANDER: _TASKS[_LANDER] | dict(total_steps=800_000)}, _COMMON | dict(diagnose_every=10, change_at=0.5), seeds=5, scales=_SCALES, first=(dict(env_id=[_LANDER]),)),
+)
+
+# %% ../../nbs/studies/01_catalogue.ipynb #6b6d6d48
+_EQUAL_TO_16: dict = dict(epochs_rule="equal", epochs=4)  # at L 32; as many gradient steps as two epochs of 16
+_LISTENING = dict(controller="abs", size_min=16, size_max=64, window=5, smoothing=0.5, rounding="exact") | _EQUAL_TO_16
+_16_TO_256 = dict(controller="abs", size_min=16, size_max=256, rounding="exact")
+
+_TIMELY = (
+    Study("adaptive", "Does it help to listen, where a task changes at moments that no schedule knows?", _PQN, "nbs/figures/adaptive.ipynb",
+          {"ABS 16–64": _LISTENING, "yoked ABS 16–64": dict(controller="replayed", yoked="ABS 16–64") | _EQUAL_TO_16,
+           "ramp 16→64": _ramp("linear") | _EQUAL_TO_16, "fixed 16": _fixed(16, **_epochs(2)), "fixed 64 (8 epochs)": _fixed(64, **_epochs(8))},
+          {_LANDER: dict(preset="classic", total_steps=1_000_000, change_every=0.1, seeds=20, arms={"ABS 16–64": dict(low=0.05, high=0.95)}),
+           _MINATAR: dict(preset="minatar", total_steps=2_000_000, change_every=0.125, arms={"ABS 16–64": dict(low=0.05, high=0.95)})},
+          dict(interval=1, anneal_lr=False), seeds=8, scales={"cpu": {}, "smoke": _SMOKE}, first=(dict(env_id=[_LANDER]),),
+          primary="On LunarLander: ABS against yoked ABS, in the mean training return from the first change on, paired by seed. What matters: 20 points of return, a tenth of what counts as solved. The return "
+                  "before the first change is the negative control."),
+    Study("late", "Does a batch that grows late in training do anything that a falling learning rate does not?", _PQN, "nbs/figures/late.ipynb",
+          {"ABS 16–256": _16_TO_256 | dict(low=0.05, high=0.95), "fixed 16": _fixed(16), "fixed 128 (equal gradient steps)": _fixed(128, num_minibatches=32),
+           "fixed 16, rate × 16 / L": _fixed(16, rated="ABS 16–256")},
+          {_LANDER: dict(preset="classic", total_steps=2_000_000)}, dict(anneal_lr=False) | _epochs(2), seeds=20,
+          scales={"cpu": {}, "smoke": _SMOKE},
+          primary="ABS 16–256 against fixed 16 with the matched rate, in the mean training return over the last fifth, paired by seed. What matters: 20 points of return, a tenth of what counts as solved."),
 )
 
 # %% ../../nbs/studies/01_catalogue.ipynb #b5a08b7d
@@ -199,7 +235,7 @@ _WITH_BTR = (
 )
 
 # %% ../../nbs/studies/01_catalogue.ipynb #19c00001
-STUDIES = {s.name: s for s in (*_QUICK_SANITY, *_ON_ATARI, *_OTHER_RULES, _WHY, *_MEASURES, *_WITH_PPO, *_WITH_BTR)}
+STUDIES = {s.name: s for s in (*_QUICK_SANITY, *_ON_ATARI, _SCALING, *_OTHER_RULES, _WHY, *_MEASURES, *_TIMELY, *_WITH_PPO, *_WITH_BTR)}
 
 # %% ../../nbs/studies/01_catalogue.ipynb #c5a1ccbb
 def find_study(

@@ -46,16 +46,15 @@ def mean_schedule(
 
 # %% ../../nbs/studies/03_grids.ipynb #20c00005
 def schedules(
-    arms: Collection[str],  # labels of the arms that others replay
+    arms: Collection[str],  # labels of the arms that others follow
     grid: list[dict],       # parameters of every run, with its arm
     configs: list,          # their `RunConfig`s, in the same order
     folders: list[Path],    # folders of small files; the first that holds a run counts
-) -> dict:                  # (env_id, arm) -> starts and sizes, for the arms whose runs are all finished
-    "The mean schedules of a grid's finished arms."
-    found = {}
-    for point, config in zip(grid, configs):
-        if point["arm"] in arms: found.setdefault((point.get("env_id"), point["arm"]), []).append(_sizes_of(config.id, folders))
-    return {key: mean_schedule(runs) for key, runs in found.items() if all(runs)}
+) -> dict:                  # starts and sizes: (env_id, arm, seed) -> of a finished run; (env_id, arm) -> their mean, where all are finished
+    "The schedules of a grid's finished runs."
+    found = {(p.get("env_id"), p["arm"], p.get("seed", 0)): _sizes_of(c.id, folders) for p, c in zip(grid, configs) if p["arm"] in arms}
+    groups = {key[:2]: [run for other, run in found.items() if other[:2] == key[:2]] for key in found}
+    return {key: mean_schedule([run]) for key, run in found.items() if run} | {key: mean_schedule(runs) for key, runs in groups.items() if all(runs)}
 
 def _sizes_of(id, folders):
     "What `mean_schedule` needs of a run; None where no folder holds it."
@@ -65,18 +64,18 @@ def _sizes_of(id, folders):
             return dict(params=small["params"], schedule={k: small["schedule"][k] for k in ("ends", "sizes")})
 
 def scheduled(
-    study: Study,         # which may have arms that replay others
+    study: Study,         # which may have arms that follow others
     scale: str,           # one of its scales
     seeds: int | None,    # seeds of an arm; None: the study's own number
     folders: list[Path],  # folders of small files
-) -> tuple:               # parameters of every run, and names of the runs that wait until those that they replay are finished
+) -> tuple:               # parameters of every run, and names of the runs that wait until those that they follow are finished
     "The grid of a study as far as it is known by now."
     grid = study.grid(scale, seeds)
     if not study.replayed: return grid, []
-    every = study.grid(scale, seeds, {(p.get("env_id"), arm): dict(starts=[0], sizes=[1]) for p in grid for arm in study.replayed})
+    every = study.grid(scale, seeds, {key: dict(starts=[0], sizes=[1]) for p in grid for arm in study.replayed for key in ((p.get("env_id"), arm), (p.get("env_id"), arm, p["seed"]))})
     grid = study.grid(scale, seeds, schedules(study.replayed, grid, configs_of(grid), folders))
-    there = {(p.get("env_id"), p["arm"]) for p in grid}
-    return grid, [label(p) for p in every if (p.get("env_id"), p["arm"]) not in there]
+    there = {label(p) for p in grid}
+    return grid, [label(p) for p in every if label(p) not in there]
 
 # %% ../../nbs/studies/03_grids.ipynb #d505a8f9
 def parameters(
