@@ -73,7 +73,7 @@ _ON_ATARI = (
 
 # %% ../../nbs/studies/01_catalogue.ipynb #5ee6028e
 _PLANES = ["MinAtar/Breakout-v1", "MinAtar/Asterix-v1"]
-_RATES = {"S": 5e-4, "XL": 5e-4}  # of the pilots
+_RATES = {"S": 5e-4, "XL": 5e-4}  # the preset's, until the pilots are done
 _THRESHOLDS = {game: {net: dict(low=0.05, high=0.95) for net in _RATES} for game in _PLANES}
 _16_TO_128: dict = dict(controller="abs", size_min=16, size_max=128)
 _ATARI_NETS = {f"{net.upper()}, {arm}": params | dict(network=net, tasks=[*_GPU, "Phoenix-v5"]) for net in ("pqn", "pqn-l", "pqn-xl")
