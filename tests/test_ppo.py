@@ -156,28 +156,79 @@ def test_observations_are_normalised_as_a_plain_running_computation_does():
     np.testing.assert_allclose(normalizer.var, var, rtol=1e-6)
 
 
-def test_rewards_are_normalised_as_a_plain_running_computation_does():
-    rng, scaler, T, N = np.random.default_rng(2), RewardNormalizer(3, 0.9), 40, 3
+@pytest.mark.parametrize("reset", ["end", "termination"])
+def test_rewards_are_normalised_as_a_plain_running_computation_does(reset):
+    rng, scaler, T, N = np.random.default_rng(2), RewardNormalizer(3, 0.9, reset=reset), 40, 3
     ret, mean, var, count = np.zeros(N), 0.0, 1.0, 1e-4
     pending = np.zeros(N, bool)                        # the next row is an autoreset row
     for _ in range(6):
-        rewards, ended, real = rng.normal(1, 5, (T, N)), np.zeros((T, N), bool), np.ones((T, N), bool)
+        rewards, dead, cut, real = rng.normal(1, 5, (T, N)), np.zeros((T, N), bool), np.zeros((T, N), bool), np.ones((T, N), bool)
         expected = np.empty((T, N))
         for t in range(T):
             real[t] = ~pending
-            ended[t] = (rng.random(N) < 0.1) & real[t]
+            dead[t], cut[t] = (rng.random(N) < 0.1) & real[t], (rng.random(N) < 0.1) & real[t]
             rewards[t, ~real[t]] = 1e6                 # whatever stands there, it never counts
-            ret = np.where(real[t], 0.9 * ret + np.where(real[t], rewards[t], 0), ret)
+            old = ret * 0.9 * ~dead[t] if reset == "termination" else ret * 0.9
+            ret = np.where(real[t], old + np.where(real[t], rewards[t], 0), ret)
             counted = ret[real[t]]
             if n := len(counted):
                 delta, total = counted.mean() - mean, count + n
                 var = (var * count + counted.var() * n + delta**2 * count * n / total) / total
                 mean, count = mean + delta * n / total, total
             expected[t] = np.clip(np.where(real[t], rewards[t], 0) / np.sqrt(var + 1e-8), -10, 10)
-            ret[ended[t]] = 0
-            pending = ended[t].copy()
-        np.testing.assert_allclose(scaler(rewards.astype(np.float32), ended, real), expected, rtol=1e-4)
+            if reset == "end": ret[dead[t] | cut[t]] = 0
+            pending = dead[t] | cut[t]
+        np.testing.assert_allclose(scaler(rewards.astype(np.float32), dead, cut, real), expected, rtol=1e-4)
     np.testing.assert_allclose((scaler.mean, scaler.var, scaler.count), (mean, var, count), rtol=1e-6)
+
+
+def test_the_papers_reward_scale_on_literal_values():
+    "γ = ½; rewards 4, 2 (time limit), a reset row, 6, 1 (terminal), a reset row, 3. Gymnasium 0.29's returns are 4, 4, 8, 1, 3.5."
+    column = lambda *values: np.array(values)[:, None]
+    scaler = RewardNormalizer(1, 0.5, reset="termination")
+    scaled = scaler(column(4.0, 2.0, 9.0, 6.0, 1.0, 9.0, 3.0), column(0, 0, 0, 0, 1, 0, 0) == 1, column(0, 1, 0, 0, 0, 0, 0) == 1, column(1, 1, 0, 1, 1, 0, 1) == 1)
+    assert scaler.mean == pytest.approx(np.mean([4, 4, 8, 1, 3.5]), rel=1e-3) and scaler.var == pytest.approx(np.var([4, 4, 8, 1, 3.5]), rel=1e-3)
+    assert scaled[6, 0] == pytest.approx(3 / np.std([4, 4, 8, 1, 3.5]), rel=1e-3) and scaled[2, 0] == scaled[5, 0] == 0
+
+
+def test_the_paper_counts_the_observation_it_bootstraps_from_once_and_first():
+    "Observations 0, 1, 2, … without an end: after a rollout of 8 rows, 9 are counted, and the ninth is not counted again."
+    envs, agent, _ = made(register("Counting-v0", limit=10**6), count_bootstrap=True)
+    for n in (1, 2, 3):
+        rollout, before = envs.collect(agent, 8, agent.progress), copy.deepcopy(agent.seen)
+        expected = before.see(rollout.next_obs)
+        if n > 1: assert torch.equal(rollout.extras["x"][0], ahead)         # as it was standardised when it was counted
+        agent.update(rollout, BatchPlan(8, 4, 4))
+        ahead = agent.ahead
+        assert torch.equal(ahead, expected) and float(agent.seen.count) == pytest.approx(2 * (8 * n + 1) + 1e-4)
+        np.testing.assert_allclose(agent.seen.mean, [np.mean(range(8 * n + 1)), -np.mean(range(8 * n + 1))], rtol=1e-4)
+
+
+def test_what_is_counted_ahead_is_saved():
+    config = dict(count_bootstrap=True, reward_reset="termination")
+    envs, agent, stream = made("Pendulum-v1", 4, **config)
+    for _ in range(2): next(stream)
+    other = made("Pendulum-v1", 4, seed=1, **config)[1]
+    other.load_state_dict(copy.deepcopy(agent.state_dict()))
+    assert torch.equal(agent.act(envs.obs)[0], other.act(envs.obs)[0]) and torch.equal(agent.seen.mean, other.seen.mean)
+
+
+def test_the_paper_measures_on_what_the_networks_saw():
+    envs, agent, _ = made("Pendulum-v1", 4)
+    meter, rollout = Divergence(interval=1, states="stored", n_states=10**6), envs.collect(agent, 32, agent.progress)
+    meter.check(agent, envs.obs[:1])
+    x = rollout.extras["x"].flatten(0, 1)[rollout.mask.flatten()]
+    with torch.no_grad(): old = [t.clone() for t in agent.net(x)]
+    meter.before(agent, rollout)
+    agent.update(rollout, agent.plan(32))
+    with torch.no_grad(): mean, log_std = (t.clone() for t in agent.net(x))
+    by_hand = (old[1] - log_std + ((2 * log_std).exp() + (mean - old[0]) ** 2) / (2 * (2 * old[1]).exp()) - 0.5).sum(-1).mean()
+    assert meter.after(agent, rollout) == pytest.approx(float(by_hand), rel=1e-4) and by_hand > 0
+
+
+def test_stored_states_need_an_agent_that_stores_them():
+    for params, words in ((dict(states="stored", lag=2, interval=4), "lag must be 1, not 2"), (dict(agent="pqn", env_id="CartPole-v1", states="stored"), "policy_of_stored")):
+        with pytest.raises(AbsLabError, match=words): Run(configure(**dict(agent="ppo", env_id="Pendulum-v1") | params), "nowhere")
 
 
 def test_a_discount_that_is_set_reaches_the_rewards_normaliser():

@@ -95,9 +95,9 @@ KL_RULE = ABS_RULE | dict(size_min=1024, size_max=8192, low=0.01, high=0.1, mult
 
 
 def test_paper_of_ppo_is_the_published_setting():
-    has(configure("ppo", preset="paper"), controller="abs", bootstrap_truncation=False, interval=10, total_steps=5_000_000, **MUJOCO, **KL_RULE)
+    has(configure("ppo", preset="paper"), controller="abs", bootstrap_truncation=False, reward_reset="termination", count_bootstrap=True, states="stored", interval=10, total_steps=5_000_000, **MUJOCO, **KL_RULE | dict(states="stored"))
     assert configure("ppo", preset="paper", controller="fixed").controller.size == 2048
-    has(configure("ppo", preset="mujoco"), bootstrap_truncation=True, total_steps=1_000_000, **MUJOCO, **KL_RULE)
+    has(configure("ppo", preset="mujoco"), bootstrap_truncation=True, total_steps=1_000_000, **MUJOCO, **KL_RULE | dict(states="stored"))
     assert configure("ppo", env_id="Hopper-v4").names[1] == "mujoco" and configure("ppo", env_id="LunarLander-v3").names[1] == "classic"
 
 

@@ -57,22 +57,25 @@ class RewardNormalizer:
         num_envs: int,         # environments stepped together, N
         gamma: float,          # discount per step, 0 to 1
         clip: float = 10.0,    # results are limited to ± this
+        reset: str = "end",    # when the running return begins anew: end, after each episode; termination, as Gymnasium 0.29 does it
     ):
-        self.gamma, self.clip, self.ret = gamma, clip, np.zeros(num_envs)
+        self.gamma, self.clip, self.reset, self.ret = gamma, clip, reset, np.zeros(num_envs)
         self.mean, self.var, self.count = 0.0, 1.0, 1e-4
 
     def __call__(
         self,
-        rewards: np.ndarray,  # [T, N]
-        ended: np.ndarray,    # [T, N] bool: the episode ended with this row, or was cut off
-        real: np.ndarray,     # [T, N] bool: False for autoreset rows
-    ) -> np.ndarray:          # [T, N] float32
+        rewards: np.ndarray,     # [T, N]
+        terminated: np.ndarray,  # [T, N] bool: the episode ended with this row
+        truncated: np.ndarray,   # [T, N] bool: it was cut off
+        real: np.ndarray,        # [T, N] bool: False for autoreset rows
+    ) -> np.ndarray:             # [T, N] float32
         "Enter a rollout, and put its rewards on the scale."
-        rewards, factor, returns = rewards * real, self.gamma * ~ended, np.empty(rewards.shape)
+        rewards, returns, ones = rewards * real, np.empty(rewards.shape), np.ones(rewards.shape)
+        before, after = (np.where(real, self.gamma * ~terminated, 1.0), ones) if self.reset == "termination" else (ones, self.gamma * ~(terminated | truncated))  # what is kept of the return when a reward is added, and then
         for n in range(rewards.shape[1]):  # numbers of Python's own: NumPy on one row at a time is slower
             ret, column = self.ret[n], []
-            for reward, keep in zip(rewards[:, n].tolist(), factor[:, n].tolist()):
-                column.append(ret + reward)
+            for reward, old, keep in zip(rewards[:, n].tolist(), before[:, n].tolist(), after[:, n].tolist()):
+                column.append(ret * old + reward)
                 ret = column[-1] * keep
             returns[:, n], self.ret[n] = column, ret
         apart = (returns - self.mean) * real

@@ -49,9 +49,12 @@ class PPOConfig(AgentConfig):
     normalize_obs: bool = True      # standardise observations by what was seen so far
     normalize_rewards: bool = True  # divide rewards by the spread of the discounted return so far
     norm_clip: float = 10.0         # normalised observations and rewards are limited to ± this
+    reward_reset: str = "end"       # the return that scales rewards begins anew after each episode (end), or before the reward of a terminal row alone (termination)
+    count_bootstrap: bool = False   # count the observation that is bootstrapped from before it is standardised
 
     def __post_init__(self):
         choose("epochs_rule", self.epochs_rule, EPOCH_RULES)
+        choose("reward_reset", self.reward_reset, ["end", "termination"])
         at_least(self, width=1, num_minibatches=1, epochs=1, base_batch=1, entropy_coef=0, value_coef=0)
         positive(self, "lr", "clip", "max_grad_norm", "norm_clip")
         shares(self, "gamma", "lam")
@@ -63,7 +66,7 @@ _MUJOCO = dict(env_id="HalfCheetah-v4", num_envs=1, num_minibatches=32, epochs_r
                total_steps=1_000_000, eval_envs=20)
 
 PRESETS = {
-    "paper": _MUJOCO | dict(bootstrap_truncation=False, interval=10, total_steps=5_000_000),
+    "paper": _MUJOCO | dict(bootstrap_truncation=False, reward_reset="termination", count_bootstrap=True, states="stored", interval=10, total_steps=5_000_000),
     "mujoco": _MUJOCO,
     "mujoco_64": _MUJOCO | dict(num_envs=64, size=32, size_min=16, size_max=128, multiple=1),
     "classic": dict(env_id="LunarLander-v3", num_envs=32, num_minibatches=8, epochs_rule="author", epochs=6, base_batch=2048, lr=1e-3, anneal_lr=True,
@@ -155,8 +158,8 @@ class PPO(Agent):
         self.optimizer = torch.optim.Adam([self.weights], lr=config.lr, eps=1e-5, fused=True)
         self.generator = torch.Generator(self.device).manual_seed(role_seeds(seed, 1, "agent")[0])
         self.seen = (ObsNormalizer(inputs, config.norm_clip) if config.normalize_obs else Vector()).to(self.device)
-        self.earned = RewardNormalizer(num_envs, config.gamma, config.norm_clip) if config.normalize_rewards else None
-        self.first, self.changed, self.noise = None, False, iter(())  # the first size, whether it has changed, noise drawn ahead
+        self.earned = RewardNormalizer(num_envs, config.gamma, config.norm_clip, config.reward_reset) if config.normalize_rewards else None
+        self.first, self.changed, self.noise, self.ahead = None, False, iter(()), None  # the first size, whether it has changed, noise drawn ahead, the next inputs where they are counted already
 
     def plan(self, size):   # rollout length L
         "What the next update looks like; the author's rule asks whether the size has ever changed."
@@ -166,6 +169,11 @@ class PPO(Agent):
     def policy(self, obs):  # [N, *]
         "A Gaussian's (mean [N, D], log_std [D]), or logits [N, A]."
         return self.net(self.seen(obs))
+
+    @torch.no_grad()
+    def policy_of_stored(self, x):  # [N, D], as `act` stored it
+        "What the policy returns for the inputs that its network saw."
+        return self.net(x)
 
     def greedy(self, obs):  # [N, *]
         "The mean action within the bounds, [N, D], or the likeliest, [N]."
@@ -178,7 +186,8 @@ class PPO(Agent):
 
     def act(self, obs):     # [N, *], counted by the normaliser
         "Actions drawn from the policy, and what an update needs: the networks' inputs, and the actions before clipping."
-        x = self.seen.see(obs) if self.config.normalize_obs else self.seen(obs)
+        x = self.seen(obs) if not self.config.normalize_obs else self.seen.see(obs) if self.ahead is None else self.ahead
+        self.ahead = None
         out, noise = self.by_hand.policy(as_array(x)), self._noise()
         xp = array_namespace(noise)
         drawn = noise * xp.exp(out[1]) + out[0] if self.gaussian else (out - xp.log(noise)).argmax(-1)
@@ -197,6 +206,7 @@ class PPO(Agent):
         c, p = self.config, self.progress
         self.noise = iter(())  # what was drawn ahead is forgotten, so that it need not be saved
         self.changed, self.first = self.changed or self.first not in (None, plan.rollout), self.first or plan.rollout
+        if c.count_bootstrap and c.normalize_obs: self.ahead = self.seen.see(rollout.next_obs)
         rows, lr = self._rows(rollout, self.earned), c.lr * (1 - (p.step - rollout.steps) / p.total) if c.anneal_lr else c.lr
         self.optimizer.param_groups[0]["lr"] = lr
         arrays, norms = [as_array(x) for x in rows], []
@@ -220,9 +230,9 @@ class PPO(Agent):
         c, (x, drawn), rewards = self.config, (rollout.extras[k] for k in ("x", "drawn")), rollout.rewards
         if earned:
             earned.gamma = c.gamma  # it may have been set since
-            numpy = [t.cpu().numpy() for t in (rewards, rollout.terminated | rollout.truncated, rollout.mask)]
+            numpy = [t.cpu().numpy() for t in (rewards, rollout.terminated, rollout.truncated, rollout.mask)]
             rewards = torch.from_numpy(earned(*numpy)).to(self.device)
-        values = self.net.value(torch.cat([x, self.seen(rollout.next_obs)[None]]))
+        values = self.net.value(torch.cat([x, (self.seen(rollout.next_obs) if self.ahead is None else self.ahead)[None]]))
         advantages = gae(rewards, rollout.terminated, rollout.truncated, values[:-1], values[-1], c.gamma, c.lam)
         old = log_prob(self.net(x.flatten(0, 1)), drawn.flatten(0, 1))
         real = rollout.mask.flatten().nonzero().squeeze(-1)
@@ -253,10 +263,12 @@ class PPO(Agent):
     def state_dict(self) -> dict:  # weights, optimiser, normalisers, generator, sizes
         "All that acting and updating change."
         parts = {name: part.state_dict() for name, part in self._parts().items()}
+        if self.ahead is not None: parts["ahead"] = self.ahead.clone()
         return parts | dict(generator=self.generator.get_state(), first=self.first, changed=self.changed)
 
     def load_state_dict(self, state):  # what `state_dict` returned
         "Continue from a saved state."
         for name, part in self._parts().items(): part.load_state_dict(state[name])
         self.reseeded = not resume_generator(self.generator, state["generator"])
-        self.first, self.changed, self.noise = state["first"], state["changed"], iter(())
+        self.first, self.changed, self.noise, self.ahead = state["first"], state["changed"], iter(()), state.get("ahead")
+        if self.ahead is not None: self.ahead = self.ahead.to(self.device)

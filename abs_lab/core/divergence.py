@@ -122,15 +122,16 @@ class DivergenceSettings:
     interval: int = 50        # updates between measurements, 1 or more
     n_states: int = 2048      # states compared, at most
     distance: str = "auto"    # disagreement, softmax_kl; gaussian_kl, symmetric_kl, mean_shift, total_variation; auto, kl: as fits what the policy returns
-    states: str = "rollout"   # rollout: a sample of the rollout trained on; heldout: kept from earlier rollouts; replay: of the agent's replay
+    states: str = "rollout"   # rollout: a sample of the rollout trained on; stored: of the inputs that the networks saw when it was collected; heldout: kept from earlier rollouts; replay: of the agent's replay
     lag: int = 1              # updates: compare with the policy of this many updates ago, 1 to interval
     per_step: bool = False    # divide by the gradient steps between the two policies
 
     def __post_init__(self):
         choose("distance", self.distance, ["auto", "kl", *DISTANCES])
-        choose("states", self.states, ["rollout", "heldout", "replay"])
+        choose("states", self.states, ["rollout", "stored", "heldout", "replay"])
         for name in ("interval", "n_states", "lag"): setattr(self, name, whole(name, getattr(self, name)))
         if self.lag > self.interval: raise AbsLabError(f"lag must be at most interval={self.interval}, not {self.lag}")
+        if self.states == "stored" and self.lag > 1: raise AbsLabError(f"states='stored' compares the policy before and after one update: lag must be 1, not {self.lag}")
 
     def due(
         self,
@@ -147,11 +148,11 @@ class DivergenceSettings:
         return self.lag > 1 and (update + self.lag - 1) % self.interval == 0
 
 # %% ../../nbs/core/05_divergence.ipynb #e931d46e
-def _sample(rollout, n: int, generator: torch.Generator) -> torch.Tensor: # [≤ n, *]
-    "Up to `n` states of a rollout's real rows, uniformly and without replacement."
+def _sample(rollout, n: int, generator: torch.Generator, stored: bool = False) -> torch.Tensor: # [≤ n, *]
+    "Up to `n` states of a rollout's real rows, uniformly and without replacement; or what the networks saw of them."
     rows = rollout.mask.flatten().nonzero().squeeze(-1)
     pick = torch.randperm(len(rows), generator=generator)[:n].to(rows.device)
-    return rollout.obs.flatten(0, 1)[rows[pick]]
+    return (rollout.extras["x"] if stored else rollout.obs).flatten(0, 1)[rows[pick]]
 
 # %% ../../nbs/core/05_divergence.ipynb #15585fa2
 def _refresh(kept: torch.Tensor | None, rollout, n: int, generator: torch.Generator) -> torch.Tensor: # [≤ n, *]
@@ -214,6 +215,12 @@ class Divergence(DivergenceSettings, Meter):
         if self.per_step: raise AbsLabError("per_step=True divides by the agent's gradient steps, and this agent has no `progress` that counts them")
         return None
 
+    def _policy(self, agent):
+        "What is compared: of the environment's observations, or of the inputs that the agent stored."
+        if self.states != "stored": return agent.policy
+        if hasattr(agent, "policy_of_stored"): return agent.policy_of_stored
+        raise AbsLabError('states="stored" needs an agent that stores its inputs (`policy_of_stored`), which this one does not; use rollout')
+
     def _replayed(self, agent):
         if hasattr(agent, "states"): return agent.states
         raise AbsLabError('states="replay" needs an agent with a replay, which this one lacks; use rollout or heldout')
@@ -225,6 +232,7 @@ class Divergence(DivergenceSettings, Meter):
     ):
         "Raise `AbsLabError` for an agent that cannot be measured so, before anything is."
         if self.states == "replay": self._replayed(agent)
+        self._policy(agent)
         out = _outputs(agent.policy, obs)
         policy_distance(out, out, self.distance)
         self._pair = isinstance(out, tuple)
@@ -242,9 +250,9 @@ class Divergence(DivergenceSettings, Meter):
         if self._kept is not None: self._kept = self._kept.to(device)
         if self.copies(update): self._copy = agent.frozen()
         if self.due(update + self.lag - 1): self._since = [update, steps]
-        earlier = agent.policy if self.lag == 1 else self._copy
+        earlier = self._policy(agent) if self.lag == 1 else self._copy
         if not self.due(update) or earlier is None or self._since[0] != update - self.lag + 1: return
-        states = self._kept if self.states == "heldout" else self._replayed(agent)(self.n_states, self._generator) if self.states == "replay" else _sample(rollout, self.n_states, self._generator)
+        states = self._kept if self.states == "heldout" else self._replayed(agent)(self.n_states, self._generator) if self.states == "replay" else _sample(rollout, self.n_states, self._generator, self.states == "stored")
         if states is not None and len(states): self._states, self._old = states, _outputs(earlier, states) if self.lag == 1 else None  # a copy can be asked later
 
     def after(
@@ -259,7 +267,7 @@ class Divergence(DivergenceSettings, Meter):
             taken = 1 if steps is None else steps - self._since[1]
             if taken:  # where nothing was learned, nothing is measured
                 old = self._old if self.lag == 1 else _outputs(self._copy, self._states)
-                signal = float(policy_distance(old, _outputs(agent.policy, self._states), self.distance)) / (taken if self.per_step else 1)
+                signal = float(policy_distance(old, _outputs(self._policy(agent), self._states), self.distance)) / (taken if self.per_step else 1)
             self._states = self._old = self._copy = None
         self._count += 1
         if self.states == "heldout": self._kept = _refresh(self._kept, rollout, self.n_states, self._generator)
