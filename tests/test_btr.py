@@ -16,7 +16,7 @@ from abs_lab.core.controllers import ABS, Fixed
 from abs_lab.core.divergence import Divergence
 from abs_lab.core.envs import EnvConfig, VecEnvs
 from abs_lab.core.interfaces import AbsLabError, BatchPlan, Progress
-from abs_lab.agents.btr_networks import NoisyLinear, QuantileNetwork, SpectralConv2d, SpectralLinear, draw_noise, midpoints, quantile_network
+from abs_lab.agents.btr_networks import NoisyLinear, QuantileNetwork, SpectralConv2d, SpectralLinear, Stream, draw_noise, midpoints, quantile_network
 from abs_lab.agents.replay import Replay
 from abs_lab.runs.runner import load_agent, run
 from abs_lab.core.train import train
@@ -670,3 +670,14 @@ def test_presets_configure(preset, controller):
     config = configure("btr", preset=preset, controller=controller)
     assert configure(**config.flat()) == config and config.meter.states == "replay" and config.meter.interval >= config.meter.lag
     assert BTR.plan_update(config.agent, config.controller.size, config.env.num_envs, Progress(config.total_steps)).gradient_steps == 0
+
+
+@pytest.mark.parametrize("where,starts", [("inputs", (0.5 / 2048 ** 0.5, 0.5 / 512 ** 0.5)), ("outputs", (0.5 / 512 ** 0.5, 0.5 / 4 ** 0.5))])
+def test_the_noise_of_the_biases_starts_where_it_is_told_to(where, starts):
+    "A stream of 2048 → 512 → 4: over the root of a layer's inputs, or of its outputs as the authors' code has it; the weights' noise is the same."
+    stream = Stream(2048, 512, 4, True, where)
+    assert [layer.bias_sigma.unique().item() for layer in (stream.hidden, stream.out)] == [pytest.approx(x) for x in starts]
+    assert [layer.weight_sigma.unique().item() for layer in (stream.hidden, stream.out)] == [pytest.approx(0.5 / 2048 ** 0.5), pytest.approx(0.5 / 512 ** 0.5)]
+    agent, _ = trained(bias_sigma=where)
+    first = BTR(agent.config, VECTOR, TWO, 16, Progress(1_200)).net.advantage.out
+    assert first.bias_sigma[0].item() == pytest.approx(0.5 / (first.in_features if where == "inputs" else first.out_features) ** 0.5)

@@ -194,6 +194,7 @@ def test_the_papers_reward_scale_on_literal_values():
 def test_the_paper_counts_the_observation_it_bootstraps_from_once_and_first():
     "Observations 0, 1, 2, … without an end: after a rollout of 8 rows, 9 are counted, and the ninth is not counted again."
     envs, agent, _ = made(register("Counting-v0", limit=10**6), count_bootstrap=True)
+    ahead = None
     for n in (1, 2, 3):
         rollout, before = envs.collect(agent, 8, agent.progress), copy.deepcopy(agent.seen)
         expected = before.see(rollout.next_obs)

@@ -95,9 +95,9 @@ KL_RULE = ABS_RULE | dict(size_min=1024, size_max=8192, low=0.01, high=0.1, mult
 
 
 def test_paper_of_ppo_is_the_published_setting():
-    has(configure("ppo", preset="paper"), controller="abs", bootstrap_truncation=False, reward_reset="termination", count_bootstrap=True, states="stored", interval=10, total_steps=5_000_000, **MUJOCO, **KL_RULE | dict(states="stored"))
+    has(configure("ppo", preset="paper"), controller="abs", bootstrap_truncation=False, reward_reset="termination", count_bootstrap=True, interval=10, total_steps=5_000_000, **MUJOCO | KL_RULE | dict(states="stored"))
     assert configure("ppo", preset="paper", controller="fixed").controller.size == 2048
-    has(configure("ppo", preset="mujoco"), bootstrap_truncation=True, total_steps=1_000_000, **MUJOCO, **KL_RULE | dict(states="stored"))
+    has(configure("ppo", preset="mujoco"), bootstrap_truncation=True, total_steps=1_000_000, **MUJOCO, **KL_RULE)
     assert configure("ppo", env_id="Hopper-v4").names[1] == "mujoco" and configure("ppo", env_id="LunarLander-v3").names[1] == "classic"
 
 
@@ -145,7 +145,7 @@ BTR = dict(env_id="Breakout-v5", num_envs=64, sticky_actions=0.25, reward_clip=T
            bootstrap_truncation=True, total_steps=50_000_000, network="impala", spectral=True, noisy=True, dueling=True, iqn=True, taus=8,
            munchausen=True, munchausen_alpha=0.9, temperature=0.03, munchausen_floor=-1.0, munchausen_policy="target", n_steps=3, gamma=0.997,
            replay_size=1_048_576, alpha=0.2, beta=0.45, learning_starts=200_000, rollout=1, replay_ratio=1 / 64, coupling="steps", target_period=500,
-           optimizer="adam", lr=1e-4, adam_eps=0.005 / 256, max_grad_norm=10.0, epsilon_start=1.0, epsilon_end=0.01, epsilon_fraction=2 / 50, epsilon_off=0.5)
+           optimizer="adam", lr=1e-4, adam_eps=0.005 / 256, max_grad_norm=10.0, epsilon_start=1.0, epsilon_end=0.01, epsilon_decay=125_000.0, epsilon_off=1.0, bias_sigma="outputs", fire_reset=False)
 
 def test_btr_paper_is_the_published_setting():
     has(configure("btr", preset="paper", controller="fixed"), size=256, states="replay", **BTR)

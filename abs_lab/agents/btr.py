@@ -16,10 +16,9 @@ from functools import cache
 import gymnasium as gym
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 # %% ../../nbs/agents/08_btr.ipynb #1e0ab285
-from .networks import PLASTICITY, builder, check_name, check_outputs, dormant_fraction, feature_rank, one_tensor, weight_norm
+from .networks import PLASTICITY, builder, check_name, check_outputs, dormant_fraction, feature_rank, norm_of, one_tensor, weight_norm
 from ..core.contract import Agent, AgentConfig, Metric, resume_generator
 from ..core.envs import is_atari, role_seeds, spaces_of
 from ..core.interfaces import AbsLabError, BatchPlan, Progress, at_least, choose, positive, shares
@@ -34,6 +33,7 @@ class BTRConfig(AgentConfig):
     network: str = "impala"         # torso: impala (residual), plain (DQN's), or module:Name of a function of (obs_shape, spectral)
     spectral: bool = True           # spectral norm on the residual layers
     noisy: bool = True              # noisy layers in the streams
+    bias_sigma: str = "inputs"      # the noise of their biases starts at ½ over the root of a layer's inputs, or of its outputs (the authors' code)
     dueling: bool = True            # a stream for the value and one for the advantages
     iqn: bool = True                # implicit quantiles; False: one value, Huber loss
     taus: int = 8                   # quantile levels of the online network, of the target network, and in acting
@@ -63,13 +63,14 @@ class BTRConfig(AgentConfig):
     epsilon_end: float = 0.01       # share of random actions after `epsilon_fraction`
     epsilon_fraction: float = 0.04  # share of the run over which epsilon falls linearly
     epsilon_off: float = 0.5        # share of the run after which there are no random actions
+    epsilon_decay: float = 0.0      # environment steps in which ε falls to 1/e of its way, from `learning_starts` on (the authors' code); 0: linearly, over `epsilon_fraction`
     diagnose_every: int = 5000      # updates between measurements of plasticity
 
     def __post_init__(self):
         check_name(self.network, TORSOS)
-        for name, valid in dict(munchausen_policy=("target", "online"), coupling=("steps", "samples"), optimizer=("adam", "adamw")).items():
+        for name, valid in dict(munchausen_policy=("target", "online"), bias_sigma=("inputs", "outputs"), coupling=("steps", "samples"), optimizer=("adam", "adamw")).items():
             choose(name, getattr(self, name), valid)
-        at_least(self, taus=1, n_steps=1, replay_size=1, learning_starts=0, rollout=1, base_batch=1, target_period=1, diagnose_every=1, weight_decay=0)
+        at_least(self, taus=1, n_steps=1, replay_size=1, learning_starts=0, rollout=1, base_batch=1, target_period=1, diagnose_every=1, weight_decay=0, epsilon_decay=0)
         positive(self, "lr", "adam_eps", "max_grad_norm", "temperature", "replay_ratio", "epsilon_fraction")
         shares(self, "gamma", "alpha", "beta", "munchausen_alpha", "epsilon_start", "epsilon_end", "epsilon_off")
         if self.munchausen_floor > 0: raise AbsLabError(f"munchausen_floor must be at most 0, not {self.munchausen_floor}")
@@ -82,7 +83,7 @@ _CLASSIC = _ABS | dict(
     epsilon_fraction=0.1, epsilon_end=0.01, epsilon_off=1.0, diagnose_every=500, record_every=50, overlap=False)
 
 PRESETS = {
-    "paper": _ABS | dict(env_id="Breakout-v5", num_envs=64, sticky_actions=0.25, reward_clip=True, size=256, total_steps=50_000_000, eval_envs=100, record_every=250),
+    "paper": _ABS | dict(env_id="Breakout-v5", num_envs=64, sticky_actions=0.25, fire_reset=False, reward_clip=True, bias_sigma="outputs", epsilon_decay=125_000.0, epsilon_off=1.0, size=256, total_steps=50_000_000, eval_envs=100, record_every=250),
     "minatar": _CLASSIC | dict(env_id="MinAtar/Breakout-v1", reward_scale=1.0, total_steps=300_000, taus=4, learning_starts=5_000, replay_ratio=1 / 16, lr=1e-3,
                                target_period=200, temperature=0.03, munchausen_floor=-1.0, lag=32, low=0.04, high=0.07),
     "classic": _CLASSIC,
@@ -98,13 +99,15 @@ def preset_for(
 
 # %% ../../nbs/agents/08_btr.ipynb #760d85e1
 def epsilon_at(
-    config: BTRConfig,  # start, end, fraction, off
+    config: BTRConfig,  # start, end, fraction, off, decay
     step: int,          # environment steps taken so far
     total: int,         # environment steps of the run
 ) -> float:             # share of random actions, 0 to 1
     "Exploration at a step."
-    if step >= config.epsilon_off * total and config.epsilon_off < 1: return 0.0
-    return linear_epsilon(config, step, total)
+    c = config
+    if step >= c.epsilon_off * total and c.epsilon_off < 1: return 0.0
+    if not c.epsilon_decay: return linear_epsilon(c, step, total)
+    return c.epsilon_end + (c.epsilon_start - c.epsilon_end) * math.exp(-max(step - c.learning_starts, 0) / c.epsilon_decay)
 
 # %% ../../nbs/agents/08_btr.ipynb #e47b3b63
 def plan_update(
@@ -220,7 +223,7 @@ class BTR(Agent):
         self.replay = Replay(c.replay_size, num_envs, obs_space, c.n_steps, c.gamma, c.alpha, device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(role_seeds(seed, 1, "weights")[0])
-            parts = dict(iqn=c.iqn, dueling=c.dueling, noisy=c.noisy, taus=c.taus)
+            parts = dict(iqn=c.iqn, dueling=c.dueling, noisy=c.noisy, taus=c.taus, bias_sigma=c.bias_sigma)
             net = quantile_network(c.network, obs_space.shape, self.n_actions, c.spectral, **parts)
         if ":" in c.network: check_outputs(c.network, net.features, obs_space, net.width)
         self.net = net.to(self.device)
@@ -302,7 +305,8 @@ class BTR(Agent):
         loss = (b.weights * quantile_huber(errors, taus if c.iqn else None)).mean()
         self.weights.grad.zero_()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.weights, c.max_grad_norm)
+        norm = norm_of([self.weights.grad])
+        self.weights.grad.mul_((c.max_grad_norm / (norm + 1e-6)).clamp(max=1))
         self.optimizer.step()
         self.replay.update_priorities(b.slots, errors.detach().abs().mean(2).sum(1))
         return torch.stack([loss.detach(), predicted.detach().mean(), norm])

@@ -8,6 +8,7 @@ __all__ = ['TORSOS', 'PIECE', 'SpectralConv2d', 'SpectralLinear', 'Residual', 'k
 
 # %% ../../nbs/agents/07_btr_networks.ipynb #c3fffb2c
 import math
+from functools import partial
 
 # %% ../../nbs/agents/07_btr_networks.ipynb #33dea2f1
 import torch
@@ -113,11 +114,13 @@ class NoisyLinear(nn.Linear):
         inputs: int,         # p
         outputs: int,        # q
         sigma: float = 0.5,  # σ0: the deviations start at this over √p
+        bias_sigma: str = "inputs",  # those of the biases over √p (inputs) or over √q (outputs)
     ):
         super().__init__(inputs, outputs)
         bound = inputs ** -0.5
         for mean in (self.weight, self.bias): nn.init.uniform_(mean, -bound, bound)
-        self.weight_sigma, self.bias_sigma = (nn.Parameter(torch.full_like(mean, sigma * bound)) for mean in (self.weight, self.bias))
+        bounds = bound, bound if bias_sigma == "inputs" else outputs ** -0.5
+        self.weight_sigma, self.bias_sigma = (nn.Parameter(torch.full_like(mean, sigma * b)) for mean, b in zip((self.weight, self.bias), bounds))
         for name, size in (("noise_in", inputs), ("noise_out", outputs)): self.register_buffer(name, torch.zeros(size), persistent=False)
 
     def forward(self, x, noise: bool = False):
@@ -165,9 +168,10 @@ class Stream(nn.Module):
         hidden: int,  # units of the hidden layer
         out: int,     # outputs
         noisy: bool,  # whether the layers are noisy
+        bias_sigma: str = "inputs",  # of noisy layers
     ):
         super().__init__()
-        linear = NoisyLinear if noisy else nn.Linear
+        linear = partial(NoisyLinear, bias_sigma=bias_sigma) if noisy else nn.Linear
         self.noisy, self.hidden, self.out = noisy, linear(width, hidden), linear(hidden, out)
 
     def forward(self, x, noise):
@@ -188,12 +192,13 @@ class QuantileNetwork(nn.Module):
         dueling: bool = True,   # value and advantages; False: one stream
         noisy: bool = True,     # noisy layers in the streams
         taus: int = 8,          # midpoints at which `forward` takes the mean
+        bias_sigma: str = "inputs",  # where the noise of the noisy layers' biases starts: σ0 over the root of their inputs or outputs
     ):
         super().__init__()
         self.features, self.width, self.count = torso, width, taus if iqn else 1
         self.embedding = Embedding(width) if iqn else None
-        self.value = Stream(width, hidden, 1, noisy) if dueling else None
-        self.advantage = Stream(width, hidden, n_actions, noisy)
+        self.value = Stream(width, hidden, 1, noisy, bias_sigma) if dueling else None
+        self.advantage = Stream(width, hidden, n_actions, noisy, bias_sigma)
         self.noisy_layers, self.spectral_layers = ([m for m in self.modules() if isinstance(m, kind)] for kind in (NoisyLinear, _Spectral))
 
     def quantiles(
@@ -242,7 +247,7 @@ def quantile_network(
     obs_shape: tuple,        # shape of one observation, without the batch axis
     n_actions: int,          # number of discrete actions, A
     spectral: bool = True,   # spectral norm on the residual layers
-    **parts,                 # iqn, dueling, noisy, taus of `QuantileNetwork`
+    **parts,                 # iqn, dueling, noisy, taus, bias_sigma of `QuantileNetwork`
 ) -> QuantileNetwork:
     "Build a network by name, with freshly drawn weights."
     check_name(torso, TORSOS)

@@ -15,7 +15,7 @@ import gymnasium as gym
 import torch
 
 # %% ../../nbs/agents/01_pqn.ipynb #dd97cd4a
-from .networks import INITS, NETWORKS, NORMS, PLASTICITY, builder, check_name, check_outputs, dormant_fraction, feature_rank, one_tensor, q_network, weight_norm
+from .networks import INITS, NETWORKS, NORMS, PLASTICITY, builder, check_name, check_outputs, dormant_fraction, feature_rank, norm_of, one_tensor, q_network, weight_norm
 from ..core.contract import Agent, AgentConfig, Metric, resume_generator
 from ..core.envs import is_atari, role_seeds
 from ..core.interfaces import AbsLabError, BatchPlan, Progress, at_least, choose, positive, shares
@@ -237,7 +237,7 @@ class PQN(Agent):
             loss = self.config.loss_scale * q_loss(q, actions[i], targets[i], weight[i], real)
             loss.backward()
             parts.append(torch.stack([loss.detach(), q.detach().mean() * (len(i) / len(chosen))]))
-        norm = torch.stack([torch.linalg.vector_norm(g) for g in self.gradients]).norm()
+        norm = norm_of(self.gradients)
         self.weights.grad.mul_((self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1))
         self.optimizer.step()
         return torch.cat([torch.stack(parts).sum(0), norm[None]])

@@ -36,6 +36,7 @@ class EnvConfig:
     env_threads: int = 0               # EnvPool's worker threads; 0: this process's share of the cores; changes no result
     episodic_life: bool = False        # Atari: a lost life ends the agent's episode, though not the game
     sticky_actions: float = 0.0        # Atari: chance that the simulator repeats the previous action instead, 0 to 1
+    fire_reset: bool = True            # Atari: a new game begins with the button that starts it, where the game has one
     reward_clip: bool = False          # train on the sign of the reward
     reward_scale: float = 1.0          # train on the (clipped) reward times this
     mask_resets: bool = True           # leave autoreset rows out of learning and measuring
@@ -179,6 +180,7 @@ class Gymnasium(Simulators):
         render: bool = False, # whether pictures will be asked for
     ):
         if config.episodic_life: raise AbsLabError("episodic_life needs the EnvPool backend: Gymnasium does not report lives")
+        if not config.fire_reset: raise AbsLabError("fire_reset needs the EnvPool backend: Gymnasium presses no button")
         if config.sticky_actions: raise AbsLabError("sticky_actions needs the EnvPool backend; Gymnasium's ids have their own (ALE/…-v5 repeats at 0.25)")
         self.began, how = generators(), dict(render_mode="rgb_array") if render else {}
         try:
@@ -208,14 +210,15 @@ class EnvPool(Simulators):
         render: bool = False, # whether pictures will be asked for
     ):
         atari = is_atari(config.env_id)
-        for name in ("episodic_life", "sticky_actions"):
-            if getattr(config, name) and not atari: raise AbsLabError(f"{name}={getattr(config, name)} is for Atari games such as Pong-v5; {config.env_id} has no such thing")
+        for name in ("episodic_life", "sticky_actions", "fire_reset"):
+            if getattr(config, name) != getattr(EnvConfig, name) and not atari: raise AbsLabError(f"{name}={getattr(config, name)} is for Atari games such as Pong-v5; {config.env_id} has no such thing")
         before, threads, self.waiting, self.atari = thread_ids(), config.env_threads or min(cores(), config.num_envs), False, atari
         options = dict(env_type="gymnasium", num_envs=config.num_envs, seed=seeds, num_threads=threads)
         if threads > 1 and threads == whole_machine(): options["thread_affinity_offset"] = 0
         if render: options["render_mode"] = "rgb_array"
         if config.episodic_life: options["episodic_life"] = True
         if config.sticky_actions: options["repeat_action_probability"] = config.sticky_actions
+        if not config.fire_reset: options["use_fire_reset"] = False
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Gymnasium warns of the precision of EnvPool's bounds

@@ -13,7 +13,7 @@ from pathlib import Path
 # %% ../../nbs/runs/13_main.ipynb #0f32cea0
 from ..core.interfaces import AbsLabError
 from ..core.text import plain_terminal, say
-from .config import configure
+from .config import configure, recall
 from .runner import run, until_asked
 
 # %% ../../nbs/runs/13_main.ipynb #73016d70
@@ -26,10 +26,11 @@ def main(
     try:
         if len(argv) != 2: raise AbsLabError("usage: python -m abs_lab.runs CONFIG.json DIR")
         try:
-            params = dict(json.loads(Path(argv[0]).read_text(encoding="utf-8")))
-            params = dict(params.get("config", params))
+            found = dict(json.loads(Path(argv[0]).read_text(encoding="utf-8")))
+            params = dict(found.get("config", found))
         except (OSError, ValueError, TypeError) as e: raise AbsLabError(f"{argv[0]} cannot be read as parameters: {e}") from e
-        result = run(configure(**params), Path(argv[1]), until_asked)
+        config = recall(params) if "format" in found else configure(**params)  # the config.json of a run names all parameters that there were
+        result = run(config, Path(argv[1]), until_asked)
     except AbsLabError as e:
         say(f"abs_lab: {e}", error=True)
         return 2

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'OWN', 'RESERVED', 'PAPER_MEASUREMENTS', 'RunConfig', 'describe', 'configure', 'named', 'earliest_change',
-           'Recorded', 'RecordedConfig', 'recorded']
+           'recall', 'Recorded', 'RecordedConfig', 'recorded']
 
 # %% ../../nbs/runs/03_config.ipynb #c01f0004
 import ast
@@ -223,6 +223,15 @@ def earliest_change(
     silent = config.kind.first_learns(config.agent)  # before that nothing is measured
     return (silent + measurements * getattr(config.meter, "interval", 1) * config.env.num_envs * rollout) / config.total_steps
 
+# %% ../../nbs/runs/03_config.ipynb #f8bcdfca
+def recall(
+    flat: dict,     # every parameter that there was when it was written, as `RunConfig.flat` gives them
+) -> RunConfig:     # checked
+    "A run's parameters as they were written down, perhaps by an earlier version."
+    kind, gauge, rule = (find(name, flat.get(name, default)) for name, default in (("agent", "pqn"), ("meter", "divergence"), ("controller", "abs")))
+    later = [f for cls in (EnvConfig, kind.Config, gauge, rule, RunConfig) for f in fields(cls) if f.init and f.name not in flat and (cls is not RunConfig or f.name in OWN)]
+    return configure(**flat | {f.name: f.default_factory() if callable(f.default_factory) else f.default for f in later})
+
 # %% ../../nbs/runs/03_config.ipynb #39172ec1
 class Recorded:
     "A party of a run as the run's folder describes it: its parameters are attributes, as those of the class would be."
@@ -267,7 +276,7 @@ def recorded(
     own = ":" in str(flat.get("network"))  # `configure` would import it
     foreign = [str(flat[kind]) for kind in ("agent", "meter", "controller") if kind in flat and not built_in(kind, flat[kind])]
     if not kinds and (own or foreign): raise AbsLabError(f"the file names {', '.join(foreign) or flat['network']}, which is not built in, and does not describe it")
-    if not kinds or not own and all(built_in(kind, flat.get(kind, "")) for kind in kinds): return configure(**flat)
+    if not kinds or not own and all(built_in(kind, flat.get(kind, "")) for kind in kinds): return recall(flat)
     for about in kinds.values():
         for name in about["parameters"]:
             if not name.isidentifier() or iskeyword(name): raise AbsLabError(f"{quoted(name)} cannot name a parameter of {about['name']}: a Python identifier such as 'size_max' can")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 # %% ../../nbs/runs/10_forks.ipynb #140cff32
 from ..core.interfaces import AbsLabError
-from .config import RunConfig, configure
+from .config import RunConfig, recall
 from .parties import with_changes
 from .runner import look_at, read_config, set_events
 from .checkpoints import load_tree, save_tree
@@ -59,7 +59,7 @@ def repeat(
     "Lay out a run that trains from nothing and sets what was set in another, at the same updates: `run(config, target)` does it."
     (root, past), target = lineage(source), Path(target)
     if target.exists(): raise AbsLabError(f"{target} exists already; a repetition needs a folder of its own")
-    config = configure(**root)
+    config = recall(root)
     target.mkdir(parents=True)
     write_json(target / "config.json", config.record())
     sets = [dict(time=time.time(), event="set", update=update, changes=changes) for update, changes in [*past, *set_events(source)]]

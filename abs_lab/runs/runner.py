@@ -28,7 +28,7 @@ from ..core.envs import spaces_of
 from ..core.interfaces import AbsLabError, Progress, Step
 from ..core.train import evaluate, train
 from .checkpoints import load_tree, save_tree, what_is_left
-from .config import FORMAT, RunConfig, configure, recorded
+from .config import FORMAT, RunConfig, recall, recorded
 from .logs import ActionLog, ReplayLog, StepLog, append_event
 from .parties import Parties, device_of, with_changes
 from .provenance import differences, provenance
@@ -233,7 +233,7 @@ def read_config(
     dir: Path,         # a run directory
 ) -> RunConfig:        # what it runs
     "The parameters of a recorded run, to train it or to load its agent; raises `AbsLabError` for a folder of another version."
-    return configure(**_config_json(dir)["config"])
+    return recall(_config_json(dir)["config"])
 
 def look_at(
     dir: Path,         # a run directory

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 # %% ../../nbs/runs/12_traces.ipynb #58ade309
-from .config import RecordedConfig, RunConfig, configure, recorded
+from .config import RecordedConfig, RunConfig, recall, recorded
 from ..core.contract import Metric
 from ..core.envs import is_atari
 from ..core.interfaces import AbsLabError
@@ -95,7 +95,7 @@ class _Follower:
         root, past = lineage(self.dir) if self.known else (self.given.flat(), []) if self.given else ({}, [])
         if not root: raise AbsLabError(f"there is no run in {self.dir}: was its folder deleted?")
         now = look_at(self.dir) if self.known else self.given
-        self.config = self.present = recorded(now.found | dict(config=root)) if isinstance(now, RecordedConfig) else configure(**root)
+        self.config = self.present = recorded(now.found | dict(config=root)) if isinstance(now, RecordedConfig) else recall(root)
         self.about = about_of(self.dir) if self.known else self.config.about()  # labels and units
         self.planned = deque([u, c] for u, c in past)   # what was set, and is not in force yet
         self.rules = [((0, 0, 0.0), self.present)]      # since when which parameters hold
