@@ -284,7 +284,7 @@ def test_parity_says_what_is_within_and_what_is_outside(tmp_path):
     assert "an arm, seed 9" in page and "64 environments, with bootstrapping, made" in page
     table = (report/"compare.md").read_text()
     assert re.search(r"Hopper-v4 \| CleanRL's settings \| 3 .*\| within \|", table) and re.search(r"HalfCheetah-v4 \| CleanRL's settings \| 3 .*\| outside \|", table)
-    assert table.count("too few seeds") == 10
+    assert table.count("too few seeds") == 14
 
 
 # -- kinds that this library does not have -------------------------------------------------------------------------------

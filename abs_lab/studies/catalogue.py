@@ -189,7 +189,8 @@ _MILLION = dict(agent="ppo", anneal_lr=True, total_steps=1_000_000)
 
 _WITH_PPO = (
     Study("ppo-parity", "Does PPO return what CleanRL publishes for the same settings, and what do 64 environments cost?", _PPO, "nbs/figures/ppo-parity.ipynb",
-          {"CleanRL's settings": dict(preset="paper"), "64 environments": dict(preset="mujoco_64"), "1 environment": dict(preset="mujoco")},
+          {"CleanRL's settings": dict(preset="paper"), "returns reset at every end": dict(preset="mujoco", bootstrap_truncation=False, interval=10),
+           "64 environments": dict(preset="mujoco_64"), "1 environment": dict(preset="mujoco")},
           _V4("HalfCheetah Hopper Walker2d InvertedPendulum") | {"Walker2d-v4": dict(seeds=6)},  # three left it open whether Walker2d differs
           _MILLION | dict(controller="fixed", **_epochs(10)),
           scales={"cpu": {}, "smoke": dict(tasks=["InvertedPendulum-v4"], total_steps=8_192, eval_envs=2, seeds=1)},
