@@ -22,6 +22,7 @@ from typing import Annotated
 # %% ../nbs/cli.ipynb #18a1e17c
 from .core.contract import python_path
 from .core.interfaces import AbsLabError, choose
+from .core.machine import allowed_cores
 from .core.text import plain_terminal, say
 from .runs.registry import find, names
 from .runs.settings import settings
@@ -179,7 +180,7 @@ def _reproduce(argv):
     choose("engine", args.engine or settings()["engine"], ENGINES)
     if args.dry_run:
         work = prepare(args.study, args.scale, args.seeds, args.only, args.publish)
-        _dry_run(work, args.jobs or settings()["jobs"] or os.cpu_count())
+        _dry_run(work, args.jobs or settings()["jobs"] or allowed_cores())
         if not args.allow_mixed_commits: check_commits(work)
         return 0
     done = reproduce(args.study, args.scale, args.seeds, args.jobs, args.allow_mixed_commits, args.only, args.engine, timeout, budget, args.publish)

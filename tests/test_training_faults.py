@@ -1,15 +1,20 @@
 "What people meet while they train: a run that moves between devices, an interrupted loop, an episode without end, weights that are no numbers, shared generators."
-import json, random, time
+import json, os, random, time
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
-from abs_lab.agents.networks import feature_rank
+from abs_lab.agents.btr import BTR, BTRConfig
+from abs_lab.agents.networks import Pixels, feature_rank
+from abs_lab.agents.ppo import PPO, PPOConfig
+from abs_lab.agents.pqn import PQN, PQNConfig
+from abs_lab.core import envs as envs_module
 from abs_lab.core.contract import Meter
 from abs_lab.core.envs import EnvConfig, VecEnvs
-from abs_lab.core.interfaces import AbsLabError, Progress
+from abs_lab.core.interfaces import AbsLabError, BatchPlan, Progress
+from abs_lab.core.machine import allowed_cores, cores
 from abs_lab.core.train import evaluate
 from abs_lab.runs import __main__ as program
 from abs_lab.runs.checkpoints import load_tree, save_tree
@@ -259,3 +264,132 @@ def test_a_loss_whose_row_is_not_due_ends_the_run_before_it_is_saved(tmp_path, m
 
 def test_the_rank_of_features_that_are_no_numbers_is_none():
     for bad in (float("nan"), float("inf")): assert torch.isnan(feature_rank(torch.full((8, 4), bad)))
+
+
+# -- cores, observations and pictures ----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("given, wanted", [("2,1", 2), ("0", None), ("", None), ("x", None), (" 3 ", 3), ("-1", None)])
+def test_a_number_of_threads_that_is_none_is_passed_over(given, wanted, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert cores() == (wanted or allowed_cores())
+    VecEnvs(EnvConfig("CartPole-v1", num_envs=2)).close()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux confines a process to cores")
+def test_a_process_that_is_confined_to_one_core_uses_one(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert cores() == 1
+    finally: os.sched_setaffinity(0, before)
+
+
+class Flags(gym.Env):
+    "Boolean observations, and episodes of one step that all end at once."
+    observation_space, action_space = gym.spaces.Box(0, 1, (3,), bool), gym.spaces.Discrete(2)
+    def reset(self, seed=None, options=None): return np.ones(3, bool), {}
+    def step(self, action): return np.zeros(3, bool), 1.0, True, False, {}
+
+gym.register("Flags-v0", entry_point=Flags, disable_env_checker=True)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("real", [None, 1, 3])
+def test_ppo_learns_from_booleans_and_from_an_update_with_few_real_rows_or_none(normalize, real):
+    envs, progress = VecEnvs(EnvConfig("Flags-v0", num_envs=16)), Progress(1000)
+    agent, taken = PPO(PPOConfig(num_minibatches=4, epochs=2, normalize_obs=normalize), envs.obs_space, envs.action_space, 16, progress), []
+    for _ in range(4):
+        rollout, before = envs.collect(agent, 1, progress), progress.gradient_steps
+        if real and rollout.mask.all(): rollout.mask[0, real:] = False
+        metrics = agent.update(rollout, BatchPlan(1, 4, 8))
+        taken.append(progress.gradient_steps - before)
+        assert all(np.isfinite(float(v)) for v in metrics.values()), metrics
+    few = 2 * min(real or 4, 4)
+    assert taken == [few, 0, few, 0] and all(p.isfinite().all() for p in agent.net.parameters())  # every second row is a reset
+    agent.policy(envs.obs), agent.frozen()(envs.obs)
+
+
+class Whole(gym.Env):
+    "Acts in whole numbers, and remembers them."
+    observation_space, action_space, seen = gym.spaces.Box(-1, 1, (2,), np.float32), gym.spaces.Box(0, 4, (1,), np.int64), []
+    def reset(self, seed=None, options=None): return np.zeros(2, np.float32), {}
+    def step(self, action): self.seen.append(action); return action.astype(np.float32).repeat(2) / 4, 0.0, False, False, {}
+
+gym.register("Whole-v0", entry_point=Whole, disable_env_checker=True)
+
+
+def test_a_box_of_whole_numbers_gets_the_nearest_ones_and_is_resumed():
+    envs = VecEnvs(EnvConfig("Whole-v0", num_envs=3))
+    obs = envs.step(torch.tensor([[0.6], [3.7], [3.2]]))[0]
+    assert (obs[:, 0] * 4).tolist() == [1, 4, 3] and Whole.seen[0].dtype == np.int64
+    state, log = envs.state_dict(), envs.drain_log()
+    envs.load_state_dict(state, log)
+    with pytest.raises(AbsLabError, match="outside the bounds"): envs.step(np.array([[5], [0], [0]]))
+
+
+@pytest.mark.parametrize("made", [lambda space: PQN(PQNConfig(network="pqn"), space, gym.spaces.Discrete(2), 2, Progress(100)),
+                                  lambda space: BTR(BTRConfig(network="plain", replay_size=400), space, gym.spaces.Discrete(2), 2, Progress(100))], ids=["pqn", "btr"])
+def test_images_that_are_shares_already_are_not_divided_again(made):
+    most = lambda high, dtype: next(m.most for m in made(gym.spaces.Box(0, high, (1, 40, 40), dtype)).net.modules() if isinstance(m, Pixels))
+    assert [most(1, np.float32), most(1, bool), most(255, np.float32), most(255, np.uint8), most(1, np.uint8)] == [1, 1, 255, 255, 255]
+
+
+class Drawn(gym.Env):
+    "Draws whatever it is told to."
+    metadata, picture = dict(render_modes=["rgb_array"], render_fps=1), None
+    observation_space, action_space = gym.spaces.Box(-1, 1, (2,), np.float32), gym.spaces.Discrete(2)
+    def __init__(self, render_mode=None): self.render_mode = render_mode
+    def reset(self, seed=None, options=None): return np.zeros(2, np.float32), {}
+    def step(self, action): return np.zeros(2, np.float32), 1.0, True, False, {}
+    def render(self): return Drawn.picture() if callable(Drawn.picture) else Drawn.picture
+
+gym.register("Drawn-v0", entry_point=Drawn, disable_env_checker=True)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    pytest.importorskip("anywidget")
+    run(configure(**SMALL | dict(env_id="Drawn-v0", total_steps=300, size_max=16)), tmp_path_factory.mktemp("drawn")/"run")
+    return tmp_path_factory.getbasetemp()/"drawn0"/"run"
+
+
+def image(value, dtype): return np.full((8, 8, 3), value, dtype)
+
+@pytest.mark.parametrize("picture, shown", [(image(0.5, np.float32), 127), (image(128, np.float64), 128), (image(128, np.int64), 128), (image(1, bool), 255), (image(300, np.int64), 255), (image(1, np.uint8), 1)],
+                         ids=lambda v: f"{v.dtype} {v.flat[0]}" if hasattr(v, "dtype") else "")
+def test_a_picture_is_shown_as_what_it_means(picture, shown, drawn):
+    from abs_lab.live.film import film
+    Drawn.picture = picture
+    assert (film(Session.open(drawn))[0] == shown).all()
+
+
+def fails(): raise KeyError("no camera")
+
+@pytest.mark.parametrize("picture, said", [(None, "does not render: render() gave None"), (np.zeros((8, 8)), "(8, 8)"), ("text", "needed"), (fails, "no camera")], ids=["none", "grey", "text", "raises"])
+def test_what_cannot_be_filmed_says_so_and_no_page_says_playing_for_ever(picture, said, drawn):
+    from abs_lab.live.film import FilmPlayer
+    Drawn.picture = picture
+    player = FilmPlayer(lambda: Session.open(drawn))
+    player.play().join(30)
+    assert said in player.status.value and "playing" not in player.status.value
+
+
+def test_whatever_goes_wrong_with_a_film_is_said():
+    pytest.importorskip("anywidget")
+    from abs_lab.live.film import FilmPlayer
+    player = FilmPlayer(lambda: 1 / 0)
+    player.play().join(30)
+    assert "division by zero" in player.status.value and "ZeroDivisionError" in player.status.value
+
+
+def test_an_environment_that_lacks_a_library_is_named(monkeypatch):
+    def make(*args, **options): raise ImportError("Procgen requires the system Qt 5 runtime")
+    monkeypatch.setattr(envs_module._envpool(), "make", make)
+    with pytest.raises(AbsLabError, match="EnvPool cannot make CartPole-v1 .*Qt 5"): VecEnvs(EnvConfig("CartPole-v1"))
+
+
+def test_the_advice_for_observations_that_are_no_array_can_be_followed():
+    with pytest.raises(AbsLabError, match="observes Dict.* EnvPool's environments cannot be changed"): VecEnvs(EnvConfig("MiniGrid-Empty-5x5-v0", num_envs=1))
+    with pytest.raises(AbsLabError, match="observes Tuple.* Gymnasium wrapper"): VecEnvs(EnvConfig("Blackjack-v1", num_envs=1, backend="gymnasium"))

@@ -76,7 +76,7 @@ def ppo_loss(
 ) -> tuple:                      # loss, policy loss, value loss, 0-d each
     "The clipped objective of one minibatch."
     c, ratio = config, (new_log_prob - old_log_prob).exp()
-    advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+    advantage = (advantage - advantage.mean()) / (advantage.std(correction=min(len(advantage) - 1, 1)) + 1e-8)
     policy = -torch.min(advantage * ratio, advantage * ratio.clamp(1 - c.clip, 1 + c.clip)).mean()
     error = (value - returns).square()
     if c.clip_value: error = torch.max(error, (old_value + (value - old_value).clamp(-c.clip, c.clip) - returns).square())

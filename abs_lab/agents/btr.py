@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 # %% ../../nbs/agents/08_btr.ipynb #1e0ab285
-from .networks import PLASTICITY, builder, check_name, check_outputs, dormant_fraction, feature_rank, norm_of, one_tensor, weight_norm
+from .networks import PLASTICITY, builder, check_name, check_outputs, dormant_fraction, feature_rank, fit_pixels, norm_of, one_tensor, weight_norm
 from ..core.contract import Agent, AgentConfig, Metric, resume_generator
 from ..core.envs import is_atari, role_seeds, spaces_of
 from ..core.interfaces import AbsLabError, BatchPlan, Progress, at_least, choose, positive, shares
@@ -226,6 +226,7 @@ class BTR(Agent):
             parts = dict(iqn=c.iqn, dueling=c.dueling, noisy=c.noisy, taus=c.taus, bias_sigma=c.bias_sigma)
             net = quantile_network(c.network, obs_space.shape, self.n_actions, c.spectral, **parts)
         if ":" in c.network: check_outputs(c.network, net.features, obs_space, net.width)
+        fit_pixels(net, obs_space)
         self.net = net.to(self.device)
         self.target = copy.deepcopy(self.net).requires_grad_(False)
         kind, more = (torch.optim.Adam, {}) if c.optimizer == "adam" else (torch.optim.AdamW, dict(weight_decay=c.weight_decay))

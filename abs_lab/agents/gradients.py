@@ -87,7 +87,7 @@ def ppo_gradient(
 ) -> tuple:             # derivatives of the loss by new_log_prob and by value, [B] each
     "How `ppo_loss` changes with its log-probabilities and values."
     c, xp, apart = config, array_namespace(value), advantage - advantage.mean()
-    ratio, std = xp.exp(new_log_prob - old_log_prob), ((apart * apart).sum() / (len(apart) - 1)) ** 0.5
+    ratio, std = xp.exp(new_log_prob - old_log_prob), ((apart * apart).sum() / max(len(apart) - 1, 1)) ** 0.5
     advantage = apart / (std + 1e-8)
     free, held = advantage * ratio, advantage * ratio.clip(1 - c.clip, 1 + c.clip)
     error, moved = value - returns, value - old_value

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['INITS', 'NORMS', 'NETWORKS', 'PLASTICITY', 'init_layer', 'ImageNorm', 'ChannelNorm', 'Pixels', 'Planes', 'Vector',
            'mlp', 'QNetwork', 'MultiSkip', 'is_image', 'is_planes', 'networks_for', 'check_name', 'builder',
-           'q_network', 'check_outputs', 'dormant_fraction', 'feature_rank', 'norm_of', 'weight_norm', 'one_tensor']
+           'q_network', 'check_outputs', 'fit_pixels', 'dormant_fraction', 'feature_rank', 'norm_of', 'weight_norm',
+           'one_tensor']
 
 # %% ../../nbs/agents/00_networks.ipynb #c4d23b1c
 from collections.abc import Callable, Iterable
@@ -57,8 +58,10 @@ def _image_norm(shape, layer_norm):
 
 # %% ../../nbs/agents/00_networks.ipynb #4ecd34ba
 class Pixels(nn.Module):
-    "Bytes 0–255 `[N, C, H, W]` to floats 0–1."
-    def forward(self, obs): return obs.contiguous(memory_format=torch.channels_last) / 255
+    "Images `[N, C, H, W]` to floats 0–1."
+    most = 255  # what stands for 1
+
+    def forward(self, obs): return obs.contiguous(memory_format=torch.channels_last) / self.most
 
 class Planes(nn.Module):
     "Boolean or byte planes, channels last `[N, H, W, C]`, to floats `[N, C, H, W]`."
@@ -253,6 +256,16 @@ def check_outputs(
     obs = torch.from_numpy(np.zeros((1, *obs_space.shape), np.float32 if obs_space.dtype == np.float64 else obs_space.dtype))
     with torch.no_grad(): found = net(obs)
     if found.shape != (1, width): raise AbsLabError(f"network {name} maps one observation to {list(found.shape)}; [1, {width}] is needed")
+
+# %% ../../nbs/agents/00_networks.ipynb #35240c59
+def fit_pixels(
+    net: nn.Module,  # a network for images, or another one; changed in place
+    obs_space,       # of one environment: Box
+):
+    "Have a network take images from 0 to 1 as they are."
+    if obs_space.dtype.kind not in "bf" or not np.all(obs_space.high <= 1): return
+    for m in net.modules():
+        if isinstance(m, Pixels): m.most = 1
 
 # %% ../../nbs/agents/00_networks.ipynb #b4554437
 @torch.no_grad()

@@ -32,14 +32,14 @@ class ObsNormalizer(torch.nn.Module):
         obs: torch.Tensor,  # [N, …], D numbers each
     ) -> torch.Tensor:      # [N, D] float32
         "Standardise, counting nothing."
-        return ((obs.flatten(1) - self.mean) / (self.var + 1e-8).sqrt_()).clamp_(-self.clip, self.clip).float()
+        return ((obs.flatten(1).double() - self.mean) / (self.var + 1e-8).sqrt_()).clamp_(-self.clip, self.clip).float()
 
     def see(
         self,
         obs: torch.Tensor,  # [N, …], D numbers each
     ) -> torch.Tensor:      # [N, D] float32
         "Count every row, then standardise."
-        rows, count, mean, var = map(as_array, (obs.flatten(1), self.count, self.mean, self.var))
+        rows, count, mean, var = map(as_array, (obs.flatten(1).double(), self.count, self.mean, self.var))
         apart, total = rows - mean, count + len(rows)
         shift = apart.sum(0) / total
         var *= count / total

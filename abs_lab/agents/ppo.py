@@ -109,14 +109,14 @@ def check_spaces(
     action_space,  # of one environment
 ):
     "Raise `AbsLabError` for spaces that PPO here cannot serve."
-    if not isinstance(obs_space, gym.spaces.Box): raise AbsLabError(f"PPO observes one array (Box), not {obs_space}: flatten it with a Gymnasium wrapper")
+    if not isinstance(obs_space, gym.spaces.Box): raise AbsLabError(f"PPO observes one array (Box), not {obs_space}: a Gymnasium wrapper can flatten it (EnvPool's environments take none)")
     if len(obs_space.shape) not in (1, 2): raise AbsLabError(f"PPO here takes vectors [D] or small boards [H, W], not observations of shape {obs_space.shape}")
     if isinstance(action_space, gym.spaces.Discrete): return
     if not isinstance(action_space, gym.spaces.Box) or len(action_space.shape) != 1: raise AbsLabError(f"PPO acts in Discrete or a Box of shape [D], not {action_space}")
     low, high = action_space.low, action_space.high
     for i in np.flatnonzero(~(np.isfinite(low) & np.isfinite(high))):
-        raise AbsLabError(f"action {i} has bounds {low[i]} to {high[i]}; PPO needs finite ones: give the environment a wrapper that sets them")
-    for i in np.flatnonzero(~(low < high)): raise AbsLabError(f"action {i} has bounds {low[i]} to {high[i]}, which leave no room: drop it with a wrapper")
+        raise AbsLabError(f"action {i} has bounds {low[i]} to {high[i]}; PPO needs finite ones: a Gymnasium wrapper can set them (EnvPool's environments take none)")
+    for i in np.flatnonzero(~(low < high)): raise AbsLabError(f"action {i} has bounds {low[i]} to {high[i]}, which leave no room: a Gymnasium wrapper can drop it (EnvPool's environments take none)")
 
 def single_bounds(
     space,     # Box
@@ -212,8 +212,10 @@ class PPO(Agent):
         arrays, norms = [as_array(x) for x in rows], []
         for _ in range(plan.gradient_steps // c.num_minibatches):
             order = torch.randperm(len(rows[0]), generator=self.generator, device=self.device)
-            for chosen in map(as_array, order.tensor_split(c.num_minibatches)): norms.append(self._gradient_step(*(x[chosen] for x in arrays)))
-        p.gradient_steps += plan.gradient_steps
+            for chosen in map(as_array, order.tensor_split(c.num_minibatches)):
+                if len(chosen): norms.append(self._gradient_step(*(x[chosen] for x in arrays)))  # there may be fewer real rows than minibatches
+        p.gradient_steps += len(norms)
+        if not norms: return dict(lr=lr, masked=1 - rollout.mask.float().mean())
         return dict(grad_norm=as_tensor(array_namespace(arrays[0]).stack(norms)).mean(), lr=lr, masked=1 - rollout.mask.float().mean(), **self._outcome(*rows))
 
     def _gradient_step(self, *rows):
@@ -242,11 +244,11 @@ class PPO(Agent):
     @torch.no_grad()
     def _outcome(self, x, drawn, old, advantages, returns, values):
         "The losses after an update on all of its rows, how far it went, and how well the values from before it had explained the returns."
-        out, c = self.net(x), self.config
+        out, c, few = self.net(x), self.config, dict(correction=min(len(x) - 1, 1))
         new, spread = log_prob(out, drawn), entropy(out)
         loss, policy, fit = ppo_loss(c, new, spread, self.net.value(x), old, advantages, returns, values)
         return dict(loss=loss, policy_loss=policy, value_loss=fit, entropy=spread, approx_kl=((new - old).expm1() - (new - old)).mean(),
-                    clip_fraction=((new - old).expm1().abs() > c.clip).float().mean(), explained_variance=1 - advantages.var() / returns.var().clamp(min=1e-8))
+                    clip_fraction=((new - old).expm1().abs() > c.clip).float().mean(), explained_variance=1 - advantages.var(**few) / returns.var(**few).clamp(min=1e-8))
 
     def gradient(self, rollout):  # what `collect` returned
         "A function from rows [B] of the flattened rollout to the flat gradient [P] of their loss; its weights are those at the call."

@@ -15,7 +15,7 @@ import gymnasium as gym
 import torch
 
 # %% ../../nbs/agents/01_pqn.ipynb #dd97cd4a
-from .networks import INITS, NETWORKS, NORMS, PLASTICITY, builder, check_name, check_outputs, dormant_fraction, feature_rank, norm_of, one_tensor, q_network, weight_norm
+from .networks import INITS, NETWORKS, NORMS, PLASTICITY, builder, check_name, check_outputs, dormant_fraction, feature_rank, fit_pixels, norm_of, one_tensor, q_network, weight_norm
 from ..core.contract import Agent, AgentConfig, Metric, resume_generator
 from ..core.envs import is_atari, role_seeds
 from ..core.interfaces import AbsLabError, BatchPlan, Progress, at_least, choose, positive, shares
@@ -182,6 +182,7 @@ class PQN(Agent):
             torch.manual_seed(role_seeds(seed, 1, "weights")[0])
             net = q_network(config.network, obs_space.shape, self.n_actions, config.init, config.layer_norm)
         if ":" in config.network: check_outputs(config.network, net, obs_space, self.n_actions)
+        fit_pixels(net, obs_space)
         self.net = net.to(self.device)
         self.weights = one_tensor(self.net)  # one optimiser step for all of them
         self.gradients = [p.grad for p in self.net.parameters()]

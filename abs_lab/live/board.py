@@ -303,7 +303,7 @@ class SteeredView(LiveView):
         try:
             self.say("")
             do()
-        except AbsLabError as e: self.say(str(e), True)
+        except Exception as e: self.say(str(e) or repr(e), True, "" if isinstance(e, AbsLabError) else traceback.format_exc())
         self.tick()
 
     def _start(self):

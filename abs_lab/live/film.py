@@ -10,11 +10,11 @@ import importlib
 import subprocess
 import sys
 import threading
+import traceback
 from dataclasses import replace
 from functools import cache
 from itertools import count
 
-import gymnasium as gym
 import ipywidgets as W
 import numpy as np
 import torch
@@ -56,12 +56,20 @@ def _renderer(config, seed, device):
     envs = VecEnvs(replace(config, num_envs=1, episodic_life=False, segment_steps=0), seed, "eval", device, render=True)
     if envs.backend == "envpool" and "mujoco" in importlib.import_module("envpool.registration").registry.specs[config.env_id][0] and not _draws(config.env_id):
         raise AbsLabError("MuJoCo found no OpenGL on this machine (libEGL or OSMesa)")
-    envs.env.render()
+    _picture(envs)
     return envs
 
+def _picture(envs):
+    "What the first environment looks like, [h, w, 3] bytes."
+    rendered = envs.env.render()
+    picture = np.asarray(None if rendered is None else rendered[0])
+    if picture.ndim != 3 or picture.shape[2] != 3 or not picture.size or picture.dtype.kind not in "buif":
+        raise AbsLabError(f"render() gave {'None' if picture.dtype == object else f'an array of {picture.dtype}, {picture.shape}'}; a picture [height, width, 3] is needed")
+    if picture.dtype.kind in "bf" and picture.max() <= 1: picture = 255 * picture  # shares
+    return picture.clip(0, 255).astype(np.uint8)
+
 def _fit(picture, width):
-    "A picture of [h, w, 3] bytes, about `width` pixels wide."
-    if picture.dtype != np.uint8: picture = (255 * picture).astype(np.uint8)  # MinAtar renders shares
+    "A picture about `width` pixels wide."
     stride, times = -(-picture.shape[1] // width), max(width // picture.shape[1], 1)
     return picture[::stride, ::stride].repeat(times, 0).repeat(times, 1)
 
@@ -76,17 +84,16 @@ def film(
     policy, step = policy_of(session)
     device = next(policy.parameters()).device
     try: envs = _renderer(session.config.env, seed, device)
-    except (TypeError, RuntimeError, ImportError, AssertionError, AbsLabError, gym.error.Error) as e: raise AbsLabError(f"{session.config.env.env_id} does not render: {e}") from e
-    shots, every, obs, ended = [], 1, envs.obs, []
-    for t in count():
-        if t % every == 0:
-            shots.append(_fit(np.asarray(envs.env.render())[0], width))
-        if len(shots) > frames: shots, every = shots[::2], every * 2
-        if ended or t == max_steps: break
-        with torch.no_grad(): actions = greedy(policy(obs), envs.action_space)
-        obs, *_, ended = envs.step(actions, step)
-        obs = envs.on_device(obs)
-    envs.close()
+    except Exception as e: raise AbsLabError(f"{session.config.env.env_id} does not render: {e}") from e  # an environment of one's own may raise anything
+    shots, every, ended = [], 1, []
+    try:
+        for t in count():
+            if t % every == 0: shots.append(_fit(_picture(envs), width))
+            if len(shots) > frames: shots, every = shots[::2], every * 2
+            if ended or t == max_steps: break
+            with torch.no_grad(): actions = greedy(policy(envs.obs), envs.action_space)
+            *_, ended = envs.step(actions, step)
+    finally: envs.close()
     return np.stack(shots), ended[0].ret if ended else None, step
 
 # %% ../../nbs/live/02_film.ipynb #3372dea8
@@ -110,6 +117,8 @@ class FilmPlayer:
     def _play(self):
         self.status.value = "<span class='quiet'>playing …</span>"
         try: frames, ret, step = film(self.session())
-        except AbsLabError as e: self.status.value = message(str(e), "error"); return
+        except Exception as e:  # whatever it is, nobody else would say it
+            self.status.value = message(str(e) or repr(e), "error", "" if isinstance(e, AbsLabError) else traceback.format_exc())
+            return
         self.clip.show(frames)
         self.status.value = f"<span class='num'>greedy policy at step {step:,}: " + ("the episode was cut off" if ret is None else f"return {ret:.1f}") + "</span>"

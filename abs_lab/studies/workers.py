@@ -22,6 +22,7 @@ import psutil
 # %% ../../nbs/studies/06_workers.ipynb #23a00004
 from ..core.contract import python_path
 from ..core.interfaces import AbsLabError, quoted
+from ..core.machine import allowed_cores
 
 # %% ../../nbs/studies/06_workers.ipynb #970e0d2b
 RETRY = 75  # exit code of a worker whose work another process was doing
@@ -69,7 +70,7 @@ class Local:
         settings: dict,  # the workbench's own
         root: Path,      # the project's folder
         jobs: int = 0,   # workers at once; 0: as the settings say, or one per core
-    ): self.root, self.slots = root, jobs or settings["jobs"] or os.cpu_count() or 1
+    ): self.root, self.slots = root, jobs or settings["jobs"] or allowed_cores()
 
     def start(
         self,
@@ -77,7 +78,7 @@ class Local:
         log: Path,       # receives what the worker prints
     ):                   # the worker, for `poll` and `stop`
         "Start a worker."
-        return _spawn(args, log, max((os.cpu_count() or 1) // self.slots, 1), self.root)
+        return _spawn(args, log, max(allowed_cores() // self.slots, 1), self.root)
 
     def poll(self, worker):  # what `start` returned -> its exit code; None while it is at work
         "Whether a worker has ended."
@@ -109,7 +110,7 @@ class Ray:
         except (ConnectionError, ValueError) as e:
             raise AbsLabError(f"no Ray cluster at cluster={quoted(settings['cluster'])} ({str(e).splitlines()[0]}); `ray start --head` starts one") from e
         room, need = ray.cluster_resources(), dict(CPU=settings["cpus_per_run"], GPU=settings["gpus_per_run"])
-        fit = min((int(room.get(k, 0) / v + 1e-9) for k, v in need.items() if v), default=os.cpu_count())
+        fit = min((int(room.get(k, 0) / v + 1e-9) for k, v in need.items() if v), default=allowed_cores())
         if not fit: raise AbsLabError(f"the cluster has {room.get('CPU', 0):g} CPUs and {room.get('GPU', 0):g} GPUs; a run asks for "
                                       f"cpus_per_run={need['CPU']:g}, gpus_per_run={need['GPU']:g}")
         self.ray, self.root, self.slots, self.threads = ray, str(root), jobs or settings["jobs"] or fit, max(int(need["CPU"]), 1)
