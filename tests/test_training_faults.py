@@ -21,7 +21,7 @@ from abs_lab.runs.checkpoints import load_tree, save_tree
 from abs_lab.runs.config import configure
 from abs_lab.runs.runner import Run, load_agent, run
 from abs_lab.runs.session import Session
-from support import assert_same_run, events, settings  # noqa: F401 (settings is a fixture)
+from support import ROOT, assert_same_run, events, settings  # noqa: F401 (settings is a fixture)
 
 SMALL = dict(env_id="CartPole-v1", num_envs=16, total_steps=3_000, eval_envs=2, interval=1)
 AGENTS = {"pqn": {}, "ppo": {}, "btr": dict(total_steps=1_440, learning_starts=960, replay_ratio=1 / 16, size_min=32, size_max=64, multiple=32, lag=1)}
@@ -393,3 +393,11 @@ def test_an_environment_that_lacks_a_library_is_named(monkeypatch):
 def test_the_advice_for_observations_that_are_no_array_can_be_followed():
     with pytest.raises(AbsLabError, match="observes Dict.* EnvPool's environments cannot be changed"): VecEnvs(EnvConfig("MiniGrid-Empty-5x5-v0", num_envs=1))
     with pytest.raises(AbsLabError, match="observes Tuple.* Gymnasium wrapper"): VecEnvs(EnvConfig("Blackjack-v1", num_envs=1, backend="gymnasium"))
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_an_experiments_parameters_hide_no_function_of_pythons(agent):
+    source = "\n".join("".join(c["source"]) for c in json.loads((ROOT/f"nbs/experiments/{agent}.ipynb").read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code")
+    space = dict(In=[])
+    exec(source[:source.index("result = run(")].replace("map = None", "map = 'linear'"), space)
+    assert space["config"].controller.map == "linear" and eval("list(map(abs, [-1]))", space) == [1]
