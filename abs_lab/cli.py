@@ -26,7 +26,7 @@ from .core.machine import allowed_cores
 from .core.text import plain_terminal, say
 from .runs.registry import find, names
 from .runs.settings import settings
-from .runs.storage import result_of
+from .runs.storage import config_json, is_name, maybe, read_json, result_of, whole
 from .studies.catalogue import STUDIES
 from .studies.results import merge, steps_done
 from .studies.status import clock, duration, starts, survey, table
@@ -193,14 +193,15 @@ def _reproduce(argv):
 def _survey_of(folder):
     "How far the runs of a folder are: those that its queue had to train, and what else is there."
     found, recorded = {}, {p.stem for report in (Path(settings()["reports_dir"]) / folder.name, folder / "report") for p in report.glob("data/*.json")}
-    try:
-        queued = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    try: queued = read_json(folder / "study.json", dict(trains_here=bool, runs=[(is_name, maybe(str), whole)]))
+    except AbsLabError as e: queued = say(f"abs-lab: {e}", error=True)
+    if queued:
         found = {id: (id, arm, total) for id, arm, total in queued["runs"]}
         if queued["trains_here"]: recorded = set()
-    except (OSError, ValueError, KeyError, TypeError): found = {id: (id, "", 0) for id in recorded}  # no queue was started here
+    else: found = {id: (id, "", 0) for id in recorded}  # no queue was started here
     for path in sorted(folder.glob("*/config.json")):
-        try: found.setdefault(path.parent.name, (path.parent.name, "", json.loads(path.read_text(encoding="utf-8"))["config"]["total_steps"]))
-        except (ValueError, KeyError, TypeError): found.setdefault(path.parent.name, (path.parent.name, "its config.json cannot be read", 0))
+        try: found.setdefault(path.parent.name, (path.parent.name, "", config_json(path.parent)["config"]["total_steps"]))
+        except AbsLabError: found.setdefault(path.parent.name, (path.parent.name, "its config.json cannot be read", 0))
     return survey(folder, list(found.values()), recorded)
 
 def _status(argv):

@@ -29,7 +29,7 @@ from .runs.forks import fork
 from .runs.registry import find, names
 from .runs.runner import load_agent, look_at, run
 from .runs.session import Session
-from .runs.storage import read_jsonl
+from .runs.storage import config_json, events_of, result_of, steps_of
 from .studies.engine import reproduce
 from .studies.results import merge, steps_done
 from .studies.study import Study
@@ -39,7 +39,7 @@ def recorded_rows(
     dir: Path,       # a run directory
 ) -> list[dict]:     # a row an update
     "The recorded updates without their timings."
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in read_jsonl(Path(dir) / "steps.jsonl")]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in steps_of(dir)]
 
 def leaves(
     tree,            # nested dicts and lists
@@ -64,7 +64,7 @@ def outcome_of(
 ) -> dict:
     "What a finished run reports, apart from its name, its time and what it ran on."
     apart = ("id", "seconds", "commit", "fingerprint", "versions", "hardware", "earlier")
-    return {k: v for k, v in json.loads((Path(dir) / "result.json").read_text(encoding="utf-8")).items() if k not in apart}
+    return {k: v for k, v in (result_of(dir) or {}).items() if k not in apart}
 
 def assert_same_run(
     one: Path,       # a finished run's directory
@@ -97,16 +97,16 @@ def described(config: RunConfig, dir: Path):  # a run's parameters; an empty fol
     known = {name for part in parts for name in describe(part)} | {*OWN}
     for name, values in config.kind.presets.items(): assert not (odd := {*values} - known), f"preset {name} names {', '.join(sorted(odd))}, which no part of a run has"
     dir = _trained(config, dir)
-    found = json.loads((dir / "config.json").read_text(encoding="utf-8"))
+    found = config_json(dir)
     for kind in ("agent", "meter", "controller"): found["config"][kind] = found["kinds"][kind]["name"] = f"elsewhere:{kind}"
     assert recorded(found).id[-8:] == config.id[-8:], "its folder cannot be read without its classes"
-    logged = {k for row in read_jsonl(dir / "steps.jsonl") for k in row} - {"update", "step", "gradient_steps", "size", "rollout", "minibatch", "epochs", "signal", "mean", "episodes", "seconds"}
+    logged = {k for row in steps_of(dir) for k in row} - {"update", "step", "gradient_steps", "size", "rollout", "minibatch", "epochs", "signal", "mean", "episodes", "seconds"}
     assert not (unknown := logged - {*found["kinds"]["agent"]["metrics"]}), f"{config.kind.__name__}.metrics says nothing of {', '.join(sorted(unknown))}, which it reports"
 
 def trained(config: RunConfig, dir: Path):  # a run's parameters; an empty folder
     "It trains to the end, is measured, and can be loaded to act."
     dir = _trained(config, dir)
-    result, rows = json.loads((dir / "result.json").read_text(encoding="utf-8")), recorded_rows(dir)
+    result, rows = result_of(dir) or {}, recorded_rows(dir)
     assert result["status"] == "finished" and result["steps"] >= config.total_steps and result["gradient_steps"] > 0
     assert any(row["signal"] is not None for row in rows), "nothing was ever measured: give more total_steps, or a smaller interval"
     assert all(config.controller.smallest <= row["size"] <= config.controller.largest for row in rows)
@@ -149,7 +149,7 @@ def killed(config: RunConfig, dir: Path):  # a run's parameters; an empty folder
     victim.wait()
     assert not (broken / "result.json").exists(), "it was finished before it could be killed: give more total_steps"
     _finish(_start(config, broken))
-    assert any(e["event"] == "resume" for e in read_jsonl(broken / "events.jsonl"))
+    assert any(e["event"] == "resume" for e in events_of(broken))
     assert_same_run(whole, broken)
 
 def forked(config: RunConfig, dir: Path):  # a run's parameters; an empty folder

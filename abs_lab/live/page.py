@@ -133,7 +133,7 @@ class Page(Displayable):
 
     def list_existing(self):
         "List the runs that were started here."
-        found = sorted(Path(settings()["runs_dir"]).glob("live/*/config.json"), key=lambda p: -p.stat().st_mtime)
+        found = sorted(Path(settings()["runs_dir"]).glob("live/*/config.json"), key=lambda p: -p.lstat().st_mtime)
         self.existing.options = {f"{p.parent.name} ({'finished' if result_of(p.parent) else f'{steps_done(p.parent):,} steps'})": p.parent for p in found}
 
     def open_board(

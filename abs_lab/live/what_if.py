@@ -23,7 +23,7 @@ from .browser import records
 from .widgets import Displayable, PageStyle, discard, escaped, figure_area, message, panels, push_apart
 from ..reports.figures import faint
 from ..runs.runner import about_of, look_at
-from ..runs.storage import read_jsonl
+from ..runs.storage import steps_of
 from ..runs.traces import RUN_COLOURS, GREY, HIGH, LOW, titles
 from ..studies.results import steps_done
 
@@ -38,7 +38,7 @@ def measured(
     dir: Path,       # a run directory
 ) -> Measured:
     "What a run measured, and the sizes it had."
-    rows = read_jsonl(Path(dir) / "steps.jsonl")
+    rows = steps_of(dir)
     at = [i for i, r in enumerate(rows) if r["signal"] is not None]
     if not at: raise AbsLabError(f"{dir} holds no measurement" + ("" if rows else ": is it a run directory, and has it begun?"))
     after = [rows[min(i + 1, len(rows) - 1)]["size"] for i in at]

@@ -8,7 +8,6 @@ __all__ = ['TEMPLATE', 'CONFIG', 'CSS', 'PAGE', 'READING', 'CAPTIONS', 'report',
 
 # %% ../../nbs/reports/04_pages.ipynb #25a00002
 import html
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,7 +114,7 @@ tbody tr:hover { background: var(--tint) } td:first-child { min-width: 7rem }
 def _replace(path, data):
     "Write bytes to `path` in one move."
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path, f".{os.getpid()}.part") as part: part.write_bytes(data)
+    with replacing(path) as part: part.write_bytes(data)
 
 # %% ../../nbs/reports/04_pages.ipynb #ff316f65
 PAGE = """<!doctype html>

@@ -6,9 +6,8 @@
 __all__ = ['lineage', 'fork', 'repeat']
 
 # %% ../../nbs/runs/10_forks.ipynb #19d56ec1
-import json
+import secrets
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,14 +17,15 @@ from .config import RunConfig, recall
 from .parties import with_changes
 from .runner import look_at, read_config, set_events
 from .checkpoints import load_tree, save_tree
-from .storage import read_jsonl, write_json
+from .logs import append_event
+from .storage import events_of, numbered, regular, write_sealed
 
 # %% ../../nbs/runs/10_forks.ipynb #426d471b
 def lineage(
     dir: Path,      # a run directory
 ) -> tuple[dict, list]:  # flat parameters of the run that began it, and what was set until this one was forked from it
     "Where a run comes from, through all its forks."
-    born = next((e for e in read_jsonl(Path(dir) / "events.jsonl") if e["event"] == "fork"), None)
+    born = next((e for e in events_of(dir) if e["event"] == "fork"), None)
     return (born["root"], born["past"]) if born else (look_at(dir).flat(), [])
 
 def fork(
@@ -40,17 +40,19 @@ def fork(
     for _, c in [*history, (None, changes)]: config = with_changes(config, **c)
     config = replace(config, origin=f"{old.id}@{tree['progress']['step']}")
     if target.exists(): raise AbsLabError(f"{target} exists already; a fork needs a folder of its own")
-    half = target.with_name(target.name + ".tmp")
+    half = target.with_name(f"{target.name}.{secrets.token_hex(4)}.tmp")
     half.mkdir(parents=True)
-    replay = [p.name for p in source.glob("replay-[0-9]*")]
-    for name in ("steps.jsonl", f"actions-{tree['envs']['segment']}", *replay): shutil.copyfile(source / name, half / name)
-    save_tree(half / "checkpoint.safetensors", tree)
-    write_json(half / "config.json", config.record())
-    past = [*past, *history, [tree["progress"]["update"], changes]]
-    event = dict(time=time.time(), event="fork", step=tree["progress"]["step"], source=old.id, changes=changes, root=root, past=past)
-    (half / "events.jsonl").write_text(json.dumps(event) + "\n", encoding="utf-8")
-    half.rename(target)
+    try:
+        for name in ("steps.jsonl", f"actions-{tree['envs']['segment']}", *(p.name for p in numbered(source, "replay").values())): _copy(source / name, half / name)
+        save_tree(half / "checkpoint.safetensors", tree)
+        append_event(half, "fork", tree["progress"]["step"], source=old.id, changes=changes, root=root, past=[*past, *history, [tree["progress"]["update"], changes]])
+        write_sealed(half / "config.json", config.record())
+        half.rename(target)
+    except BaseException: shutil.rmtree(half); raise
     return config
+
+def _copy(source, target):
+    with open(source, "rb", opener=regular) as old, open(target, "xb") as new: shutil.copyfileobj(old, new)
 
 def repeat(
     source: Path,   # a run directory, of a run in which parameters were set, or of a fork
@@ -61,7 +63,6 @@ def repeat(
     if target.exists(): raise AbsLabError(f"{target} exists already; a repetition needs a folder of its own")
     config = recall(root)
     target.mkdir(parents=True)
-    write_json(target / "config.json", config.record())
-    sets = [dict(time=time.time(), event="set", update=update, changes=changes) for update, changes in [*past, *set_events(source)]]
-    (target / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in sets), encoding="utf-8")
+    write_sealed(target / "config.json", config.record())
+    for update, changes in [*past, *set_events(source)]: append_event(target, "set", 0, update=update, changes=changes)
     return config

@@ -6,10 +6,10 @@
 __all__ = ['COLUMNS', 'StepLog', 'append_event', 'ActionLog', 'RowLog', 'ReplayLog']
 
 # %% ../../nbs/runs/06_logs.ipynb #a29a5bdf
-import json
 import math
 import os
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import torch
 # %% ../../nbs/runs/06_logs.ipynb #007e43fd
 from ..core.interfaces import AbsLabError, Step, quoted
 from .checkpoints import what_is_left
+from .storage import contents, numbered, regular, sealed_line
 
 # %% ../../nbs/runs/06_logs.ipynb #75b026fd
 def _numbers(waiting: list):
@@ -34,7 +35,7 @@ def _gather(waiting, part, of) -> dict:
     names = dict.fromkeys(k for w in waiting for k in w[part])
     return {k: of([w[part][k] for w in waiting if k in w[part]]) for k in names}
 
-COLUMNS = ("update", "step", "gradient_steps", "size", "rollout", "minibatch", "epochs", "signal", "episodes", "seconds", "return")  # of a run; no metric may have such a name
+COLUMNS = ("update", "step", "gradient_steps", "size", "rollout", "minibatch", "epochs", "signal", "episodes", "seconds", "return", "checksum")  # of a run; no metric may have such a name
 
 class StepLog:
     "The log of updates, steps.jsonl: a row an update, or the mean of several."
@@ -50,9 +51,11 @@ class StepLog:
         waiting: Sequence = (),  # what a checkpoint holds of updates whose row is not due yet
     ):
         "Cut the file back, and go on from there."
-        self.file, self.waiting = open(self.path, "ab"), list(waiting)
+        self.file, self.waiting = open(self.path, "ab", opener=regular), list(waiting)
+        if os.fstat(self.file.fileno()).st_size < length: raise AbsLabError(f"{self.path} is shorter than its checkpoint says: rows are missing")
         self.file.truncate(length)
         self.file.seek(0, os.SEEK_END)
+        self.crc = zlib.crc32(contents(self.path) or b"")
 
     def enter(
         self,
@@ -75,7 +78,8 @@ class StepLog:
         row = dict(update=s.update, step=s.step, gradient_steps=s.gradient_steps, size=s.size, rollout=s.plan.rollout, minibatch=s.plan.minibatch,
                    epochs=drawn / new if drawn % new else drawn // new, signal=None if s.signal is None else float(s.signal), **more, **metrics,
                    episodes=[e for w in waited for e in w["episodes"]], seconds=_gather(waited, "seconds", math.fsum) | dict(total=seconds))
-        self.file.write(json.dumps(row).encode() + b"\n")
+        line, self.crc = sealed_line(row, self.crc)
+        self.file.write(line)
 
     def check(self):
         "Raise `AbsLabError` for a metric that is not finite, its row being due or not."
@@ -110,10 +114,19 @@ def append_event(
 ):
     "Append a line to events.jsonl."
     path = Path(dir) / "events.jsonl"
-    torn = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
-    with open(path, "a", encoding="utf-8") as f: f.write("\n" * torn + json.dumps(dict(time=time.time(), event=kind, step=step, **details)) + "\n")
+    before = contents(path) or b""
+    end = b"\n" if before and not before.endswith(b"\n") else b""
+    line, _ = sealed_line(dict(time=time.time(), event=kind, step=step, **details), zlib.crc32(before + end))
+    with open(path, "ab", opener=regular) as f:
+        f.write(end + line)
+        f.flush(); os.fsync(f.fileno())
 
 # %% ../../nbs/runs/06_logs.ipynb #9faaf01c
+def _array(path, dtype, first, count):
+    "A part of a file of items of one type, as far as it is there."
+    text = contents(path, first * dtype.itemsize, count * dtype.itemsize) or b""
+    return np.frombuffer(text, dtype, len(text) // dtype.itemsize) if text else np.zeros(0, dtype)
+
 class ActionLog:
     "The actions since the environments were built, in actions-<segment>."
     def __init__(
@@ -137,7 +150,7 @@ class ActionLog:
         self.written = state["segment"], state["rows"]
         shape, path = (state["rows"], self.envs.num_envs, *self.envs.action_space.shape), self.path(state["segment"])
         if not math.prod(shape): return np.zeros(shape, self.envs.log_dtype)
-        actions = np.fromfile(path, self.envs.log_dtype, math.prod(shape))
+        actions = _array(path, self.envs.log_dtype, 0, math.prod(shape))
         if len(actions) < math.prod(shape): raise AbsLabError(f"{path} is shorter than its checkpoint says")
         return actions.reshape(shape)
 
@@ -146,15 +159,15 @@ class ActionLog:
         segment, kept = self.envs.segment, self.written[1] if self.written[0] == self.envs.segment else 0  # a rebuild begins a new file
         self.written = segment, self.envs.rows
         actions = self.envs.drain_log()
-        with open(self.path(segment), "ab") as f:
+        with open(self.path(segment), "ab", opener=regular) as f:
             f.truncate(kept * actions.itemsize * math.prod(actions.shape[1:]))
             f.write(actions.tobytes())
             f.flush(); os.fsync(f.fileno())
 
     def drop(self):
         "Delete the files of earlier segments."
-        for old in self.dir.glob("actions-*"):
-            if old != self.path(self.envs.segment): old.unlink()
+        for segment, old in numbered(self.dir, "actions").items():
+            if segment != self.envs.segment: old.unlink()
 
 # %% ../../nbs/runs/06_logs.ipynb #0703632a
 class RowLog:
@@ -172,7 +185,7 @@ class RowLog:
 
     def files(self) -> dict:  # number -> path
         "The files that are there."
-        return {int(p.name.rpartition("-")[2]): p for p in self.dir.glob(f"{self.name}-[0-9]*")}
+        return numbered(self.dir, self.name)
 
     def append(
         self,
@@ -185,7 +198,7 @@ class RowLog:
         while len(rows):
             k, at = divmod(first, self.per_file)
             part = np.ascontiguousarray(rows[:self.per_file - at])
-            with open(self._path(k), "ab") as f:
+            with open(self._path(k), "ab", opener=regular) as f:
                 f.truncate(at * self.dtype.itemsize)
                 f.write(part.view(np.uint8))
             self.unsafe.add(k)
@@ -194,7 +207,7 @@ class RowLog:
     def sync(self):
         "Wait until all that was written is on the disk."
         for k in self.unsafe & self.files().keys():
-            with open(self._path(k), "rb+") as f: os.fsync(f.fileno())
+            with open(self._path(k), "rb+", opener=regular) as f: os.fsync(f.fileno())
         self.unsafe.clear()
 
     def drop(
@@ -214,8 +227,7 @@ class RowLog:
         while first < last:
             k, at = divmod(first, self.per_file)
             count = min(self.per_file - at, last - first)
-            try: rows = np.fromfile(self._path(k), self.dtype, count, offset=at * self.dtype.itemsize)
-            except OSError: rows = ()
+            rows = _array(self._path(k), self.dtype, at, count)
             if len(rows) < count: raise AbsLabError(f"{self._path(k)} is missing or shorter than its checkpoint says")
             yield first, rows
             first += count

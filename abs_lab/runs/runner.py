@@ -8,7 +8,6 @@ __all__ = ['set_events', 'Run', 'Stopped', 'run', 'read_config', 'look_at', 'abo
 
 # %% ../../nbs/runs/08_runner.ipynb #f870ac71
 import contextlib
-import json
 import os
 import signal
 import threading
@@ -28,24 +27,24 @@ from ..core.envs import spaces_of
 from ..core.interfaces import AbsLabError, Progress, Step
 from ..core.train import evaluate, train
 from .checkpoints import load_tree, save_tree, what_is_left
-from .config import FORMAT, RunConfig, recall, recorded
+from .config import RunConfig, recall, recorded
 from .logs import ActionLog, ReplayLog, StepLog, append_event
 from .parties import Parties, device_of, with_changes
 from .provenance import differences, provenance
 from .settings import settings
-from .storage import Busy, Lease, read_jsonl, result_of, write_json
+from .storage import Busy, Lease, config_json, events_of, own_files, result_of, steps_of, write_sealed
 
 # %% ../../nbs/runs/08_runner.ipynb #24ddd04f
 def set_events(
     dir: Path,      # a run directory
 ) -> list:          # [update, changes], in order
     "What was set while a run was trained."
-    found = [[e["update"], e["changes"]] for e in read_jsonl(Path(dir) / "events.jsonl") if e["event"] == "set"]
+    found = [[e["update"], e["changes"]] for e in events_of(dir) if e["event"] == "set"]
     return sorted(found, key=lambda found: found[0])
 
 def _trainings(dir):
     "What trained a run until now, each once: commit, fingerprint, versions."
-    begun = [{k: e[k] for k in ("commit", "fingerprint", "versions") if k in e} for e in read_jsonl(dir / "events.jsonl") if e["event"] in ("start", "resume")]
+    begun = [{k: e[k] for k in ("commit", "fingerprint", "versions") if k in e} for e in events_of(dir) if e["event"] in ("start", "resume")]
     return [b for i, b in enumerate(begun) if b not in begun[:i]]
 
 def _weights(agent) -> list:
@@ -69,14 +68,15 @@ class Run(Parties):
             self.dir.mkdir(parents=True, exist_ok=True)
             self.lease = Lease(self.dir / "lock")
             self._claim()
-            write_json(self.dir / "config.json", replace(config, meter=self.meter).record())
+            for left in own_files(self.dir, ".tmp"): left.unlink()  # of a process that was killed while it wrote
+            write_sealed(self.dir / "config.json", replace(config, meter=self.meter).record())
             self._restore()
         except BaseException:
             self.close()
             raise
 
     def _claim(self):
-        if not (self.dir / "config.json").exists(): return
+        if not os.path.lexists(self.dir / "config.json"): return
         a, b = read_config(self.dir).identity(), self.config.identity()
         different = [k for k in a | b if a.get(k) != b.get(k)]
         if different: raise AbsLabError(f"{self.dir} holds another run: {', '.join(different)} differ")
@@ -171,7 +171,8 @@ class Run(Parties):
         "Evaluate the trained agent and write result.json."
         c, p = self.present, self.progress
         score = evaluate(self.agent, c.env, c.seed, c.eval_envs, c.eval_episodes, max_steps=c.eval_max_steps, device=self.device, each=each, at=p.step)
-        rows, skip = read_jsonl(self.dir / "steps.jsonl"), self.envs.frame_skip
+        rows, skip = steps_of(self.dir), self.envs.frame_skip
+        if not rows or rows[-1]["update"] != p.update: raise AbsLabError(f"{self.log.path} does not hold the last update: it was changed while the run was trained")
         returns, updates = [e[2] for row in rows for e in row["episodes"]], np.diff([0, *(row["update"] for row in rows)])
         now = provenance(self.config)
         earlier = [t for t in _trainings(self.dir) if t != {k: now[k] for k in t}]
@@ -181,7 +182,7 @@ class Run(Parties):
                       train_return=float(np.mean(returns[-100:])) if returns else None, backend=self.envs.backend,
                       device=str(self.device), **(dict(interventions=len(self.history)) if self.history else {}), **(dict(earlier=earlier) if earlier else {}), **now)
         self._check()
-        write_json(self.dir / "result.json", result)
+        write_sealed(self.dir / "result.json", result)
         self.event("finish")
         return result
 
@@ -219,33 +220,23 @@ def run(
         raise
     finally: r.close()
 
-def _config_json(dir) -> dict:
-    "The content of a run's config.json."
-    path = Path(dir) / "config.json"
-    try: found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e: raise AbsLabError(f"{path} cannot be read as a run's parameters: {e}") from e
-    written = found.get("format") if isinstance(found, dict) else None
-    if written != FORMAT:
-        raise AbsLabError(f"{dir} was written in format {written}; this version reads format {FORMAT}. Choose another folder, or the version that wrote it")
-    return found
-
 def read_config(
     dir: Path,         # a run directory
 ) -> RunConfig:        # what it runs
     "The parameters of a recorded run, to train it or to load its agent; raises `AbsLabError` for a folder of another version."
-    return recall(_config_json(dir)["config"])
+    return recall(config_json(dir)["config"])
 
 def look_at(
     dir: Path,         # a run directory
 ) -> RunConfig:        # what it runs
     "The parameters of a recorded run, to show them: a class that is not this library's own is not imported."
-    return recorded(_config_json(dir))
+    return recorded(config_json(dir))
 
 def about_of(
     dir: Path,         # a run directory
 ) -> dict:             # as `RunConfig.about` returns it
     "What the parties of a recorded run say about themselves: labels, units, parameters with their comments, and which of them may be set."
-    found = _config_json(dir)
+    found = config_json(dir)
     return found.get("kinds") or recorded(found).about()
 
 # %% ../../nbs/runs/08_runner.ipynb #1ee45494

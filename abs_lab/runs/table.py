@@ -6,12 +6,12 @@
 __all__ = ['Runs']
 
 # %% ../../nbs/runs/09_table.ipynb #ce798dae
-import json
+import warnings
 from pathlib import Path
 
 # %% ../../nbs/runs/09_table.ipynb #58648056
-from ..core.interfaces import choose
-from .storage import read_jsonl
+from ..core.interfaces import AbsLabError, choose
+from .storage import config_json, result_of, steps_of
 
 # %% ../../nbs/runs/09_table.ipynb #e7d5e5d2
 class Runs:
@@ -29,14 +29,20 @@ class Runs:
     def table(self):  # a pandas DataFrame, one row a run
         "Parameters, status, and the results of finished runs."
         import pandas as pd
-        return pd.DataFrame([self._row(i) for i in self.ids])
+        return pd.DataFrame(self._each(self._row, self.ids))
+
+    def _each(self, read, ids):
+        "What is read of each run; one that cannot be read is named, and passed over."
+        found = []
+        for id in ids:
+            try: found.append(read(id))
+            except AbsLabError as e: warnings.warn(f"passed over: {e}", stacklevel=3)
+        return found
 
     def _row(self, id):
-        path = self.dir / id / "result.json"
-        result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"status": "unfinished"}
+        result = result_of(self.dir / id) or {"status": "unfinished"}
         result |= dict(eval_mean=result["eval"]["mean"]) if "eval" in result else {}
-        return dict(run=id) | json.loads((self.dir / id / "config.json").read_text(encoding="utf-8"))["config"] | {
-            k: v for k, v in result.items() if not isinstance(v, dict) and k != "id"}
+        return dict(run=id) | config_json(self.dir / id)["config"] | {k: v for k, v in result.items() if not isinstance(v, dict) and k != "id"} | dict(run=id)
 
     def where(
         self,
@@ -60,5 +66,5 @@ class Runs:
     ):                          # a pandas DataFrame, one row an update
         "The recorded updates."
         import pandas as pd
-        ids = self.ids if id is None else [choose("run", id, self.ids)]
-        return pd.concat([pd.DataFrame(read_jsonl(self.dir / i / "steps.jsonl")).assign(run=i) for i in ids], ignore_index=True)
+        read = lambda i: pd.DataFrame(steps_of(self.dir / i)).assign(run=i)
+        return pd.concat(self._each(read, self.ids) if id is None else [read(choose("run", id, self.ids))], ignore_index=True)

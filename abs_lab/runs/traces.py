@@ -22,7 +22,7 @@ from ..core.interfaces import AbsLabError
 from .forks import lineage
 from .parties import with_changes
 from .runner import about_of, look_at
-from .storage import Tail
+from .storage import EVENT, ROW, Tail
 
 # %% ../../nbs/runs/12_traces.ipynb #888ecb0f
 def _last(kept, point, n): return [point]
@@ -90,7 +90,7 @@ class _Follower:
         self._begin()
 
     def _begin(self):
-        self.rows, self.events, self.series, self.marks, self.row = Tail(self.dir / "steps.jsonl"), Tail(self.dir / "events.jsonl"), {}, [], None
+        self.rows, self.events, self.series, self.marks, self.row = Tail(self.dir / "steps.jsonl", ROW), Tail(self.dir / "events.jsonl", EVENT), {}, [], None
         self.returns, self.pace, self.known = deque(maxlen=self.episodes), deque(maxlen=40), (self.dir / "config.json").exists()
         root, past = lineage(self.dir) if self.known else (self.given.flat(), []) if self.given else ({}, [])
         if not root: raise AbsLabError(f"there is no run in {self.dir}: was its folder deleted?")
@@ -104,10 +104,12 @@ class _Follower:
     def read(self) -> bool:  # whether there is anything new
         "Read what was written since the last call."
         if not self.known and (self.dir / "config.json").exists(): self._begin()
-        rows, events = self.rows.read(), self.events.read()
+        try: rows, most = self.rows.read(), 4_000_000
+        except AbsLabError: rows, most = None, None  # changed, or cut back and grown again since: then reading it from the beginning succeeds
+        events = self.events.read()
         if rows is None or events is None or any(e["event"] == "resume" for e in events) and self.row:
             self._begin()
-            rows, events = self.rows.read(), self.events.read()
+            rows, events = self.rows.read(most), self.events.read()
         self.planned.extend([e["update"], e["changes"]] for e in events if e["event"] == "set")
         for row in rows: self._take(row)
         if self.planned and self.row and self.planned[0][0] <= self.row["update"] and not self._more(): self._set()
@@ -134,7 +136,7 @@ class _Follower:
         self.pace.append((row["step"], row["seconds"]["total"]))
         if row["signal"] is not None:
             self._add("signal", at, row["signal"])
-            if row["mean"] is not None:
+            if row.get("mean") is not None:
                 self._add("mean", at, row["mean"])
                 if callable(getattr(control, "target", None)): self._add("target", at, control.target(row["mean"]))
         self._add("size", at, row["size"])

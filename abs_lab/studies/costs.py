@@ -6,7 +6,6 @@
 __all__ = ['START', 'APART', 'Cost', 'costs', 'nearest', 'forecast']
 
 # %% ../../nbs/studies/05_costs.ipynb #4c2b54e6
-import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +17,8 @@ from ..runs.config import RunConfig
 from ..runs.provenance import provenance
 from ..runs.registry import built_in, find
 from ..runs.settings import settings
-from ..runs.storage import read_jsonl
+from ..runs.storage import config_json, events_of, result_of
+from .results import load_small
 
 # %% ../../nbs/studies/05_costs.ipynb #21e0000c
 START = 10.0  # seconds until a run's first step, where they were not measured
@@ -33,12 +33,12 @@ class Cost(NamedTuple):
     besides: float = START  # seconds before its first step and after its last
 
 def _cost(path):
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if "params" in found: return Cost(found["params"], found["result"]["seconds"] / found["result"]["steps"], None, found["result"]["hardware"])
-    times = {e["event"]: e["time"] for e in read_jsonl(path.with_name("events.jsonl"))}
-    seconds = found["seconds"] if "resume" in times else times["finish"] - times["start"]
-    size = sum(f.stat().st_size for f in path.parent.iterdir())
-    return Cost(json.loads(path.with_name("config.json").read_text(encoding="utf-8"))["config"], seconds / found["steps"], size / found["steps"], found["hardware"])
+    if path.name == "result.json":
+        found, params = result_of(path.parent), config_json(path.parent)["config"]
+        times = {e["event"]: e["time"] for e in events_of(path.parent)}
+        seconds, size = found["seconds"] if "resume" in times else times["finish"] - times["start"], sum(f.lstat().st_size for f in path.parent.iterdir())
+    else: small, size = load_small(path), 0; found, params, seconds = small["result"], small["params"], small["result"]["seconds"]
+    return Cost(params | {k: params[k] for k in ("agent", "env_id", "preset")}, seconds / found["steps"], size / found["steps"] or None, found["hardware"])
 
 def costs(
     here: bool = False,  # those of this machine's hardware alone
@@ -46,7 +46,7 @@ def costs(
     "What the finished runs took that are in the runs folder or, small, in the reports."
     out = []
     for path in (*Path(settings()["runs_dir"]).glob("*/*/result.json"), *Path(settings()["reports_dir"]).glob("*/data/*.json")):
-        with suppress(OSError, ValueError, KeyError, TypeError): out.append(_cost(path))
+        with suppress(OSError, ValueError, KeyError, TypeError, ArithmeticError): out.append(_cost(path))
     return [c for c in out if not here or c.hardware == provenance()["hardware"]]
 
 # %% ../../nbs/studies/05_costs.ipynb #21e0000d

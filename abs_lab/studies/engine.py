@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import time
+import warnings
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -27,7 +28,7 @@ from .costs import Cost, costs, forecast
 from .status import Failure, Live, clock, held, rate, starts, survey
 from ..core.machine import free_memory
 from .grids import configs_of, scheduled
-from .results import collect, folder_of, label, last_words, read_result, save_result, steps_done
+from .results import collect, folder_of, label, last_words, load_small, read_result, save_result, steps_done
 from ..runs.storage import Busy, Lease, result_of, write_json
 from ..runs.provenance import differences, provenance
 from .catalogue import find_study
@@ -114,6 +115,7 @@ class Job:
             self.worker = engine.start([str(notebook), str(self.dir / "executed.ipynb"), self.point | dict(run_dir=str(self.dir))], self.dir / "worker.log")
         except Busy: return "busy"
         except OSError as e: return f"{type(e).__name__}: {e}"
+        except AbsLabError as e: return str(e)
         return None
 
     def look(
@@ -133,11 +135,11 @@ class Job:
 
     def _written(self):
         log = self.dir / "steps.jsonl"
-        return log.stat().st_size if log.exists() else 0
+        return log.lstat().st_size if os.path.lexists(log) else 0
 
     def _stuck(self, timeout):
         size, now = self._written(), time.monotonic()
-        if size != self.size or not (self.dir / "worker.log").exists(): self.size, self.since = size, now
+        if size != self.size or not os.path.lexists(self.dir / "worker.log"): self.size, self.since = size, now
         idle = now - self.since
         if idle <= timeout: return False
         begun, step = starts(self.dir), steps_done(self.dir)
@@ -250,7 +252,9 @@ class Work:
         "The runs whose small files are there, and that need no training here."
         out = {}
         for path in [] if self.study.trains_here else [folder / f"{c.id}.json" for folder in self.folders for c in self.configs]:
-            with suppress(OSError, ValueError, KeyError): out.setdefault(path.stem, json.loads(path.read_text(encoding="utf-8"))["result"])
+            try: small = load_small(path)
+            except AbsLabError as e: warnings.warn(f"passed over: {e}", stacklevel=2); continue
+            if small: out.setdefault(path.stem, small["result"])
         return out
 
     def announce(self):

@@ -9,7 +9,6 @@ __all__ = ['configs_of', 'mean_schedule', 'schedules', 'scheduled', 'parameters'
 # %% ../../nbs/studies/03_grids.ipynb #f32e556f
 import ast
 import builtins
-import json
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +19,8 @@ from ..core.envs import EnvConfig, backend_for
 from ..core.interfaces import AbsLabError, choose
 from ..runs.config import RunConfig, configure, describe
 from ..runs.registry import BUILT_IN, check_portable, find, names
-from .results import label
+from ..runs.storage import misfit, whole
+from .results import label, load_small
 from .study import Study
 
 # %% ../../nbs/studies/03_grids.ipynb #71848ec0
@@ -61,9 +61,9 @@ def schedules(
 def _sizes_of(id, folders):
     "What `mean_schedule` needs of a run; None where no folder holds it."
     for folder in folders:
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            small = json.loads((folder / f"{id}.json").read_text(encoding="utf-8"))
-            return dict(params=small["params"], schedule={k: small["schedule"][k] for k in ("ends", "sizes")})
+        with suppress(AbsLabError):
+            small = load_small(folder / f"{id}.json")
+            if small and misfit(small.get("schedule"), dict(ends=[whole], sizes=[whole])) is None: return dict(params=small["params"], schedule={k: small["schedule"][k] for k in ("ends", "sizes")})
 
 def scheduled(
     study: Study,         # which may have arms that follow others

@@ -6,20 +6,19 @@
 __all__ = ['Failure', 'held', 'starts', 'rate', 'survey', 'clock', 'duration', 'table', 'Live']
 
 # %% ../../nbs/studies/04_status.ipynb #21b00003
-import json
+import math
 import re
 import shutil
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 # %% ../../nbs/studies/04_status.ipynb #21b00004
 from ..core.interfaces import AbsLabError, quoted
 from ..core.text import printable
-from ..runs.storage import Lease, read_jsonl, result_of
+from ..runs.storage import Lease, events_of, last_row, read_json, result_of
 from .results import steps_done
 
 # %% ../../nbs/studies/04_status.ipynb #285f3620
@@ -40,8 +39,9 @@ def held(
 def starts(
     dir: Path,   # a run directory
 ) -> list[dict]: # events, each with its time and step
-    "When a run was started or resumed."
-    return [e for e in read_jsonl(dir / "events.jsonl") if e["event"] in ("start", "resume")]
+    "When a run was started or resumed, as far as its log can be read."
+    try: return [e for e in events_of(dir) if e["event"] in ("start", "resume")]
+    except AbsLabError: return []
 
 def rate(
     dir: Path,   # a run directory
@@ -51,13 +51,20 @@ def rate(
     if not begun or step <= begun[-1]["step"]: return None
     return (step - begun[-1]["step"]) / max(time.time() - begun[-1]["time"], 0.1)
 
+def _how(dir, recorded):
+    "The state of a run, its step, and what went wrong in it; a folder that cannot be read counts as failed, and says why."
+    try:
+        if recorded or result_of(dir): return "done", math.inf, {}
+        step = (last_row(dir) or dict(step=0))["step"]
+        if held(dir): return "running", step, {}
+        events, failure = events_of(dir), read_json(dir / "failure.json", dict(message=str, notebook=str))
+        failure = failure or next((e for e in events[-1:] if e["event"] == "error"), None)
+        return "failed" if failure else "stopped" if events and not (dir.parent / "study.json").exists() else "waiting", step, failure or {}  # stopped: no queue will go on with it
+    except (AbsLabError, OSError) as e: return "failed", 0, dict(message=str(e))
+
 def _row(dir, arm, total, recorded):
-    done, failure = recorded or bool(result_of(dir)), {}
-    step, state = total if done else min(steps_done(dir), total), "done" if done else "running" if held(dir) else "waiting"
-    if state == "waiting":
-        if (events := read_jsonl(dir / "events.jsonl")) and events[-1]["event"] == "error": failure, state = events[-1], "failed"
-        elif events and not (dir.parent / "study.json").exists(): state = "stopped"  # no queue will go on with it
-        with suppress(OSError, ValueError): failure, state = json.loads((dir / "failure.json").read_text(encoding="utf-8")), "failed"
+    state, step, failure = _how(dir, recorded)
+    step = min(step, total)
     pace = rate(dir) if state == "running" else None
     return dict(id=dir.name, arm=arm, state=state, step=step, total_steps=total, steps_per_second=pace and round(pace),
                 eta_seconds=pace and round(max(total - step, 0) / pace), message=failure.get("message"), notebook=failure.get("notebook"))

@@ -23,6 +23,7 @@ import psutil
 from ..core.contract import python_path
 from ..core.interfaces import AbsLabError, quoted
 from ..core.machine import allowed_cores
+from ..runs.storage import regular
 
 # %% ../../nbs/studies/06_workers.ipynb #970e0d2b
 RETRY = 75  # exit code of a worker whose work another process was doing
@@ -36,6 +37,7 @@ def execute(
     import nbformat
     import papermill as pm
     Path(output).parent.mkdir(parents=True, exist_ok=True)
+    Path(output).unlink(missing_ok=True)  # a link is replaced, and not followed
     done = pm.execute_notebook(str(notebook), str(output), params, kernel_name="python3", progress_bar=False, cwd=os.getcwd())
     for part in (done, *done.cells): part.metadata.pop("papermill", None)  # timings, and paths of this machine
     nbformat.write(done, str(output))
@@ -45,7 +47,7 @@ WORKER = [sys.executable, "-m", "abs_lab.studies.workers"]  # the command; it re
 def _spawn(args, log, threads, root):
     "Start a worker that ends with this process."
     env = os.environ | dict(OMP_NUM_THREADS=str(threads), ABS_LAB_QUEUE=str(os.getpid()), PYTHONPATH=python_path())
-    with open(log, "wb") as f, tempfile.TemporaryFile() as given:
+    with open(log, "wb", opener=regular) as f, tempfile.TemporaryFile() as given:
         given.write(json.dumps(args).encode())
         given.seek(0)
         return subprocess.Popen(WORKER, stdout=f, stderr=f, stdin=given, env=env, cwd=root, start_new_session=True)
