@@ -11,7 +11,7 @@ from abs_lab.testing import outcome_of as result
 from abs_lab.testing import recorded_rows as rows
 from abs_lab.testing import state_of as state
 from abs_lab.runs.checkpoints import load_tree
-from abs_lab.runs.storage import read_jsonl
+from abs_lab.runs.storage import events_of
 from abs_lab.studies.results import steps_done
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,7 +66,15 @@ def wait_for(what, process, seconds=120, every=0.005):
     return process.poll() is None
 
 
-def events(dir, kind=None): return [e for e in read_jsonl(Path(dir)/"events.jsonl") if kind in (None, e["event"])]
+def events(dir, kind=None): return [e for e in events_of(dir) if kind in (None, e["event"])]
+
+
+def a_row(step=0): return dict(update=1, step=step, gradient_steps=1, size=16, rollout=16, minibatch=64, epochs=1, signal=None, mean=None, episodes=[], seconds=dict(total=1.0))
+
+
+def a_result(id="x", steps=1):
+    "The least that a result holds."
+    return dict(id=id, status="finished", steps=steps, updates=1, gradient_steps=1, seconds=1.0, mean_size=16.0, episodes=0, hardware={}, eval=dict(mean=1.0, returns=[1.0]))
 
 
 def done(dir, config):

@@ -19,6 +19,7 @@ from abs_lab.runs.forks import repeat
 from abs_lab.runs.runner import run, set_events
 from abs_lab.runs.session import Session
 from abs_lab.runs.traces import Trace, still
+from abs_lab.runs.storage import config_json, write_sealed
 from support import assert_same_run
 
 TASKS = {
@@ -256,12 +257,12 @@ def test_what_a_folder_says_is_text(tmp_path):
     config = configure(env_id="CartPole-v1", total_steps=4_000, num_envs=16, interval=1, eval_envs=2)
     dir = tmp_path/"runs"/bad/bad
     run(config, dir)
-    found = json.loads((dir/"config.json").read_text())
+    found = config_json(dir)
     found["config"]["controller"] = found["kinds"]["controller"]["name"] = f"elsewhere:{bad}"
     found["config"][bad] = bad
     found["kinds"]["controller"]["parameters"]["low"] = bad
     found["kinds"]["meter"]["signal"], found["kinds"]["agent"]["metrics"]["loss"] = [bad, bad], [bad, bad]
-    (dir/"config.json").write_text(json.dumps(found))
+    write_sealed(dir/"config.json", found)
     run(configure(env_id="CartPole-v1", total_steps=4_000, num_envs=16, interval=1, eval_envs=2, seed=1), tmp_path/"runs"/"try"/"b")
     board, browser, what = Dashboard(Session.open(dir)), RunBrowser(), WhatIf(dir)
     board.add(Session.open(dir))

@@ -16,7 +16,7 @@ from abs_lab.runs.provenance import provenance
 from abs_lab.runs.storage import Lease
 from abs_lab.studies.catalogue import STUDIES
 from abs_lab.studies.study import Study
-from support import assert_same_run, environment, finish, rows, start, wait_for
+from support import a_row, assert_same_run, environment, finish, rows, start, wait_for
 
 TINY = dict(controller="fixed", preset="classic", num_envs=8, total_steps=6_000, eval_envs=4)
 ENDLESS = 10**8  # steps: more than any budget here
@@ -233,7 +233,7 @@ def test_what_was_begun_goes_on_first_even_when_it_cannot_end_in_time(study, cap
     last = survey("tiny", "cpu", tmp_path/"out")[-1]
     folder = tmp_path/"out"/"runs"/last.config.id
     folder.mkdir(parents=True)
-    (folder/"steps.jsonl").write_text(json.dumps(dict(step=512)) + "\n")
+    (folder/"steps.jsonl").write_text(json.dumps(a_row(step=512)) + "\n")
     earlier(100.0)
     c = Campaign(survey("tiny", "cpu", tmp_path/"out"), tmp_path/"out", "tiny", budget=100, jobs=1)
     assert c.waiting[0].config.id == last.config.id and c._fits(c.waiting[0], c.costs()) and not c._fits(c.waiting[1], c.costs())

@@ -14,10 +14,10 @@ from abs_lab.agents.replay import bytes_of
 from abs_lab.core.interfaces import AbsLabError
 from abs_lab.studies.results import collect, steps_done
 from abs_lab.runs.runner import Run, run
-from abs_lab.runs.storage import Busy, Lease, result_of, write_json
+from abs_lab.runs.storage import Busy, Lease, result_of, write_sealed
 from abs_lab.studies.catalogue import STUDIES
 from abs_lab.studies.study import Study
-from support import ROOT, assert_same_run, events, finish, processes_of, start, wait_for
+from support import ROOT, a_result, a_row, assert_same_run, events, finish, processes_of, start, wait_for
 
 TINY = dict(env_id="CartPole-v1", num_envs=8, total_steps=2_000, eval_envs=2, interval=1)
 NOTEBOOK = ROOT/"nbs"/"experiments"/"pqn.ipynb"
@@ -78,7 +78,7 @@ FAULTS = {  # arm -> its parameters, and what is said of it
     "hangs": (dict(env_id="faulty_module:hangs-v0"), "no new update for"),
     "writes NaN": (dict(reward_scale=1e25), "became"),
     "corrupt folder": (dict(lr=3e-4), "is damaged"),
-    "full disk": (dict(lr=4e-4), "No space left on device"),
+    "a folder in the way": (dict(lr=4e-4), "Is a directory"),
 }
 
 
@@ -92,9 +92,9 @@ def with_faults(monkeypatch, tmp_path, faults, each, healthy):
     arms |= {fault: FAULTS[fault][0] | dict(seeds=each) for fault in faults}
     s = study(monkeypatch, arms)
     dirs = {arm: [folder(tmp_path/"runs"/"tiny", p) for p in s.grid() if p["arm"] == arm] for arm in arms}
-    for dir in dirs.get("corrupt folder", []) + dirs.get("full disk", []): dir.mkdir(parents=True)
+    for dir in dirs.get("corrupt folder", []) + dirs.get("a folder in the way", []): dir.mkdir(parents=True)
     for dir in dirs.get("corrupt folder", []): (dir/"checkpoint.safetensors").write_bytes(os.urandom(1000))
-    for dir in dirs.get("full disk", []): (dir/"result.json.tmp").symlink_to("/dev/full")  # full when the result is to be written
+    for dir in dirs.get("a folder in the way", []): (dir/"steps.jsonl").mkdir()
     return dirs
 
 
@@ -178,7 +178,7 @@ class Played:
     def poll(self, worker):
         dir, seed = worker
         step = self.script[seed].pop(0) if self.script[seed] else None
-        if step == "done": write_json(dir/"result.json", dict(steps=1)); return 0
+        if step == "done": write_sealed(dir/"result.json", a_result()); return 0
         return step
     def stop(self, worker): self.stopped.append(worker[1])
 
@@ -236,7 +236,7 @@ def test_a_run_of_another_process_is_neither_failed_nor_started(played, tmp_path
     theirs.mkdir()
     lease = Lease(theirs/"lock")
     def each():
-        if Clock.now == 5: write_json(theirs/"result.json", dict(steps=1)); lease.close()
+        if Clock.now == 5: write_sealed(theirs/"result.json", a_result()); lease.close()
         assert Clock.now < 10
     monkeypatch.setattr(Clock, "each", staticmethod(each))
     assert played({0: [None, "done"], 1: []}, tmp_path) == [] and Played.started == [0] and Clock.now >= 5
@@ -258,8 +258,8 @@ def test_patience(played, tmp_path, monkeypatch):
     for step, seconds in ((None, 300), (100, 50 + 30), (5_000, 50 + 300)):   # no update; one of the middle at 50 s; the last at 50 s
         for old in (log, dir/"events.jsonl"): old.unlink(missing_ok=True)
         def each(step=step):
-            if Clock.now == 50 and step: log.write_text(json.dumps(dict(step=step)) + "\n")
-            if Clock.now == 40 and step: (dir/"events.jsonl").write_text(json.dumps(dict(event="start", step=0)) + "\n")
+            if Clock.now == 50 and step: log.write_text(json.dumps(a_row(step=step)) + "\n")
+            if Clock.now == 40 and step: (dir/"events.jsonl").write_text(json.dumps(dict(event="start", step=0, time=0)) + "\n")
         monkeypatch.setattr(Clock, "each", staticmethod(each))
         ended.clear()
         failure, = played({0: []}, tmp_path, timeout=30)
@@ -356,8 +356,8 @@ def test_a_small_file_is_written_once_however_large_the_grid_becomes(monkeypatch
     study(monkeypatch, {"b": dict(seeds=1, total_steps=16_000, controller="fixed")})              # another label: written anew
     engine._gather(engine.prepare("tiny"), [])
     assert json.loads((data/f"{dir.name}.json").read_text())["params"]["arm"] == "b"
-    result = json.loads((dir/"result.json").read_text()) | dict(seconds=1.0)  # another result, too
-    write_json(dir/"result.json", result)
+    result = result_of(dir) | dict(seconds=1.0)  # another result, too
+    write_sealed(dir/"result.json", result)
     engine._gather(engine.prepare("tiny"), [])
     assert json.loads((data/f"{dir.name}.json").read_text())["result"] == result
 
@@ -551,7 +551,7 @@ def test_status_counts_what_the_report_records(small_file, command, monkeypatch,
 
 def test_status_shows_what_the_folder_of_an_unknown_study_holds(small_file, command, tmp_path):
     (tmp_path/"runs"/"broken"/"x").mkdir(parents=True)
-    write_json(tmp_path/"runs"/"broken"/"x"/"config.json", dict(config=dict(total_steps=100)))
+    write_sealed(tmp_path/"runs"/"broken"/"x"/"config.json", config_of(points(1)[0]).record())
     (tmp_path/"runs"/"broken"/"torn").mkdir()
     (tmp_path/"runs"/"broken"/"torn"/"config.json").write_text("{")
     assert command("status") == (0, "broken: 0 of 2 runs finished, 2 waiting\ntiny: 1 of 1 runs finished\n", "")

@@ -17,7 +17,7 @@ from abs_lab.core.interfaces import AbsLabError
 from abs_lab.studies.grids import mean_schedule, schedules
 from abs_lab.studies.results import compact
 from abs_lab.runs.runner import read_config, run
-from abs_lab.runs.storage import read_jsonl, run_id, write_json
+from abs_lab.runs.storage import config_json, read_jsonl, result_of, run_id, write_json, write_sealed
 from abs_lab.studies.catalogue import STUDIES
 from abs_lab.studies.study import APART
 
@@ -307,7 +307,7 @@ def foreign(tmp_path_factory):
         config = configure(env_id="CartPole-v1", num_envs=8, total_steps=2_000, eval_envs=2, controller="abs", seed=seed)
         dir = root/f"{arm}{seed}"
         run(config, dir)
-        found = json.loads((dir/"config.json").read_text())
+        found = config_json(dir)
         found["config"] |= names
         found["identity"] |= names
         for kind, name in names.items(): found["kinds"][kind]["name"] = name
@@ -315,9 +315,8 @@ def foreign(tmp_path_factory):
             found["kinds"]["meter"]["signal"] = ["Fisher norm", "1 / step"]
             found["kinds"]["agent"] |= dict(size=["horizon", "steps"])
         found["id"] = run_id(config.env.env_id, found["config"]["controller"], seed, found["identity"])
-        (dir/"config.json").write_text(json.dumps(found))
-        result = json.loads((dir/"result.json").read_text())
-        (dir/"result.json").write_text(json.dumps(result | dict(id=found["id"])))
+        write_sealed(dir/"config.json", found)
+        write_sealed(dir/"result.json", result_of(dir) | dict(id=found["id"]))
         files.append(compact(dir, arm) | dict(study="theirs"))
     return files
 
