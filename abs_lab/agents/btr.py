@@ -171,8 +171,8 @@ def quantile_huber(
 # %% ../../nbs/agents/08_btr.ipynb #a3c3e744
 _spaces = cache(spaces_of)  # the runs of a study have few kinds of environments
 
-class BTR(Agent):
-    "Beyond The Rainbow on discrete actions."
+class _BTRKind(Agent):
+    "What BTR says about itself before there is an agent: which runs it refuses, what a person should know of them, and what memory they take."
     Config, presets, published_steps = BTRConfig, PRESETS, 50_000_000
     size_metric, settable = Metric("replay batch", "transitions"), ("lr", "gamma", "epsilon_end")
     metrics = dict(loss=Metric("loss"), q_value=Metric("mean Q-value"), grad_norm=Metric("gradient norm"), lr=Metric("learning rate"), epsilon=Metric("random actions", "share"), **PLASTICITY)
@@ -206,6 +206,9 @@ class BTR(Agent):
         "The same settings with the smallest replay."
         return replace(config, replay_size=num_envs * (config.n_steps + 5))
 
+# %% ../../nbs/agents/08_btr.ipynb #0bc92b6e
+class _BTRNetworks(_BTRKind):
+    "What a BTR agent is made of."
     def __init__(
         self,
         config: BTRConfig,      # settings
@@ -237,6 +240,9 @@ class BTR(Agent):
         self.paid = 0.0  # what past gradient steps have cost: see `plan_update`
         self.diagnosed = 0  # the update after which plasticity was last measured
 
+# %% ../../nbs/agents/08_btr.ipynb #7d9a268e
+class _ActingBTR(_BTRNetworks):
+    "A BTR agent that plans and acts."
     def plan(self, size):   # replay batch
         "What the next update looks like, given what past gradient steps have cost."
         return plan_update(self.config, size, self.num_envs, self.progress, self.paid)
@@ -278,6 +284,9 @@ class BTR(Agent):
         random = torch.randint(self.n_actions, (len(obs),), generator=self.generator, device=self.device)
         return torch.where(self._rand(len(obs)) < self.epsilon, random, best), {}
 
+# %% ../../nbs/agents/08_btr.ipynb #a0013fe6
+class _LearningBTR(_ActingBTR):
+    "A BTR agent that learns from its replay."
     def update(self, rollout, plan):  # what `collect` and `plan` returned
         "Store the rollout, then take `plan.gradient_steps` gradient steps."
         c, p = self.config, self.progress
@@ -330,6 +339,9 @@ class BTR(Agent):
         self.diagnosed, features = now, torch.cat([self.net.features(part) for part in states.split(PIECE)])
         return dict(dormant=dormant_fraction(features), rank=feature_rank(features), weight_norm=weight_norm(self.net))
 
+# %% ../../nbs/agents/08_btr.ipynb #ab85b40d
+class BTR(_LearningBTR):
+    "Beyond The Rainbow on discrete actions."
     def state_dict(self) -> dict:  # networks, optimiser, generators, replay without its rows
         "All that an update changes, but the rows of replay, which are logged as they come."
         return dict(net=self.net.state_dict(), target=self.target.state_dict(), optimizer=self.optimizer.state_dict(), paid=self.paid, diagnosed=self.diagnosed,

@@ -127,8 +127,8 @@ def single_bounds(
     return torch.from_numpy(low), torch.from_numpy(high)
 
 # %% ../../nbs/agents/05_ppo.ipynb #71463df8
-class PPO(Agent):
-    "Proximal policy optimisation on vector observations, with continuous or discrete actions."
+class _PPONetworks(Agent):
+    "What a PPO agent is made of: its networks, its optimiser, its normalisers, its generator."
     Config, presets, published_steps = PPOConfig, PRESETS, 5_000_000
     settable = ("lr", "anneal_lr", "epochs_rule", "epochs", "gamma", "lam", "clip", "entropy_coef")
     metrics = dict(loss=Metric("loss"), policy_loss=Metric("policy loss"), value_loss=Metric("value loss"), entropy=Metric("entropy", "nats"), approx_kl=Metric("KL per update", "nats"),
@@ -161,6 +161,9 @@ class PPO(Agent):
         self.earned = RewardNormalizer(num_envs, config.gamma, config.norm_clip, config.reward_reset) if config.normalize_rewards else None
         self.first, self.changed, self.noise, self.ahead = None, False, iter(()), None  # the first size, whether it has changed, noise drawn ahead, the next inputs where they are counted already
 
+# %% ../../nbs/agents/05_ppo.ipynb #fca4c5f6
+class _ActingPPO(_PPONetworks):
+    "A PPO agent that plans and acts."
     def plan(self, size):   # rollout length L
         "What the next update looks like; the author's rule asks whether the size has ever changed."
         return plan_update(self.config, size, self.num_envs, self.progress, self.changed or self.first not in (None, size))
@@ -201,6 +204,9 @@ class PPO(Agent):
         self.noise = iter(as_array(rows.normal_(generator=self.generator) if self.gaussian else rows.exponential_(generator=self.generator)))
         return next(self.noise)
 
+# %% ../../nbs/agents/05_ppo.ipynb #5928a112
+class _LearningPPO(_ActingPPO):
+    "A PPO agent that learns from a rollout."
     def update(self, rollout, plan):  # what `collect` and `plan` returned
         "Advantages once, then passes of gradient steps in shuffled minibatches."
         c, p = self.config, self.progress
@@ -250,6 +256,9 @@ class PPO(Agent):
         return dict(loss=loss, policy_loss=policy, value_loss=fit, entropy=spread, approx_kl=((new - old).expm1() - (new - old)).mean(),
                     clip_fraction=((new - old).expm1().abs() > c.clip).float().mean(), explained_variance=1 - advantages.var(**few) / returns.var(**few).clamp(min=1e-8))
 
+# %% ../../nbs/agents/05_ppo.ipynb #c3003d4d
+class PPO(_LearningPPO):
+    "Proximal policy optimisation on vector observations, with continuous or discrete actions."
     def gradient(self, rollout):  # what `collect` returned
         "A function from rows [B] of the flattened rollout to the flat gradient [P] of their loss; its weights are those at the call."
         rows, place = self._rows(rollout, copy.deepcopy(self.earned)), rollout.mask.flatten().cumsum(0) - 1

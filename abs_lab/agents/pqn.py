@@ -151,8 +151,8 @@ def q_loss(
     return (weight * (taken - targets) ** 2).sum() / real
 
 # %% ../../nbs/agents/01_pqn.ipynb #9e53552a
-class PQN(Agent):
-    "Parallelised Q-learning on discrete actions."
+class _PQNNetwork(Agent):
+    "What a PQN agent is made of: its network, its optimiser, its generator."
     Config, presets, published_steps = PQNConfig, PRESETS, 20_000_000
     settable = ("lr", "anneal_lr", "epochs_rule", "epochs", "gamma", "lam", "epsilon_end")
     metrics = dict(loss=Metric("loss"), q_value=Metric("mean Q-value"), grad_norm=Metric("gradient norm"), lr=Metric("learning rate"), epsilon=Metric("random actions", "share"),
@@ -190,6 +190,9 @@ class PQN(Agent):
         self.generator = torch.Generator(self.device).manual_seed(role_seeds(seed, 1, "agent")[0])
         self.piece = 128 if self.device.type == "cpu" and len(obs_space.shape) > 1 else None  # rows per backward pass; None: all
 
+# %% ../../nbs/agents/01_pqn.ipynb #7d9ae03d
+class _ActingPQN(_PQNNetwork):
+    "A PQN agent that acts."
     @torch.no_grad()
     def policy(self, obs):  # [N, *]
         "Action values [N, A]."
@@ -215,6 +218,9 @@ class PQN(Agent):
         random = torch.randint(self.n_actions, (len(obs),), generator=self.generator, device=self.device)
         return torch.where(chance < self.epsilon, random, best), dict(value=value)
 
+# %% ../../nbs/agents/01_pqn.ipynb #e07effef
+class PQN(_ActingPQN):
+    "Parallelised Q-learning on discrete actions."
     def update(self, rollout, plan):  # what `collect` and `plan` returned
         "Targets once, then passes of gradient steps in shuffled minibatches."
         c, p = self.config, self.progress
