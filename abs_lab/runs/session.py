@@ -57,8 +57,8 @@ def _new_folder(path: Path) -> Path:
     "The path, or with a number after it the first one that is not there."
     return next(p for i in count(1) if not (p := path.with_name(f"{path.name}-{i}") if i > 1 else path).exists())
 
-class Session:
-    "A run that trains in a thread of its own and takes requests between two updates."
+class _Held:
+    "A run that a thread of this process trains: where it is, and what it does."
     def __init__(
         self,
         config: RunConfig,        # what to run
@@ -101,6 +101,73 @@ class Session:
             for _, changes in set_events(self.dir): config = with_changes(config, **changes)
         return with_changes(config, **self._wanted) if self._wanted else config
 
+# %% ../../nbs/runs/11_session.ipynb #3c56d3b1
+class _Trainer(_Held):
+    "The thread that trains a run."
+    def _answer(self, run):
+        while self._jobs:
+            work, future = self._jobs.pop(0)
+            try: future.set_result(work(run))
+            except BaseException as e: future.set_exception(e)
+
+    def _become(self, state):
+        with self._gap:
+            self.state = state
+            self._gap.notify_all()
+
+    def _between(self):
+        "Carry out what was requested; wait here for as long as training is to stand still."
+        with self._gap:
+            while True:
+                if self._wanted: wanted, self._wanted = self._wanted, {}; self.run.set(**wanted)
+                self._answer(self.run)
+                if self._stopping: raise Stopped
+                self.state = "running" if self._left > 0 else "paused"
+                if self.state == "paused" or time.monotonic() - self._flushed > 0.25: self.run.log.flush(); self._flushed = time.monotonic()
+                if self._left > 0: return
+                self._gap.notify_all()
+                self._gap.wait()
+
+    def _check_memory(self, size): check_memory(self.run.agent.plan(size).rollout, self.run.envs.obs)
+
+    def _train(self):
+        self._check_memory(self.present.controller.largest)
+        self._between()
+        for _ in self.run.steps():
+            self._left -= 1
+            self._between()
+        self._become("evaluating")
+        self.result = self.run.finish(self._heed)
+
+    def _heed(self):
+        "Answer, or stop, between two steps of the evaluation."
+        with self._gap:
+            self._answer(self.run)
+            if self._stopping: raise Stopped
+
+    def _work(self):
+        end = "failed"
+        try:
+            with _opening: self.run = Run(read_config(self.dir) if isinstance(self.config, RecordedConfig) else self.config, self.dir)
+            try:
+                self._train()
+                end = "finished"
+            except Stopped:
+                self.run.checkpoint()
+                end = "stopped"
+        except BaseException as e:
+            self.error = e
+            with suppress(Exception): self.run.event("error", message=str(e), traceback=traceback.format_exc())
+        finally:
+            if self.run: self.run.close()
+            with self._gap:
+                self._answer(None)
+                self.state = end
+                self._gap.notify_all()
+
+# %% ../../nbs/runs/11_session.ipynb #c704eeb0
+class Session(_Trainer):
+    "A run that trains in a thread of its own and takes requests between two updates."
     def start(self):
         "Begin to train, or go on from the last checkpoint."
         self._start(math.inf)
@@ -166,8 +233,6 @@ class Session:
             self._wanted |= changes
             self._gap.notify_all()
 
-    def _check_memory(self, size): check_memory(self.run.agent.plan(size).rollout, self.run.envs.obs)
-
     def save(self):
         "Write a checkpoint after the present update, and wait for it."
         if self.alive: self.ask(lambda run: run and run.checkpoint())
@@ -196,65 +261,7 @@ class Session:
             self._gap.notify_all()
         return future.result()
 
-    def _answer(self, run):
-        while self._jobs:
-            work, future = self._jobs.pop(0)
-            try: future.set_result(work(run))
-            except BaseException as e: future.set_exception(e)
-
-    def _become(self, state):
-        with self._gap:
-            self.state = state
-            self._gap.notify_all()
-
-    def _between(self):
-        "Carry out what was requested; wait here for as long as training is to stand still."
-        with self._gap:
-            while True:
-                if self._wanted: wanted, self._wanted = self._wanted, {}; self.run.set(**wanted)
-                self._answer(self.run)
-                if self._stopping: raise Stopped
-                self.state = "running" if self._left > 0 else "paused"
-                if self.state == "paused" or time.monotonic() - self._flushed > 0.25: self.run.log.flush(); self._flushed = time.monotonic()
-                if self._left > 0: return
-                self._gap.notify_all()
-                self._gap.wait()
-
-    def _train(self):
-        self._check_memory(self.present.controller.largest)
-        self._between()
-        for _ in self.run.steps():
-            self._left -= 1
-            self._between()
-        self._become("evaluating")
-        self.result = self.run.finish(self._heed)
-
-    def _heed(self):
-        "Answer, or stop, between two steps of the evaluation."
-        with self._gap:
-            self._answer(self.run)
-            if self._stopping: raise Stopped
-
-    def _work(self):
-        end = "failed"
-        try:
-            with _opening: self.run = Run(read_config(self.dir) if isinstance(self.config, RecordedConfig) else self.config, self.dir)
-            try:
-                self._train()
-                end = "finished"
-            except Stopped:
-                self.run.checkpoint()
-                end = "stopped"
-        except BaseException as e:
-            self.error = e
-            with suppress(Exception): self.run.event("error", message=str(e), traceback=traceback.format_exc())
-        finally:
-            if self.run: self.run.close()
-            with self._gap:
-                self._answer(None)
-                self.state = end
-                self._gap.notify_all()
-
+# %% ../../nbs/runs/11_session.ipynb #ca4e98df
 @atexit.register
 def _stop_all():
     with _beginning: begun = list(_begun)
