@@ -199,6 +199,9 @@ def test_a_checkpoint_without_them_says_what_may_have_happened_and_one_that_need
     state, log = envs.state_dict(), envs.drain_log()
     del state["generators"]
     with pytest.raises(AbsLabError, match=r"did not replay .* \(random, np.random, torch\)"): envs.load_state_dict(state, log)
+    envs = VecEnvs(EnvConfig("CartPole-v1", num_envs=2, backend="gymnasium"))
+    torch.rand(1)
+    assert {at: [*part] for at, part in envs.state_dict()["generators"].items()} == dict(began=["torch"], now=["torch"])
     for backend in ("envpool", "gymnasium"): assert "generators" not in VecEnvs(EnvConfig("CartPole-v1", num_envs=2, backend=backend)).state_dict()
 
 

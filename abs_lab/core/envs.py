@@ -89,7 +89,9 @@ def _gymnasium_knows(env_id):
     module, _, env_id = env_id.rpartition(":")
     if module: import_module(f"environment {module}:{env_id}", module)
     if env_id not in gym.registry:
-        for package in entry_points(group="gymnasium.envs", name=env_id.split("/")[0]): package.load()()
+        for package in entry_points(group="gymnasium.envs", name=env_id.split("/")[0]):
+            try: package.load()()
+            except Exception as e: raise AbsLabError(f"environment {env_id}: the package that brings it cannot be loaded ({type(e).__name__}: {e})") from e
     return env_id in gym.registry
 
 # %% ../../nbs/core/03_envs.ipynb #09476855
@@ -159,11 +161,14 @@ def generators() -> dict:  # tensors, arrays and numbers
     return dict(python=dict(version=version, numbers=np.array(numbers), gauss=gauss), numpy=np.random.get_state(legacy=False), torch=torch.get_rng_state())
 
 def set_generators(
-    state: dict,  # what `generators` returned
+    state: dict,  # what `generators` returned, or some of it
 ):
-    "Put the generators that a whole process shares back into a state."
-    own = state["python"]
-    random.setstate((own["version"], tuple(own["numbers"].tolist()), own["gauss"])); np.random.set_state(state["numpy"]); torch.set_rng_state(state["torch"])
+    "Put generators that a whole process shares back into a state."
+    if own := state.get("python"): random.setstate((own["version"], tuple(own["numbers"].tolist()), own["gauss"]))
+    if "numpy" in state: np.random.set_state(state["numpy"])
+    if "torch" in state: torch.set_rng_state(state["torch"])
+
+def _same(a, b): return all(_same(a[k], b[k]) for k in a) if isinstance(a, dict) else bool(np.all(np.asarray(a == b)))
 
 class _NoInfo(gym.Wrapper):
     "An environment without its `info`, which Gymnasium would merge with the others': it fails where they are uneven, and nothing here reads it."
@@ -429,8 +434,6 @@ class CheckedEnvs:
         return np.array(rows, self.log_dtype).reshape(len(rows), self.num_envs, *self.action_space.shape)
 
 # %% ../../nbs/core/03_envs.ipynb #7b8ff4c9
-def _same(a, b): return all((x == y).all() if hasattr(x, "all") else _same(x, y) if isinstance(x, dict) else x == y for x, y in zip(a.values(), b.values()))
-
 class VecEnvs(CheckedEnvs):
     "A vector of environments from which an agent collects rollouts, with a state that can be saved."
     def collect(
@@ -481,9 +484,10 @@ class VecEnvs(CheckedEnvs):
                     **self._drawn())
 
     def _drawn(self):
-        "The process's own generators when the environments were made, and now, where somebody has drawn from them since."
-        began = getattr(self.env, "began", None)
-        return {} if began is None or _same(now := generators(), began) else dict(generators=dict(began=began, now=now))
+        "Those of the process's own generators from which somebody has drawn since the environments were made: their states then, and now."
+        began, now = getattr(self.env, "began", None), generators()
+        drawn = [name for name in began or () if not _same(now[name], began[name])]
+        return dict(generators={at: {name: state[name] for name in drawn} for at, state in (("began", began), ("now", now))}) if drawn else {}
 
     def _causes(self):
         if self.env.began is None: return "was another version of the simulator installed?"
