@@ -12,6 +12,8 @@ from abs_lab.runs.config import configure
 from abs_lab.core.interfaces import AbsLabError
 from abs_lab.runs.forks import fork
 from abs_lab.runs.runner import Run, run
+from abs_lab.runs import storage
+from abs_lab.runs.storage import Busy, Lease
 from abs_lab.runs.table import Runs
 from abs_lab.runs.checkpoints import load_tree
 from abs_lab.studies.results import steps_done
@@ -414,3 +416,34 @@ def test_ctrl_c_in_a_study_leaves_no_process_behind(tmp_path):
     for dir in folder.glob("*/"):
         recorded(dir)
         assert load_tree(dir/"checkpoint.safetensors")["progress"]["step"] > 0
+
+
+# -- file systems that lack something --------------------------------------------------------------------------------------
+
+def lacking(monkeypatch, *what):
+    "Let hard links or locks be unknown, as on exFAT and on some network mounts."
+    def refuse(*args): raise OSError(errno.ENOTSUP, "Operation not supported")
+    if "links" in what: monkeypatch.setattr(os, "link", refuse)
+    if "locks" in what: monkeypatch.setattr(storage.fcntl, "flock", refuse)
+
+
+@pytest.mark.parametrize("what", [("links",), ("locks",), ("links", "locks")], ids="+".join)
+@pytest.mark.filterwarnings("ignore:.*cannot lock files")
+def test_a_folder_without_links_or_locks_is_trained_and_leased(what, monkeypatch, tmp_path):
+    lacking(monkeypatch, *what)
+    assert run(configure(**SMALL), tmp_path/"a")["status"] == "finished" and not Lease.held(tmp_path/"a"/"lock")
+    lease = Lease(tmp_path/"lock")
+    assert Lease.held(tmp_path/"lock")
+    with pytest.raises(Busy, match="is being written by another process"): Lease(tmp_path/"lock")
+    lease.close()
+    assert not Lease.held(tmp_path/"lock")
+    (tmp_path/"lock.alive").write_text(f"{storage.MACHINE} process {2**22 + 1} 00000000")  # of a process that is gone
+    assert not Lease.held(tmp_path/"lock")
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    Lease(tmp_path/"lock").close()
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith("lock.alive.")]
+
+
+def test_a_folder_that_cannot_be_locked_says_so(monkeypatch, tmp_path):
+    lacking(monkeypatch, "locks")
+    with pytest.warns(UserWarning, match="cannot lock files: only a sign of life"): Lease(tmp_path/"lock").close()

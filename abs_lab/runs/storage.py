@@ -323,6 +323,28 @@ def _signature(path):
         return owner, path.stat().st_mtime - signed
     except OSError: return owner, time.time() - signed  # a folder that may only be read: this machine's clock has to do
 
+def _lives(owner):
+    "Whether the process that signed is at work, as far as it is one of this machine."
+    found = re.search(r" process (\d+) ", owner)
+    if not owner.startswith(MACHINE) or not found: return False
+    try: os.kill(int(found[1]), 0)
+    except ProcessLookupError: return False
+    except OSError: pass  # another user's
+    return True
+
+def _flock(file, how) -> bool | None:
+    "Lock a file: True, or False where another holds it; None: this file system has no locks."
+    try: fcntl.flock(file, how | fcntl.LOCK_NB)
+    except OSError as e: return False if e.errno in (errno.EAGAIN, errno.EACCES) else None
+    return True
+
+def _appear(temporary, sign):
+    "Give a file its name unless there is one; raises FileExistsError."
+    try: os.link(temporary, sign)
+    except FileExistsError: raise
+    except OSError:  # no hard links here
+        with open(sign, "xb") as f: f.write(temporary.read_bytes())
+
 def _beat(sign, mine, over):
     "Touch the sign of life, for as long as it is ours."
     while not over.wait(BEAT):
@@ -349,20 +371,25 @@ class Lease:
 
     def _lock(self):
         for _ in range(5):  # `held` locks for an instant, too
-            try: return fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError: time.sleep(0.05)
+            self.locked = _flock(self.file, fcntl.LOCK_EX)
+            if self.locked: return
+            if self.locked is None:
+                warnings.warn(f"{self.path.parent} lies on a file system that cannot lock files: only a sign of life keeps other processes out, so start one at a time", stacklevel=4)
+                return
+            time.sleep(0.05)
         raise Busy(f"{self.path.parent} is being written by another process")
 
     def _sign(self):
         owner, age = _signature(self.path)
         if owner is not None and not owner.startswith(MACHINE) and age < EXPIRY: raise Busy(f"{self.path.parent} is being written by another machine: {owner}")
+        if owner is not None and not self.locked and _lives(owner): raise Busy(f"{self.path.parent} is being written by another process: {owner}")
         temporary = self.sign.with_name(f"{self.sign.name}.{self.mine.split()[-1]}")
         try:
             with open(temporary, "x", encoding="utf-8") as f: f.write(self.mine)
-            os.link(temporary, self.sign) if owner is None else os.replace(temporary, self.sign)  # a link is refused where another came first
+            _appear(temporary, self.sign) if owner is None else os.replace(temporary, self.sign)
         except FileExistsError as e: raise Busy(f"{self.path.parent} is being written by another machine") from e
         finally: temporary.unlink(missing_ok=True)
-        if owner is not None and age >= EXPIRY: time.sleep(2)
+        if owner is not None and (age >= EXPIRY or not self.locked): time.sleep(2)
         self.check()
         self._sweep()
 
@@ -370,7 +397,7 @@ class Lease:
         "Clear away what processes left that were killed while they signed: of this machine at once, since who signs here has the lock; of others when it is old."
         for old in (p for p in self.sign.parent.iterdir() if re.fullmatch(rf"{re.escape(self.sign.name)}\.[0-9a-f]{{8}}", p.name)):
             with suppress(OSError, AbsLabError):
-                if (contents(old) or b"").decode(errors="replace").startswith(MACHINE) or self.path.stat().st_mtime - old.stat().st_mtime > EXPIRY: old.unlink()
+                if (name := (contents(old) or b"").decode(errors="replace")).startswith(MACHINE) and (self.locked or not _lives(name)) or self.path.stat().st_mtime - old.stat().st_mtime > EXPIRY: old.unlink()
 
     def check(self):
         "Raise `Busy` when the lease has passed to another."
@@ -394,7 +421,8 @@ class Lease:
         except (FileNotFoundError, NotADirectoryError): return False
         except OSError as e: raise AbsLabError(f"{path} cannot be opened: {e.strerror}") from e
         with file:
-            try: fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError: return True
+            locked = _flock(file, fcntl.LOCK_SH)
+        if locked is False: return True
         owner, age = _signature(Path(path))
-        return owner is not None and not owner.startswith(MACHINE) and age < EXPIRY
+        if owner is None: return False
+        return locked is None and _lives(owner) if owner.startswith(MACHINE) else age < EXPIRY
