@@ -18,7 +18,7 @@ import torch
 from .networks import INITS, NETWORKS, NORMS, PLASTICITY, builder, check_name, check_outputs, dormant_fraction, feature_rank, fit_pixels, norm_of, one_tensor, q_network, weight_norm
 from ..core.contract import Agent, AgentConfig, Metric, resume_generator
 from ..core.envs import is_atari, role_seeds
-from ..core.interfaces import AbsLabError, BatchPlan, Progress, at_least, choose, positive, shares
+from ..core.interfaces import AbsLabError, BatchPlan, Progress, at_least, choose, positive, quoted, shares
 from ..core.returns import q_lambda
 
 # %% ../../nbs/agents/01_pqn.ipynb #db7f6d6a
@@ -27,7 +27,7 @@ EPOCH_RULES = ("author", "constant", "equal")
 def _check_factors(starts, factors):
     "Refuse a schedule of the learning rate that is none."
     if not (isinstance(starts, tuple) and isinstance(factors, tuple) and len(starts) == len(factors) and all(isinstance(x, (int, float)) for x in starts + factors)):
-        raise AbsLabError(f"lr_starts and lr_factors must be lists of numbers, of one length, not {starts!r} and {factors!r}")
+        raise AbsLabError(f"lr_starts and lr_factors must be lists of numbers, of one length, not {quoted(starts)} and {quoted(factors)}")
     if starts and (starts[0] != 0 or any(a >= b for a, b in zip(starts, starts[1:]))): raise AbsLabError(f"lr_starts must rise from 0, not {[*starts[:4]]}…")
     if not all(0 < f < float("inf") for f in factors): raise AbsLabError(f"lr_factors must be above 0 and finite, not {[f for f in factors if not 0 < f < float('inf')][0]}")
 

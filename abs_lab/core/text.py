@@ -42,7 +42,7 @@ def escaped(
 ) -> Markup:     # fit for HTML and for the labels of a figure
     "A value as text in HTML; `Markup` stays as it is."
     if isinstance(value, Markup): return value
-    text = html.escape(printable(value), quote=False).replace("'", "&#x27;").replace("%{", "&#37;{")  # %{…} is a place in a figure's hover text
+    text = html.escape(printable(value), quote=False).replace("%{", "&#37;{")  # %{…} is a place in a figure's hover text
     return Markup(re.sub('["$]', lambda found: _OWN[found[0]], text))
 
 def tag(
@@ -52,7 +52,7 @@ def tag(
 ) -> Markup:
     "An element of HTML."
     said = "".join(f' {key.rstrip("_").replace("_", "-")}="{escaped(value)}"' for key, value in attributes.items() if value is not None)
-    return Markup(f"<{name}{said}>{joined(*content)}</{name}>")
+    return Markup(f"<{name}{said}>" + (f"{joined(*content)}</{name}>" if name != "img" else ""))
 
 def joined(
     *content,        # `Markup`, or anything else as text
@@ -76,4 +76,5 @@ def in_csv(
     value,     # anything
 ):             # what is no text stays as it is
     "A value that no spreadsheet takes for a formula."
-    return f"'{value}" if isinstance(value, str) and re.match(r"[=+\-@\t\r\n＝＋－＠]", value) else value
+    if not isinstance(value, str): return value
+    return ("'" if re.match(r"[=+\-@\t\r\n＝＋－＠]", value) else "") + printable(value)

@@ -17,9 +17,10 @@ from IPython.display import HTML, display
 
 # %% ../../nbs/live/03_board.ipynb #7a4a0b8d
 from ..core.interfaces import AbsLabError
+from ..core.text import BR, Markup, joined, tag
 from .film import FilmPlayer
 from .plots import DrawnRun, Plots
-from .widgets import Displayable, controls, discard, escaped, message, push_apart, toolbar
+from .widgets import Displayable, controls, discard, message, push_apart, toolbar
 from ..runs.config import RunConfig
 from ..runs.session import STILL, Session
 from ..runs.traces import Trace, as_image, still
@@ -45,7 +46,7 @@ class ControlPanel:
         self.pending, self.fields = {}, controls(config)
         for name, w in self.fields.items(): w.observe(lambda _, name=name: self._change(name), "value")
         parts = {title: [self.fields[n] for n in names if n in self.fields] for title, names in self.sections.items()}
-        parts = {title: [W.HTML(f"<h4>{title}</h4>"), *widgets] if widgets else [] for title, widgets in parts.items()}
+        parts = {title: [W.HTML(tag("h4", title)), *widgets] if widgets else [] for title, widgets in parts.items()}
         parts["Batch size"].append(self.target)
         old = [w for w in self.widget.children if w is not self.target]
         self.widget.children = [*(w for widgets in parts.values() for w in widgets), self._others(config.about())]
@@ -95,17 +96,17 @@ def aim(
     trace: Trace,   # of the run
     controller,     # with the parameters that the session has
     pending: dict,  # parameters that it is about to get
-) -> str:           # HTML
+) -> Markup:
     "The size in force, and the size that the controller would aim at with what is pending."
-    means, text = trace.read_series("mean")[1][-1:], f"size <b>{trace.row['size']}</b> in force" if trace.row else ""
+    means, text = trace.read_series("mean")[1][-1:], joined("size ", tag("b", trace.row["size"]), " in force") if trace.row else ""
     if trace.row and len(means) and callable(getattr(controller, "target", None)):
         try:
             rule = replace(controller)
             rule.set(**{f.name: pending[f.name] for f in fields(rule) if f.name in pending})
             target = f"{rule.target(float(means[0])):.0f}"
         except AbsLabError: target = "–"
-        text = f"averaged D <b>{means[0]:.3g}</b><br>aims at <b>{target}</b>, {text}"
-    return f"<div class='num' style='min-height:34px;padding:2px 0 0 4px'>{text}</div>"
+        text = joined("averaged D ", tag("b", f"{means[0]:.3g}"), BR, "aims at ", tag("b", target), ", ", text)
+    return tag("div", text, class_="num", style="min-height:34px;padding:2px 0 0 4px")
 
 # %% ../../nbs/live/03_board.ipynb #3c7a7bc1
 def short_name(
@@ -142,8 +143,8 @@ class Header:
                    Stop=session.alive, Save=state in ("running", "paused"), Fork=state in ("running", "paused", "stopped", "finished", "failed"))
         for name, able in can.items(): self.buttons[name].disabled = not able or (deleted and name != "Stop")
         self.buttons["Start"].description = "Resume" if state == "paused" else "Start"
-        self.title.value = (f"<span class='title'>{escaped(session.config.env.env_id)}</span> <span class='quiet'>{escaped(short_name(agent))} · {escaped(short_name(controller))} · seed {session.config.seed}"
-                            f"</span><span class='chip {state}'>{state}</span>")
+        about = joined(short_name(agent), short_name(controller), f"seed {session.config.seed}", by=" · ")
+        self.title.value = joined(tag("span", session.config.env.env_id, class_="title"), " ", tag("span", about, class_="quiet"), tag("span", state, class_=f"chip {state}"))
         self.progress.value = self._progress(run.trace, run.colour, runs, state == "running")
 
     def _progress(self, trace, colour, runs, running):
@@ -151,9 +152,10 @@ class Header:
         step, share = (row["step"], min(row["step"] / total, 1)) if row else (0, 0)
         speed = f" · {trace.speed:,.0f} steps/s" if trace.speed else ""
         left = f" · {clock(trace.eta)} left" if trace.eta and running else ""
-        names = " &ensp;".join(f"<b style='color:{r.colour}'>●</b> {escaped(r.name)}" for r in runs) if len(runs) > 1 else ""
-        return (f"<div class='bar'><div style='width:{100 * share:.1f}%;background:{colour}'></div></div><span class='num quiet'>{100 * share:.0f} % · {step:,} of {total:,} steps"
-                f" · update {row['update'] if row else 0:,}{speed}{left}</span><span style='float:right'>{names}</span>")
+        names = [joined(tag("b", "●", style=f"color:{r.colour}"), " ", r.name) for r in runs if len(runs) > 1]
+        said = f"{100 * share:.0f} % · {step:,} of {total:,} steps · update {row['update'] if row else 0:,}{speed}{left}"
+        return joined(tag("div", tag("div", style=f"width:{100 * share:.1f}%;background:{colour}"), class_="bar"), tag("span", said, class_="num quiet"),
+                      tag("span", joined(*names, by=" \u2002"), style="float:right"))
 
 # %% ../../nbs/live/03_board.ipynb #3f63eaee
 class StillPicture:
@@ -175,7 +177,7 @@ class StillPicture:
 
     def _html(self):
         traces = sorted((r.trace for r in self.plots.runs), key=lambda t: t is not self.plots.front.trace)  # the one in the foreground first
-        return f"<div class='abs-lab-still'>{as_image(still(traces, self.plots.x_axis.name))}</div>"
+        return tag("div", as_image(still(traces, self.plots.x_axis.name)), class_="abs-lab-still")
 
 # %% ../../nbs/live/03_board.ipynb #96a03a67
 class LiveView(Displayable):

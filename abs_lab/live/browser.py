@@ -9,6 +9,7 @@ __all__ = ['UNREADABLE', 'GENERAL', 'X', 'COLUMNS', 'Record', 'records', 'small_
 # %% ../../nbs/live/04_browser.ipynb #6fe3005a
 import html
 import json
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,8 @@ import plotly.graph_objects as go
 
 # %% ../../nbs/live/04_browser.ipynb #60567a09
 from ..core.interfaces import AbsLabError
-from .widgets import Displayable, Download, PageStyle, Table, escaped, message, panels, toolbar
+from ..core.text import escaped, in_csv, tag
+from .widgets import Displayable, Download, PageStyle, Table, message, panels, toolbar
 from ..reports.figures import column, faint, on_grid, series
 from ..reports.stats import band, iqm
 from ..runs.runner import set_events
@@ -124,10 +126,10 @@ def difference(
     runs: list[Record],  # chosen
 ) -> str:                # HTML
     "Two chosen runs, parameter by parameter, where they differ."
-    if len(runs) != 2: return "<span class='quiet'>Two chosen runs are compared here, parameter by parameter.</span>" if runs else ""
-    cells = lambda *values, tag="td": "<tr>" + "".join(f"<{tag}>{escaped(v)}</{tag}>" for v in values) + "</tr>"
-    rows = "".join(cells(name, *(r.params.get(name, "–") for r in runs)) for name in varying(runs))
-    return f"<div class='abs-lab-table'><table>{cells('differs', *(r.id for r in runs), tag='th')}{rows or cells('nothing')}</table></div>"
+    if len(runs) != 2: return message("Two chosen runs are compared here, parameter by parameter.", "quiet") if runs else ""
+    row = lambda kind, *values: tag("tr", *(tag(kind, value) for value in values))
+    rows = [row("td", name, *(r.params.get(name, "–") for r in runs)) for name in varying(runs)]
+    return tag("div", tag("table", row("th", "differs", *(r.id for r in runs)), *rows or [row("td", "nothing")]), class_="abs-lab-table")
 
 def as_csv(
     curves: list,  # (name, [n] x, [n] y)
@@ -135,8 +137,8 @@ def as_csv(
     y: str,        # heading of its column
 ) -> str:
     "Curves as a table: a line a point."
-    quoted = lambda name: '"' + name.replace('"', '""') + '"'
-    return "\n".join([f"curve,{x},{y}", *(f"{quoted(name)},{a:.10g},{b:.10g}" for name, xs, ys in curves for a, b in zip(xs, ys))]) + "\n"
+    quoted = lambda name: '"' + in_csv(name).replace('"', '""') + '"'
+    return "\n".join([",".join(["curve", *(name if re.fullmatch(r"\w+", name) else quoted(name) for name in (x, y))]), *(f"{quoted(name)},{a:.10g},{b:.10g}" for name, xs, ys in curves for a, b in zip(xs, ys))]) + "\n"
 
 # %% ../../nbs/live/04_browser.ipynb #9d417de2
 COLUMNS = ("study", "environment", "agent", "controller", "seed", "status", "steps", "return", "set", "run")

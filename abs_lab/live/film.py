@@ -115,10 +115,10 @@ class FilmPlayer:
         return thread
 
     def _play(self):
-        self.status.value = "<span class='quiet'>playing …</span>"
+        self.status.value = message("playing …", "quiet")
         try: frames, ret, step = film(self.session())
         except Exception as e:  # whatever it is, nobody else would say it
             self.status.value = message(str(e) or repr(e), "error", "" if isinstance(e, AbsLabError) else traceback.format_exc())
             return
         self.clip.show(frames)
-        self.status.value = f"<span class='num'>greedy policy at step {step:,}: " + ("the episode was cut off" if ret is None else f"return {ret:.1f}") + "</span>"
+        self.status.value = message(f"greedy policy at step {step:,}: " + ("the episode was cut off" if ret is None else f"return {ret:.1f}"), "num")

@@ -19,8 +19,9 @@ import plotly.graph_objects as go
 
 # %% ../../nbs/live/01_plots.ipynb #68123203
 from ..core.envs import is_atari
+from ..core.text import BR, escaped, joined, tag
 from ..runs.config import RunConfig
-from .widgets import Figure, PageStyle, discard, escaped, figure_area, panels
+from .widgets import Figure, PageStyle, discard, figure_area, in_two_lines, panels
 from ..reports.figures import faint
 from ..runs.traces import RUN_COLOURS, GREY, HIGH, LOW, Trace, titles
 
@@ -267,7 +268,7 @@ class MainFigure(RunsFigure):
         self.figure._config = self.figure._config | dict(edits=dict(shapePosition=True))
         self.history, self.thresholds = LimitHistory(self.figure.data), ThresholdLines(self.figure, self.log, own, dropped)
 
-    def _titles(self, about): return [escaped(title).replace(" (", "<br>(") for title in titles(about)]
+    def _titles(self, about): return [in_two_lines(title) for title in titles(about)]
 
     def add(
         self,
@@ -315,7 +316,7 @@ class MainFigure(RunsFigure):
         if run.sent.get("marks") == new: return
         sizes, at = run.trace.read_series("size", "update"), [a for a, _ in run.trace.marks]
         moments = [run.trace.place(a, self.x_axis.name) for a in at]
-        curve.x, curve.text = moments, [f"step {a[1]:,}<br>{escaped(what)}" for a, what in run.trace.marks]
+        curve.x, curve.text = moments, [joined(f"step {a[1]:,}", what, by=BR) for a, what in run.trace.marks]
         curve.y = np.interp([a[0] for a in at], *sizes) if at and len(sizes[0]) else []
         if front: self.thresholds.mark(moments[-100:])
         run.sent["marks"] = new
@@ -400,7 +401,7 @@ class Plots:
         self.lock, self.x_axis = self.own.lock, XAxis(config)
         self.main = MainFigure(config, height, self.x_axis, self.own, lambda range: self.diagnostics.zoom(range), dropped)
         self.diagnostics = Diagnostics(height, self.x_axis, self.own, self.main.zoom)
-        self.style, self.area, self.nothing = PageStyle(self.main.figure), figure_area(self.main.figure), W.HTML("<span class='quiet'>Nothing was trained yet.</span>")
+        self.style, self.area, self.nothing = PageStyle(self.main.figure), figure_area(self.main.figure), W.HTML(tag("span", "Nothing was trained yet.", class_="quiet"))
         for choice in (self.x_axis.choice, self.main.log): choice.observe(lambda _: self.redraw(), "value")
 
     def add(

@@ -19,8 +19,9 @@ import plotly.graph_objects as go
 # %% ../../nbs/live/05_what_if.ipynb #613d9454
 from ..core.controllers import ABS, MAPS
 from ..core.interfaces import AbsLabError, Measurement
+from ..core.text import joined, tag
 from .browser import records
-from .widgets import Displayable, PageStyle, discard, escaped, figure_area, message, panels, push_apart
+from .widgets import Displayable, PageStyle, discard, figure_area, in_two_lines, message, panels, push_apart
 from ..reports.figures import faint
 from ..runs.runner import about_of, look_at
 from ..runs.storage import steps_of
@@ -118,7 +119,7 @@ class WhatIf(Displayable):
         discard(*old)
         keep = slice(None, None, max(len(self.measured.steps) // 800, 1))
         with self.figure.batch_update():
-            for axis, title in zip(("yaxis", "yaxis2"), titles(about_of(self.run_choice.value))): self.figure.layout[axis].title.text = escaped(title).replace(" (", "<br>(")
+            for axis, title in zip(("yaxis", "yaxis2"), titles(about_of(self.run_choice.value))): self.figure.layout[axis].title.text = in_two_lines(title)
             for i, ys in ((0, self.measured.signals), (2, self.measured.sizes)): self.figure.data[i].x, self.figure.data[i].y = self.measured.steps[keep], ys[keep]
         self.draw()
 
@@ -143,6 +144,7 @@ class WhatIf(Displayable):
             for i, ys in ((1, means), (3, sizes)): self.figure.data[i].x, self.figure.data[i].y = self.measured.steps[keep], ys[keep]
             for shape, name in zip(self.figure.layout.shapes, ("low", "high")): shape.y0 = shape.y1 = v[name]
         between = np.mean((means > v["low"]) & (means < v["high"]))
-        self.text.value = (f"<div class='num'>mean size <b>{sizes.mean():.1f}</b> (recorded {self.measured.sizes.mean():.1f}), at the end <b>{sizes[-1]}</b> (recorded {self.measured.sizes[-1]}); "
-                           f"the averaged D lies between the thresholds {between:.0%} of the time. {len(sizes):,} measurements, {1000 * took:.0f} ms.</div>"
-                           "<div class='quiet'>Open loop: the divergence is as recorded. With other sizes the policy would have moved differently, so this shows how the rule reads the trace, not how it would train.</div>")
+        said = joined("mean size ", tag("b", f"{sizes.mean():.1f}"), f" (recorded {self.measured.sizes.mean():.1f}), at the end ", tag("b", sizes[-1]), f" (recorded {self.measured.sizes[-1]}); "
+                      f"the averaged D lies between the thresholds {between:.0%} of the time. {len(sizes):,} measurements, {1000 * took:.0f} ms.")
+        self.text.value = tag("div", said, class_="num") + tag("div", "Open loop: the divergence is as recorded. With other sizes the policy would have moved differently, "
+                                                                      "so this shows how the rule reads the trace, not how it would train.", class_="quiet")

@@ -6,12 +6,11 @@
 __all__ = ['SYMBOLS', 'improvements', 'profiles', 'aggregates', 'each_task', 'against']
 
 # %% ../../nbs/reports/03_comparisons.ipynb #24a00003
-import html
-
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from ..core.text import escaped
 from . import stats
 from .figures import DASHES, _band, _even, _grouped, _numbers, _wrapped, by_arm, by_task, faint, on_grid, score, styles
 from .sentences import matched, results, scores
@@ -28,11 +27,11 @@ def improvements(
         colour, ends = style[arm][0], stats.improvement_interval(x, y)
         if ends: fig.add_scatter(x=ends, y=[row] * 2, mode="lines", line=dict(color=colour, width=3), hoverinfo="skip")
         if isinstance(x, dict):
-            fig.add_scatter(x=[stats.improvement(x[t], y[t]) for t in x], y=[row + 0.18] * len(x), mode="markers", text=[*x],
+            fig.add_scatter(x=[stats.improvement(x[t], y[t]) for t in x], y=[row + 0.18] * len(x), mode="markers", text=[*map(escaped, x)],
                             marker=dict(color=faint(colour, 0.65), size=7), hovertemplate="%{x:.2f}, %{text}<extra></extra>")
         fig.add_scatter(x=[stats.improvement(x, y)], y=[row], mode="markers", hovertemplate="%{x:.2f}<extra></extra>",
                         marker=dict(color=colour, size=12, symbol="diamond", line=dict(color="white", width=1)))
-        fig.add_annotation(x=0, xref="paper", y=row - 0.3, text=html.escape(f"{arm} over {other}", quote=False), showarrow=False, xanchor="left", font=dict(size=12))
+        fig.add_annotation(x=0, xref="paper", y=row - 0.3, text=escaped(f"{arm} over {other}"), showarrow=False, xanchor="left", font=dict(size=12))
     fig.add_vline(x=0.5, line=dict(color="#1f2328", width=1.2, dash="dash"))
     fig.update_layout(showlegend=False, height=110 + 56 * len(found))
     fig.update_yaxes(range=[len(found) - 0.5, -0.7], showticklabels=False, showgrid=False, ticks="")
@@ -49,18 +48,18 @@ def profiles(
     arms, found = by_arm(runs), scores(runs)
     style, panels, every = styles(arms), _grouped(groups, arms), [score(run) for run in runs]
     at, named, n = np.linspace(np.quantile(every, 0.02), np.quantile(every, 0.98), 80), set(), len(panels)
-    fig = make_subplots(rows=n, shared_xaxes=True, vertical_spacing=0.2 / n, subplot_titles=[*panels])
+    fig = make_subplots(rows=n, shared_xaxes=True, vertical_spacing=0.2 / n, subplot_titles=[*map(escaped, panels)])
     for row, names in enumerate(panels.values(), 1):
         for arm in names:
             (shares, limits), (colour, dash) = stats.profile(found[arm], at), style[arm]
             fig.add_traces(_band(at, limits, arm, colour), rows=row, cols=1)
-            fig.add_scatter(**_even(at), y=_numbers(shares), mode="lines", name=html.escape(arm, quote=False), legendgroup=arm, showlegend=arm not in named,
+            fig.add_scatter(**_even(at), y=_numbers(shares), mode="lines", name=escaped(arm), legendgroup=arm, showlegend=arm not in named,
                             line=dict(color=colour, width=2.6, dash=dash), row=row, col=1)
             named.add(arm)
     fig.update_layout(template="abs_lab", height=440 if n == 1 else 120 + 230 * n)
     fig.update_annotations(x=0, xanchor="left", font=dict(size=13))
     fig.update_yaxes(title_text="share of runs above", range=[0, 1.02], tickformat=".0%")
-    fig.update_xaxes(title_text=label, row=n)
+    fig.update_xaxes(title_text=escaped(label), row=n)
     return fig
 
 # %% ../../nbs/reports/03_comparisons.ipynb #24a0000f
@@ -74,8 +73,8 @@ def aggregates(
     for row in table.itertuples():
         where, y = dict(zip(("row", "col"), (n + 1 for n in divmod(names.index(row.statistic), 2)))), [*arms].index(row.arm)
         if not row.note: fig.add_scatter(x=[row.low, row.high], y=[y] * 2, mode="lines", line=dict(color=style[row.arm][0], width=3), hoverinfo="skip", **where)
-        fig.add_scatter(x=[row.value], y=[y], mode="markers", marker=dict(color=style[row.arm][0], size=11, symbol="diamond", line=dict(color="white", width=1)),
-                        hovertemplate="%{x:.3g}<extra>" + html.escape(row.arm) + "</extra>", **where)
+        fig.add_scatter(x=[row.value], y=[y], mode="markers", name=escaped(row.arm), marker=dict(color=style[row.arm][0], size=11, symbol="diamond", line=dict(color="white", width=1)),
+                        hovertemplate="%{x:.3g}<extra>%{fullData.name}</extra>", **where)
     fig.update_layout(template="abs_lab", showlegend=False, height=160 + 2 * max(60 * len(arms), 80), margin=dict(l=90))
     fig.update_yaxes(tickvals=[*range(len(arms))], ticktext=[_wrapped(arm) for arm in arms], range=[len(arms) - 0.5, -0.5], showgrid=False, ticks="", automargin=False)
     return fig
@@ -88,11 +87,11 @@ def each_task(
     tasks, style, named, columns = by_task(runs), styles(by_arm(runs)), set(), 4
     down = -(-len(tasks) // columns)
     height = 110 + 150 * down
-    fig = make_subplots(rows=down, cols=columns, subplot_titles=[*tasks], vertical_spacing=48 / height, horizontal_spacing=0.06)
+    fig = make_subplots(rows=down, cols=columns, subplot_titles=[*map(escaped, tasks)], vertical_spacing=48 / height, horizontal_spacing=0.06)
     for i, group in enumerate(tasks.values()):
         for arm, mine in by_arm(group).items():
             if not (shared := on_grid(mine, "return")): continue
-            fig.add_scatter(**_even(shared[0]), y=_numbers(stats.iqm(shared[1], axis=0)), mode="lines", name=html.escape(arm, quote=False), legendgroup=arm,
+            fig.add_scatter(**_even(shared[0]), y=_numbers(stats.iqm(shared[1], axis=0)), mode="lines", name=escaped(arm), legendgroup=arm,
                             showlegend=arm not in named, line=dict(color=style[arm][0], width=1.8, dash=style[arm][1]), row=i // columns + 1, col=i % columns + 1)
             named.add(arm)
     fig.update_layout(template="abs_lab", height=height, margin=dict(l=40, t=52))
@@ -121,9 +120,9 @@ def against(
         colour, symbol = style[arm][0], SYMBOLS[DASHES.index(style[arm][1])]
         limits = stats.interval(mine)
         reach = dict(array=[limits[1] - middle[arm]], arrayminus=[middle[arm] - limits[0]], color=colour, thickness=1.5, width=0) if limits else None
-        fig.add_scatter(x=[at[arm]], y=[middle[arm]], error_y=reach, mode="markers", name=html.escape(arm, quote=False),
+        fig.add_scatter(x=[at[arm]], y=[middle[arm]], error_y=reach, mode="markers", name=escaped(arm),
                         marker=dict(color=colour, size=10, symbol=symbol), hovertemplate="%{x:.4~g}, %{y:.4~g}")
-    fig.update_xaxes(title_text=label)
+    fig.update_xaxes(title_text=escaped(label))
     fig.update_yaxes(title_text="evaluation return (greedy), IQM")
     fig.update_layout(height=360 + 12 * len(arms))
     return fig

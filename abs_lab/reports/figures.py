@@ -9,7 +9,6 @@ __all__ = ['CONTROLLER_COLOURS', 'OTHER_COLOURS', 'FIXED', 'SHADES', 'DASHES', '
            'final', 'wall_clock']
 
 # %% ../../nbs/reports/01_figures.ipynb #b7d9b89a
-import html
 import json
 import textwrap
 import zlib
@@ -23,6 +22,7 @@ from plotly.subplots import make_subplots
 from ..core.contract import Agent, Metric
 from ..core.divergence import SIGNALS, GradientNoise, distance_for
 from ..core.interfaces import AbsLabError, quoted
+from ..core.text import BR, Markup, escaped, joined
 from .stats import MIN_SEEDS, band, interval, iqm
 from ..runs.registry import built_in, find
 
@@ -184,7 +184,7 @@ def _seeds(runs, y, x, arm, colour, mode="lines") -> list:
     look = dict(mode=mode, line=dict(color=faint(colour, opacity), width=1), marker=dict(color=faint(colour, opacity), size=4))
     parts = [(run["params"]["seed"], *series(run, y, x)) for run in runs]
     if len(parts) > 1 and all(np.array_equal(part[1:], parts[0][1:]) for part in parts): return []
-    return [go.Scatter(x=_numbers(xs), y=_numbers(ys), legendgroup=arm, showlegend=False, name=f"{arm}, seed {seed}",
+    return [go.Scatter(x=_numbers(xs), y=_numbers(ys), legendgroup=arm, showlegend=False, name=escaped(f"{arm}, seed {seed}"),
                        hovertemplate="%{y:.4~g}<extra>%{fullData.name}</extra>", **look) for seed, xs, ys in parts]
 
 # %% ../../nbs/reports/01_figures.ipynb #77648aa1
@@ -201,7 +201,7 @@ def _band(grid, limits, arm, colour) -> list:
 def _centre(grid, values, arm, style, statistic=iqm, showlegend=True) -> list:
     "Line of the statistic over the seeds and, with enough of them, its interval."
     colour, dash = style
-    middle = go.Scatter(_even(grid), y=_numbers(statistic(values, axis=0)), mode="lines", name=arm, legendgroup=arm,
+    middle = go.Scatter(_even(grid), y=_numbers(statistic(values, axis=0)), mode="lines", name=escaped(arm), legendgroup=arm,
                         line=dict(color=colour, width=2.6, dash=dash), showlegend=showlegend)
     return [*_band(grid, band(values, statistic), arm, colour), middle.update(hovertemplate="%{y:.4~g}<extra>%{fullData.name}</extra>")]
 
@@ -213,7 +213,7 @@ def _grouped(groups, arms) -> dict:
 
 def _nothing(text) -> go.Figure:
     "A figure that says why it is empty."
-    return go.Figure(layout=dict(template="abs_lab", height=120, title=text))
+    return go.Figure(layout=dict(template="abs_lab", height=120, title=escaped(text)))
 
 def curves(
     runs: list,        # runs of a study; of several tasks only where y has one scale
@@ -226,7 +226,7 @@ def curves(
     if not any(len(series(run, y, x)[0]) for run in runs): return _nothing(f"No run has a {column(runs[0], y)}.")
     style, panels = styles(arms), _grouped(groups, arms)
     n, named = len(panels), set()
-    fig = make_subplots(rows=n, shared_xaxes=True, vertical_spacing=0.2 / n, subplot_titles=[*panels])
+    fig = make_subplots(rows=n, shared_xaxes=True, vertical_spacing=0.2 / n, subplot_titles=[*map(escaped, panels)])
     for row, names in enumerate(panels.values(), 1):
         for arm in names if x == "step" and len(runs) <= DRAWN else ():
             fig.add_traces(_seeds(arms[arm], y, x, arm, style[arm][0]), rows=row, cols=1)
@@ -237,8 +237,8 @@ def curves(
     fig.update_layout(template="abs_lab", height=440 if n == 1 else 120 + 230 * n)
     fig.update_annotations(x=0, xanchor="left", font=dict(size=13))
     fig.update_xaxes(rangemode="tozero", tickformat="~s" if x in ("step", "gradient_steps") else "")
-    fig.update_xaxes(title_text=LABELS.get(x, x), row=n)
-    fig.update_yaxes(title_text=str(column(runs[0], y)), matches="y")
+    fig.update_xaxes(title_text=LABELS.get(x, escaped(x)), row=n)
+    fig.update_yaxes(title_text=escaped(column(runs[0], y)), matches="y")
     return fig
 
 def _strata(group, values):
@@ -311,9 +311,9 @@ def _measured(fig, row, arm, group, style) -> list:
 
 def _reach(name, values) -> dict:
     "The axis of a unit: all values; from 0, or logarithmic for gradient noise, which spans orders of magnitude."
-    if "|G|²" not in name: return dict(title_text=name, range=[1.08 * min([0, *values]), 1.08 * max(values)])
+    if "|G|²" not in name: return dict(title_text=escaped(name), range=[1.08 * min([0, *values]), 1.08 * max(values)])
     above = np.log10([v for v in values if v > 0] or [1])
-    return dict(title_text=name, type="log", range=[above.min() - 0.1, above.max() + 0.1], nticks=4, tickformat="~g")
+    return dict(title_text=escaped(name), type="log", range=[above.min() - 0.1, above.max() + 0.1], nticks=4, tickformat="~g")
 
 # %% ../../nbs/reports/01_figures.ipynb #7854db18
 def divergence(
@@ -324,7 +324,7 @@ def divergence(
     rows = [(name, arm, group) for name, alike in units.items() for arm, group in by_arm(alike).items()]
     if not rows: return _nothing("No run measured its divergence.")
     height = 120 + 150 * len(rows)
-    fig = make_subplots(rows=len(rows), shared_xaxes=True, vertical_spacing=40 / height, subplot_titles=[arm for _, arm, _ in rows])
+    fig = make_subplots(rows=len(rows), shared_xaxes=True, vertical_spacing=40 / height, subplot_titles=[escaped(arm) for _, arm, _ in rows])
     seen = [_measured(fig, i, arm, group, style[arm]) for i, (_, arm, group) in enumerate(rows, 1)]
     for i, (name, _, _) in enumerate(rows, 1):
         values = [v for (other, _, _), drawn in zip(rows, seen) if other == name for v in drawn]
@@ -335,10 +335,10 @@ def divergence(
     return fig.update_xaxes(title_text=LABELS["step"], row=len(rows))
 
 # %% ../../nbs/reports/01_figures.ipynb #ebae411c
-def _wrapped(arm) -> str:
+def _wrapped(arm) -> Markup:
     "The arm's name on lines of up to 13 characters."
     lines = [line for part in arm.replace(" (", "\n(").split("\n") for line in textwrap.wrap(part, 13)]
-    return "<br>".join(html.escape(line, quote=False) for line in lines)
+    return joined(*lines, by=BR)
 
 # %% ../../nbs/reports/01_figures.ipynb #4b3dbed3
 def dots(
@@ -353,15 +353,15 @@ def dots(
         values, colour, limits = [score(run) for run in group], style[arm][0], interval([score(run) for run in group])
         heights = row + np.linspace(-0.16, 0.16, len(values)) if len(values) > 1 else [row]
         fig.add_scatter(x=values, y=heights, mode="markers",
-                        name=html.escape(arm), marker=dict(color=faint(colour, 0.65), size=8),
+                        name=escaped(arm), marker=dict(color=faint(colour, 0.65), size=8),
                         text=[f"seed {run['params']['seed']}" for run in group], hovertemplate="%{x:.4~g}, %{text}")
         if limits: fig.add_scatter(x=limits, y=[row + 0.3] * 2, mode="lines", line=dict(color=colour, width=3), hoverinfo="skip")
-        fig.add_scatter(x=[iqm(values)], y=[row + 0.3], mode="markers", name=html.escape(arm), hovertemplate="IQM %{x:.4~g}",
+        fig.add_scatter(x=[iqm(values)], y=[row + 0.3], mode="markers", name=escaped(arm), hovertemplate="IQM %{x:.4~g}",
                         marker=dict(color=colour, size=12, symbol="diamond", line=dict(color="white", width=1)))
     fig.update_layout(showlegend=False, height=100 + 72 * len(arms), margin=dict(l=108))
     fig.update_yaxes(tickvals=list(range(len(arms))), ticktext=[_wrapped(arm) for arm in arms], range=[len(arms) - 0.4, -0.5],
                      showgrid=False, ticks="", automargin=False)
-    fig.update_xaxes(title_text=label)
+    fig.update_xaxes(title_text=escaped(label))
     return fig
 
 # %% ../../nbs/reports/01_figures.ipynb #a8091547

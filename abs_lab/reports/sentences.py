@@ -16,6 +16,7 @@ import pandas as pd
 from . import stats
 from .figures import by_arm, by_task, by_unit, column, score, series, thresholds, unit
 from ..core.interfaces import AbsLabError
+from ..core.text import in_markdown
 from .stats import compare, number, number_list, percent, summarise
 from ..runs.registry import built_in
 from ..runs.provenance import differences
@@ -337,5 +338,5 @@ def markdown(
     table: pd.DataFrame,   # text
 ) -> str:                  # a Markdown table
     "A table as Markdown."
-    row = lambda cells: "| " + " | ".join(str(c).replace("|", "\\|") for c in cells) + " |"
+    row = lambda cells: "| " + " | ".join(in_markdown(c) for c in cells) + " |"
     return "\n".join([row(table), "|" + "---|" * len(table.columns), *map(row, table.itertuples(index=False))]) + "\n"

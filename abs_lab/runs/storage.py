@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 # %% ../../nbs/runs/02_storage.ipynb #5708a905
-from ..core.interfaces import AbsLabError
+from ..core.interfaces import AbsLabError, quoted
 
 # %% ../../nbs/runs/02_storage.ipynb #3ca676d9
 def regular(
@@ -173,7 +173,7 @@ def read_json(
     if (text := contents(path)) is None: return None
     value = parsed(text, path)
     if isinstance(value, dict) and "seal" in value and value["seal"] != seal_of(value): raise AbsLabError(f"{path} was changed since it was written: its checksum is not that of its content")
-    if (at := misfit(value, shape)) is not None: raise AbsLabError(f"{path} does not hold what it has to{at and f': see {at[1:]!r}'}")
+    if (at := misfit(value, shape)) is not None: raise AbsLabError(f"{path} does not hold what it has to{at and f': see {quoted(at[1:])}'}")
     return {k: v for k, v in value.items() if k != "seal"} if isinstance(value, dict) else value
 
 # %% ../../nbs/runs/02_storage.ipynb #c13cf16b
@@ -196,7 +196,7 @@ def config_json(
     written = found.get("format") if isinstance(found, dict) else None
     if written != FORMAT:
         raise AbsLabError(f"{dir} was written in format {str(written)[:20]}; this version reads format {FORMAT}. Choose another folder, or the version that wrote it")
-    if (at := misfit(found, CONFIG)) is not None: raise AbsLabError(f"{path} cannot be read as a run's parameters: see {at[1:]!r}")
+    if (at := misfit(found, CONFIG)) is not None: raise AbsLabError(f"{path} cannot be read as a run's parameters: see {quoted(at[1:])}")
     return found
 
 def result_of(
@@ -250,7 +250,7 @@ class Tail:
             warnings.warn(f"{self.path} has a torn line, which is skipped", stacklevel=4)
             row = None
         if row is not None and self.sealed and not found: raise AbsLabError(f"{name} has no checksum, as those before it have: it was put there by something else than the run")
-        if row is not None and (at := misfit(row, self.shape)) is not None: raise AbsLabError(f"{name} does not hold what it has to{at and f': see {at[1:]!r}'}")
+        if row is not None and (at := misfit(row, self.shape)) is not None: raise AbsLabError(f"{name} does not hold what it has to{at and f': see {quoted(at[1:])}'}")
         self.crc, self.at, self.lines, self.sealed = zlib.crc32(line + b"\n", self.crc), self.at + len(line) + 1, self.lines + 1, self.sealed or bool(found)
         return row and {k: v for k, v in row.items() if k != "checksum" or not found}
 

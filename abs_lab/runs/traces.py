@@ -7,7 +7,6 @@ __all__ = ['MERGE', 'RUN_COLOURS', 'LOW', 'HIGH', 'GREY', 'PANELS', 'Series', 'T
 
 # %% ../../nbs/runs/12_traces.ipynb #95e6f241
 import base64
-import html
 from collections import deque
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from .config import RecordedConfig, RunConfig, recall, recorded
 from ..core.contract import Metric
 from ..core.envs import is_atari
 from ..core.interfaces import AbsLabError
+from ..core.text import Markup, escaped, tag
 from .forks import lineage
 from .parties import with_changes
 from .runner import about_of, look_at
@@ -257,15 +257,15 @@ def still(
     "Divergence with its thresholds, size and return of some runs, as a picture."
     span = max([t.place(t.end(), x) for t in traces] + [1e-9])
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="470" viewBox="0 0 {width} 470" font-family="system-ui,sans-serif" font-size="11" fill="{GREY}">']
-    out.append("".join(f'<text x="{60 + 300 * i}" y="14" fill="{RUN_COLOURS[i % len(RUN_COLOURS)]}" font-weight="600">{html.escape(t.dir.name)}</text>' for i, t in enumerate(traces[:3])))
+    out.append("".join(f'<text x="{60 + 300 * i}" y="14" fill="{RUN_COLOURS[i % len(RUN_COLOURS)]}" font-weight="600">{escaped(t.dir.name)}</text>' for i, t in enumerate(traces[:3])))
     for k, (title, (names, key)) in enumerate(zip(titles(traces[0].about), PANELS)):
-        out += _panel(traces, x, 40 + 142 * k, width, 108, f'{html.escape(title)}<tspan font-weight="400">&#160; {key}</tspan>', names, span)
+        out += _panel(traces, x, 40 + 142 * k, width, 108, f'{escaped(title)}<tspan font-weight="400">&#160; {key}</tspan>', names, span)
     label = {"step": "environment steps", "update": "updates", "frames": "frames", "seconds": "training time (s)"}[x]
     out += [f'<text x="{min(60 + (width - 74) * v / span, width - 26):.1f}" y="448" text-anchor="middle">{v:,.6g}</text>' for v in _nice(0, span)]
     return "".join([*out, f'<text x="{(width + 46) / 2:.0f}" y="464" text-anchor="middle">{label}</text></svg>'])
 
 def as_image(
     svg: str,   # a picture
-) -> str:       # HTML, which a notebook shows even where it is not trusted
+) -> Markup:    # which a notebook shows even where it is not trusted
     "A picture as an HTML image."
-    return f'<img alt="the last state of the dashboard" src="data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"/>'
+    return tag("img", alt="the last state of the dashboard", src=f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}")

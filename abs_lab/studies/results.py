@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 # %% ../../nbs/studies/02_results.ipynb #20a00004
-from ..core.interfaces import AbsLabError, choose
+from ..core.interfaces import AbsLabError, choose, quoted
 from ..runs.registry import built_in
 from ..runs.storage import config_json, contents, is_name, last_row, read_json, result_of, run_id, steps_of, whole, write_sealed
 from .catalogue import STUDIES
@@ -111,7 +111,7 @@ def save_result(
     data_dir: Path,       # the folder that receives <id>.json
 ):
     "Write one small file, completely or not at all; raises `AbsLabError` where its name is not that of its parameters."
-    if not is_name(small["id"]) or small["id"] != _named(small.get("identity"), small["params"], small["id"]): raise AbsLabError(f"{str(small['id'])[:200]!r} is not the name of the run whose parameters it has")
+    if not is_name(small["id"]) or small["id"] != _named(small.get("identity"), small["params"], small["id"]): raise AbsLabError(f"{quoted(str(small['id'])[:200])} is not the name of the run whose parameters it has")
     data_dir.mkdir(parents=True, exist_ok=True)
     write_sealed(data_dir / (small["id"] + ".json"), small, ensure_ascii=False, separators=(",", ":"))
 
