@@ -1,5 +1,5 @@
 "What people meet while they train: a run that moves between devices, an interrupted loop, an episode without end, weights that are no numbers, shared generators."
-import json, os, random, time
+import json, os, random, signal, time
 
 import gymnasium as gym
 import numpy as np
@@ -19,7 +19,7 @@ from abs_lab.core.train import evaluate
 from abs_lab.runs import __main__ as program
 from abs_lab.runs.checkpoints import load_tree, save_tree
 from abs_lab.runs.config import configure
-from abs_lab.runs.runner import Run, load_agent, run
+from abs_lab.runs.runner import Run, _weights, load_agent, run
 from abs_lab.runs.session import Session
 from support import ROOT, assert_same_run, events, settings  # noqa: F401 (settings is a fixture)
 
@@ -137,6 +137,30 @@ def test_a_collection_that_was_interrupted_between_two_steps_goes_on_where_the_s
     assert torch.equal(a.obs, b.obs) and torch.equal(a.rewards, b.rewards)
     other.load_state_dict(state, log)
     assert torch.equal(other.collect(Still(), 3, Progress(1000)).obs, a.obs)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("backend", ["envpool", "gymnasium"])
+def test_interrupts_at_any_moment_shift_nothing(backend):
+    armed, make = [], lambda: VecEnvs(EnvConfig("CartPole-v1", num_envs=8, backend=backend))
+    def interrupt(*_):
+        if armed: armed.clear(); raise KeyboardInterrupt
+    before, envs, checked = signal.signal(signal.SIGALRM, interrupt), make(), 0
+    try:
+        for delay in np.random.default_rng(0).uniform(0.0005, 0.01, 300):
+            armed.append(True)
+            signal.setitimer(signal.ITIMER_REAL, delay)
+            try:
+                while True: envs.collect(Still(), 8, Progress(1000))
+            except (KeyboardInterrupt, AbsLabError): armed.clear()
+            if envs.sent is None and not envs.receiving:
+                other = make()
+                for actions in envs.log: other.step(actions)
+                assert torch.equal(other.obs, envs.obs) and other.rows == envs.rows
+                other.close(); checked += 1
+            if envs.sent is not None or envs.rows > 300: envs.close(); envs = make()
+    finally: signal.setitimer(signal.ITIMER_REAL, 0); signal.signal(signal.SIGALRM, before)
+    assert checked > 10
 
 
 def test_a_step_by_hand_is_seen_by_the_next_collection():
@@ -263,6 +287,12 @@ def test_a_loss_whose_row_is_not_due_ends_the_run_before_it_is_saved(tmp_path, m
     config = configure("pqn", **SMALL | dict(record_every=1_000, interval=10**6, lr=1e38, diagnose_every=1))
     with pytest.raises(AbsLabError, match="became nan at step .* has no checkpoint yet"): run(config, tmp_path/"a")
     assert not (tmp_path/"a"/"checkpoint.safetensors").exists()
+
+
+def test_weights_are_found_wherever_an_agent_keeps_them():
+    lone, deep, learnt = (torch.nn.Parameter(torch.zeros(2)) for _ in range(3))
+    held = dict(a=lone, b=[torch.nn.Linear(1, 1), (dict(c=deep),)], c=torch.optim.SGD([learnt], 0.1), d=3, e=torch.full((2,), -float("inf")), f="text")
+    assert len(_weights(held)) == 5 and {id(p) for p in (lone, deep, learnt)} <= {id(w) for w in _weights(held)}
 
 
 def test_the_rank_of_features_that_are_no_numbers_is_none():

@@ -47,11 +47,13 @@ def _trainings(dir):
     begun = [{k: e[k] for k in ("commit", "fingerprint", "versions") if k in e} for e in events_of(dir) if e["event"] in ("start", "resume")]
     return [b for i, b in enumerate(begun) if b not in begun[:i]]
 
-def _weights(agent) -> list:
-    "What an agent learns: the parameters of its modules, and what its optimisers change."
-    parts = [*vars(agent).values()]
-    groups = [group["params"] for part in parts if isinstance(part, torch.optim.Optimizer) for group in part.param_groups]
-    return [p for group in (*groups, *(part.parameters() for part in parts if isinstance(part, torch.nn.Module))) for p in group]
+def _weights(part) -> list:
+    "What an agent's attributes hold of what it learns: parameters, those of modules, and what optimisers change."
+    if isinstance(part, torch.nn.Module): return [*part.parameters()]
+    if isinstance(part, torch.nn.Parameter): return [part]
+    if isinstance(part, torch.optim.Optimizer): part = [group["params"] for group in part.param_groups]
+    parts = part.values() if isinstance(part, dict) else part if isinstance(part, (list, tuple)) else ()
+    return [w for p in parts for w in _weights(p)]
 
 class Run(Parties):
     "A run directory, open for training."
@@ -132,7 +134,7 @@ class Run(Parties):
         "Save all state; a kill from here on loses nothing that came before. Raises `AbsLabError`, and leaves the last one, where learning has failed."
         self._check()
         self.log.check()
-        if not all(w.isfinite().all() for w in _weights(self.agent)):
+        if not all(w.isfinite().all() for w in _weights(vars(self.agent))):
             raise AbsLabError(f"the agent's weights became NaN or infinite by step {self.progress.step}, update {self.progress.update}; {what_is_left(self.dir)}")
         self.actions.append()
         if self.replay_log: self.replay_log.take(); self.replay_log.sync()
