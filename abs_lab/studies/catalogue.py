@@ -94,6 +94,13 @@ _SCALING = Study(
             "last fifth. A factor of 1.15 is what matters. Only if the 95 % interval excludes 0 is the same asked against fixed 128. If the 99 % interval of seeds 0 to 7 neither excludes 0 nor "
             "lies within the margin, seeds 8 to 15 follow, and the interval is then one of 95.5 %. The same interaction of returns as they are is given beside it.")
 
+_HEADS = {"": "", " with norm": "-norm"}
+_OUTPUT_NORM = Study(
+    "output-norm", "What does a LayerNorm over the action values cost?", _PQN, "nbs/figures/output-norm.ipynb",
+    {f"{net}{label}, {batch}": params | dict(network=f"minatar-{net.lower()}{end}", lr=lr) | own for net, lr in _RATES.items() for label, end in _HEADS.items()
+     for batch, params, own in (("fixed 16", _fixed(16), {}), ("ABS 16–128", _16_TO_128 | dict(rounding="exact"), _THRESHOLDS[_PLANES[0]][net]))},
+    {_PLANES[0]: _ON_PLANES | dict(total_steps=600_000)}, _COMMON, seeds=3, scales={"cpu": {}, "smoke": dict(total_steps=16_384, eval_envs=4, seeds=1)})
+
 # %% ../../nbs/studies/01_catalogue.ipynb #19b00006
 _ramp = lambda shape: dict(controller="ramp", size_min=16, size_max=64, shape=shape)
 _VARIANTS: dict[str, dict] = {"low 0.02": dict(low=0.02), "low 0.1": dict(low=0.1), "high 0.5": dict(high=0.5), "high 0.8": dict(high=0.8),
@@ -236,7 +243,7 @@ _WITH_BTR = (
 )
 
 # %% ../../nbs/studies/01_catalogue.ipynb #19c00001
-STUDIES = {s.name: s for s in (*_QUICK_SANITY, *_ON_ATARI, _SCALING, *_OTHER_RULES, _WHY, *_MEASURES, *_TIMELY, *_WITH_PPO, *_WITH_BTR)}
+STUDIES = {s.name: s for s in (*_QUICK_SANITY, *_ON_ATARI, _SCALING, _OUTPUT_NORM, *_OTHER_RULES, _WHY, *_MEASURES, *_TIMELY, *_WITH_PPO, *_WITH_BTR)}
 
 # %% ../../nbs/studies/01_catalogue.ipynb #c5a1ccbb
 def find_study(
