@@ -434,3 +434,13 @@ def test_an_experiments_parameters_hide_no_function_of_pythons(agent):
     space = dict(In=[])
     exec(source[:source.index("result = run(")].replace("map = None", "map = 'linear'"), space)
     assert space["config"].controller.map == "linear" and eval("list(map(abs, [-1]))", space) == [1]
+
+
+def test_a_button_whose_work_fails_says_so(tmp_path):
+    pytest.importorskip("anywidget")
+    from abs_lab.live.board import Dashboard
+    board = Dashboard(Session(configure(**SMALL), tmp_path/"run"))
+    def full(): raise OSError("No space left on device")
+    board._attempt(full)
+    assert "No space left" in board.header.message.value
+    board.close()
