@@ -29,7 +29,7 @@ from .runs.forks import fork
 from .runs.registry import find, names
 from .runs.runner import load_agent, look_at, run
 from .runs.session import Session
-from .runs.storage import config_json, events_of, result_of, steps_of
+from .runs.storage import config_json, events_of, numbered, result_of, steps_of
 from .studies.engine import reproduce
 from .studies.results import merge, steps_done
 from .studies.study import Study
@@ -55,7 +55,7 @@ def state_of(
 ) -> dict:           # path -> a comparable value
     "Every leaf of a run's last checkpoint, timings apart."
     tree = load_tree(Path(dir) / "checkpoint.safetensors")
-    for name in ("seconds", "steps_bytes"): del tree[name]  # the log's length depends on the digits of its timings
+    for name in ("seconds", "steps_bytes", "covers", "id"): tree.pop(name, None)  # the log's length depends on the digits of its timings
     as_bytes = lambda t: (str(t.dtype), tuple(t.shape), t.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return {k: as_bytes(torch.as_tensor(v)) if hasattr(v, "dtype") else v for k, v in leaves(tree).items()}
 
@@ -77,8 +77,8 @@ def assert_same_run(
     mine, theirs = state_of(one), state_of(other)
     assert mine.keys() == theirs.keys(), f"the checkpoints hold different things: {sorted(map(str, mine.keys() ^ theirs.keys()))[:5]}"
     assert not (differ := [k for k in mine if mine[k] != theirs[k]]), f"the checkpoints differ in {differ[:5]}"
-    actions = [{f.name: f.read_bytes() for f in Path(d).glob("actions-*")} for d in (one, other)]
-    assert actions[0] == actions[1] and actions[0], "the actions differ"
+    actions = [max(numbered(d, "actions").items())[1] for d in (one, other)]  # of the last segment; the one before is kept for the checkpoint before
+    assert actions[0].name == actions[1].name and actions[0].read_bytes() == actions[1].read_bytes(), "the actions differ"
     assert outcome_of(one) == outcome_of(other), "the results differ"
 
 # %% ../nbs/testing.ipynb #0e4161ea

@@ -15,7 +15,7 @@ from abs_lab.runs.runner import Run, run
 from abs_lab.runs import storage
 from abs_lab.runs.storage import Busy, Lease
 from abs_lab.runs.table import Runs
-from abs_lab.runs.checkpoints import load_tree
+from abs_lab.runs.checkpoints import load_tree, save_tree
 from abs_lab.studies.results import steps_done
 from abs_lab.studies.catalogue import STUDIES
 from abs_lab.studies.status import survey
@@ -201,6 +201,7 @@ def damage(how, file):
     "a digit of the state")])
 def test_a_corrupt_checkpoint(how, unfinished, command, tmp_path):
     path, dir = unfinished
+    (dir/"checkpoint-before.safetensors").unlink()
     before = rows(dir)
     damage(how, dir/"checkpoint.safetensors")
     refused(command("runs", path, dir), "checkpoint.safetensors", "delete the file")
@@ -213,6 +214,7 @@ def test_a_corrupt_checkpoint(how, unfinished, command, tmp_path):
 
 def test_a_lost_action_log(unfinished, command):
     path, dir = unfinished
+    (dir/"checkpoint-before.safetensors").unlink()
     (dir/"actions-0").write_bytes((dir/"actions-0").read_bytes()[:-1])
     refused(command("runs", path, dir), "actions-0", "shorter")
     (dir/"actions-0").unlink()
@@ -222,9 +224,9 @@ def test_a_lost_action_log(unfinished, command):
 
 def test_another_simulator(unfinished, command):
     path, dir = unfinished
-    log = bytearray((dir/"actions-0").read_bytes())
-    log[:16] = bytes(1 - b for b in log[:16])  # what is replayed does not lead to where the run was
-    (dir/"actions-0").write_bytes(log)
+    tree = load_tree(dir/"checkpoint.safetensors")
+    tree["envs"]["obs"] += 1                   # what is replayed does not lead to where the run was
+    save_tree(dir/"checkpoint.safetensors", tree)
     refused(command("runs", path, dir), "did not replay")
     recorded(dir, 10)
 
@@ -264,6 +266,7 @@ def test_a_folder_that_is_being_written(tmp_path, command):
 def test_a_folder_is_released_when_a_run_could_not_begin(unfinished):
     "Else a notebook, which holds the traceback, could not try again."
     path, dir = unfinished
+    (dir/"checkpoint-before.safetensors").unlink()
     damage("truncated", dir/"checkpoint.safetensors")
     with pytest.raises(AbsLabError, match="damaged") as held: run(configure(**SMALL), dir)
     (dir/"checkpoint.safetensors").unlink()

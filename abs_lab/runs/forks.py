@@ -8,6 +8,7 @@ __all__ = ['lineage', 'fork', 'repeat']
 # %% ../../nbs/runs/10_forks.ipynb #19d56ec1
 import secrets
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from ..core.interfaces import AbsLabError
 from .config import RunConfig, recall
 from .parties import with_changes
 from .runner import look_at, read_config, set_events
-from .checkpoints import load_tree, save_tree
+from .checkpoints import LAST, last_standing, save_tree
 from .logs import append_event
 from .storage import events_of, numbered, regular, write_sealed
 
@@ -35,7 +36,9 @@ def fork(
 ) -> RunConfig:     # the new run's parameters
     "Copy a run's last checkpoint into a new run with other parameters; `run(config, target)` goes on from there."
     source, target, old = Path(source), Path(target), read_config(source)
-    tree = load_tree(source / "checkpoint.safetensors")
+    tree, trouble = last_standing(source)
+    if not tree: raise AbsLabError(f"{source} has no checkpoint yet: train first")
+    if trouble: warnings.warn(f"{trouble}: the fork begins at the checkpoint before, at step {tree['progress']['step']}", stacklevel=2)
     config, (root, past), history = old, lineage(source), tree.pop("history", [])
     for _, c in [*history, (None, changes)]: config = with_changes(config, **c)
     config = replace(config, origin=f"{old.id}@{tree['progress']['step']}")
@@ -44,7 +47,7 @@ def fork(
     half.mkdir(parents=True)
     try:
         for name in ("steps.jsonl", f"actions-{tree['envs']['segment']}", *(p.name for p in numbered(source, "replay").values())): _copy(source / name, half / name)
-        save_tree(half / "checkpoint.safetensors", tree)
+        save_tree(half / LAST, tree | dict(id=config.id, covers={k: v for k, v in tree.get("covers", {}).items() if k != "events.jsonl"}))
         append_event(half, "fork", tree["progress"]["step"], source=old.id, changes=changes, root=root, past=[*past, *history, [tree["progress"]["update"], changes]])
         write_sealed(half / "config.json", config.record())
         half.rename(target)

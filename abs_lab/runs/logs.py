@@ -52,7 +52,6 @@ class StepLog:
     ):
         "Cut the file back, and go on from there."
         self.file, self.waiting = open(self.path, "ab", opener=regular), list(waiting)
-        if os.fstat(self.file.fileno()).st_size < length: raise AbsLabError(f"{self.path} is shorter than its checkpoint says: rows are missing")
         self.file.truncate(length)
         self.file.seek(0, os.SEEK_END)
         self.crc = zlib.crc32(contents(self.path) or b"")
@@ -97,6 +96,10 @@ class StepLog:
         self.flush(); os.fsync(self.file.fileno())
         return dict(steps_bytes=self.file.tell(), pending=self.waiting)
 
+    def covers(self) -> dict:  # file -> first byte, the one after the last, checksum
+        "What a checkpoint stands on, after `sync`."
+        return {self.path.name: [0, self.file.tell(), self.crc]}
+
     def abandon(self):
         "Write nothing more into the file: it belongs to another process now."
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
@@ -133,7 +136,7 @@ class ActionLog:
         self,
         dir: Path,   # a run directory
         envs,        # its environments
-    ): self.dir, self.envs, self.written = Path(dir), envs, (0, 0)  # segment and rows that were written
+    ): self.dir, self.envs, self.written, self.crc = Path(dir), envs, (0, 0), 0  # segment and rows that were written, and their checksum
 
     def path(
         self,
@@ -152,6 +155,7 @@ class ActionLog:
         if not math.prod(shape): return np.zeros(shape, self.envs.log_dtype)
         actions = _array(path, self.envs.log_dtype, 0, math.prod(shape))
         if len(actions) < math.prod(shape): raise AbsLabError(f"{path} is shorter than its checkpoint says")
+        self.crc = zlib.crc32(actions.tobytes())
         return actions.reshape(shape)
 
     def append(self):
@@ -159,15 +163,24 @@ class ActionLog:
         segment, kept = self.envs.segment, self.written[1] if self.written[0] == self.envs.segment else 0  # a rebuild begins a new file
         self.written = segment, self.envs.rows
         actions = self.envs.drain_log()
+        self.crc = zlib.crc32(actions.tobytes(), self.crc if kept else 0)
         with open(self.path(segment), "ab", opener=regular) as f:
             f.truncate(kept * actions.itemsize * math.prod(actions.shape[1:]))
             f.write(actions.tobytes())
             f.flush(); os.fsync(f.fileno())
 
-    def drop(self):
+    def covers(self) -> dict:  # file -> first byte, the one after the last, checksum
+        "What a checkpoint stands on, after `append`."
+        segment, rows = self.written
+        return {self.path(segment).name: [0, rows * self.envs.num_envs * math.prod(self.envs.action_space.shape) * self.envs.log_dtype.itemsize, self.crc]}
+
+    def drop(
+        self,
+        before: int,  # a segment
+    ):
         "Delete the files of earlier segments."
         for segment, old in numbered(self.dir, "actions").items():
-            if segment != self.envs.segment: old.unlink()
+            if segment not in (before, self.envs.segment): old.unlink()
 
 # %% ../../nbs/runs/06_logs.ipynb #0703632a
 class RowLog:
@@ -180,6 +193,7 @@ class RowLog:
         per_file: int,    # rows in a file
     ):
         self.dir, self.name, self.dtype, self.per_file, self.unsafe = Path(dir), name, dtype, per_file, set()
+        self.crcs = {}  # number of a file -> first byte, the one after the last, checksum: as far as they are known
 
     def _path(self, k): return self.dir / f"{self.name}-{k:06d}"
 
@@ -201,6 +215,9 @@ class RowLog:
             with open(self._path(k), "ab", opener=regular) as f:
                 f.truncate(at * self.dtype.itemsize)
                 f.write(part.view(np.uint8))
+            start, end, crc = self.crcs.get(k, (0, 0, 0))
+            if end != at * self.dtype.itemsize: start, end, crc = at * self.dtype.itemsize, at * self.dtype.itemsize, 0
+            self.crcs[k] = start, end + part.nbytes, zlib.crc32(part.view(np.uint8), crc)
             self.unsafe.add(k)
             first, rows = first + len(part), rows[len(part):]
 
@@ -217,6 +234,13 @@ class RowLog:
         "Delete the files all of whose rows lie before a row."
         for k, path in self.files().items():
             if (k + 1) * self.per_file <= before: path.unlink()
+
+    def covers(
+        self,
+        first: int,    # a row
+    ) -> dict:         # file -> first byte, the one after the last, checksum
+        "What a checkpoint stands on whose rows begin there."
+        return {self._path(k).name: [*crc] for k, crc in self.crcs.items() if (k + 1) * self.per_file > first and self._path(k).exists()}
 
     def read(
         self,
@@ -243,8 +267,12 @@ class ReplayLog(RowLog):
         super().__init__(dir, "replay", replay.row_dtype, max(replay.length // 8, 1))
         self.replay, self.logged = replay, 0  # rows that are in the log
 
-    def restore(self):
+    def restore(
+        self,
+        covers: dict,  # of the checkpoint
+    ):
         "Put the rows back that the replay's counters name."
+        self.crcs = {k: tuple(covers[path.name]) for k, path in self.files().items() if path.name in covers}
         for first, rows in self.read(self.replay.oldest, self.replay.rows): self.replay.restore(first, rows)
         self.logged = self.replay.rows
 

@@ -26,13 +26,13 @@ import torch
 from ..core.envs import spaces_of
 from ..core.interfaces import AbsLabError, Progress, Step
 from ..core.train import evaluate, train
-from .checkpoints import load_tree, save_tree, what_is_left
+from .checkpoints import BEFORE, LAST, last_standing, save_tree, what_is_left
 from .config import RunConfig, recall, recorded
 from .logs import ActionLog, ReplayLog, StepLog, append_event
 from .parties import Parties, device_of, with_changes
 from .provenance import differences, provenance
 from .settings import settings
-from .storage import Busy, Lease, config_json, events_of, own_files, result_of, steps_of, write_sealed
+from .storage import Busy, Lease, config_json, crc_of, events_of, own_files, result_of, steps_of, write_sealed
 
 # %% ../../nbs/runs/08_runner.ipynb #24ddd04f
 def set_events(
@@ -84,19 +84,25 @@ class Run(Parties):
         if different: raise AbsLabError(f"{self.dir} holds another run: {', '.join(different)} differ")
 
     def _restore(self):
-        self.path, self.seconds = self.dir / "checkpoint.safetensors", 0.0
-        tree = load_tree(self.path) if self.path.exists() else {}
+        self.path, self.seconds = self.dir / LAST, 0.0
+        tree, trouble = last_standing(self.dir)
         if tree:
+            if tree.get("id", self.config.id) != self.config.id: raise AbsLabError(f"{self.path} is the checkpoint of another run, {tree['id']}")
             torch.set_num_threads(tree["threads"])  # sums, and so results, depend on it
             self.load_state_dict(tree)
             self.seconds = tree["seconds"]
-            if self.replay_log: self.replay_log.restore()
+            if self.replay_log: self.replay_log.restore(tree.get("covers", {}))
             self.envs.load_state_dict(tree["envs"], self.actions.read(tree["envs"]))
+        if trouble and os.path.lexists(self.path): os.replace(self.path, f"{self.path}.damaged")  # else the next checkpoint would put it in the place of the one that stands
         self.log.open(tree.get("steps_bytes", 0), tree.get("pending", []))
+        self.kept = self._reach()
         self.planned = [c for c in set_events(self.dir) if c not in self.history]
         if tree and (found := differences([dict(params=self.config.flat(), result=result) for result in (*_trainings(self.dir), provenance(self.config))])):
             warnings.warn(f"{self.dir} was trained differently until now, and goes on as it can be trained here. {'. '.join(found)}", stacklevel=4)
         self.event("resume" if tree else "start", backend=self.envs.backend, device=str(self.device), threads=torch.get_num_threads(), **provenance(self.config))
+        if trouble:
+            self.event("fallback", message=f"{trouble}; the run goes on from the checkpoint before, at step {self.progress.step}, and loses nothing but time")
+            warnings.warn(f"{trouble}: it is set aside as {self.path.name}.damaged, and the run goes on from the checkpoint before, at step {self.progress.step}", stacklevel=4)
         if tree: self._say_anew(tree["device"])
         self._follow()
 
@@ -138,10 +144,18 @@ class Run(Parties):
             raise AbsLabError(f"the agent's weights became NaN or infinite by step {self.progress.step}, update {self.progress.update}; {what_is_left(self.dir)}")
         self.actions.append()
         if self.replay_log: self.replay_log.take(); self.replay_log.sync()
-        logged = self.log.sync()
-        save_tree(self.path, self.state_dict() | logged | dict(seconds=self.seconds, threads=torch.get_num_threads(), device=torch.device(self.device).type))
-        if self.replay_log: self.replay_log.drop(self.replay_log.replay.oldest)
-        self.actions.drop()
+        logged, now = self.log.sync(), self._reach()
+        events = self.dir / "events.jsonl"
+        covers = {events.name: [0, size := events.stat().st_size, crc_of(events, 0, size)]} | self.log.covers() | self.actions.covers() | (self.replay_log.covers(now[0]) if self.replay_log else {})
+        more = dict(id=self.config.id, covers=covers, seconds=self.seconds, threads=torch.get_num_threads(), device=torch.device(self.device).type)
+        save_tree(self.path, self.state_dict() | logged | more, self.dir / BEFORE)
+        if self.replay_log: self.replay_log.drop(self.kept[0])
+        self.actions.drop(self.kept[1])
+        self.kept = now
+
+    def _reach(self):
+        "The oldest row of replay and the segment of actions that a checkpoint of now would need."
+        return self.replay_log.replay.oldest if self.replay_log else 0, self.envs.segment
 
     def _check(self):
         "Stop when the folder has passed to another process; what is not yet written then belongs nowhere."
@@ -246,10 +260,10 @@ def load_agent(
     dir: Path,            # a run directory with a checkpoint
     device: str = "cpu",  # where its networks are to live
 ):                        # an agent whose `progress` says how far it was trained
-    "The agent of a run, as its last checkpoint has it, with an empty replay; the folder is only read."
-    config, path = read_config(dir), Path(dir) / "checkpoint.safetensors"
-    if not path.exists(): raise AbsLabError(f"{dir} has no checkpoint yet: train first")
-    tree = load_tree(path)
+    "The agent of a run, as its last checkpoint that is whole has it, with an empty replay; the folder is only read."
+    config, (tree, trouble) = read_config(dir), last_standing(dir, covered=False)
+    if not tree: raise AbsLabError(f"{dir} has no checkpoint yet: train first")
+    if trouble: warnings.warn(f"{trouble}: this is the agent of the checkpoint before, at step {tree['progress']['step']}", stacklevel=2)
     for _, changes in tree.get("history", []): config = with_changes(config, **changes)
     n, (obs_space, action_space) = config.env.num_envs, spaces_of(config.env)
     agent: Any = config.kind(config.kind.for_acting(config.agent, n), obs_space, action_space, n, Progress(config.total_steps), config.seed, device)

@@ -22,6 +22,7 @@ import torch
 
 # %% ../../nbs/runs/11_session.ipynb #0ea2cfd7
 from .config import RecordedConfig, RunConfig
+from .checkpoints import checkpoints_of
 from .settings import settings
 from ..core.interfaces import AbsLabError
 from ..core.machine import free_memory
@@ -67,7 +68,7 @@ class _Held:
         self.config = config
         self.dir = Path(dir) if dir else _new_folder(Path(settings()["runs_dir"]) / "live" / config.id)
         self.run, self.error, self.thread, self.result = None, None, None, result_of(self.dir)
-        self.state = "finished" if self.result else "stopped" if (self.dir / "checkpoint.safetensors").exists() else "ready"
+        self.state = "finished" if self.result else "stopped" if checkpoints_of(self.dir) else "ready"
         self._gap, self._left, self._stopping, self._flushed = threading.Condition(), 0, False, 0.0
         self._wanted, self._jobs = {}, []  # what to set, and what to do, between two updates
 

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['RUN_FILES', 'DEEPEST', 'FORMAT', 'PARTY', 'METRIC', 'CONFIG', 'RESULT', 'SEALED', 'ROW', 'EVENT', 'MACHINE', 'BEAT',
            'EXPIRY', 'regular', 'contents', 'replacing', 'write_json', 'seal_of', 'write_sealed', 'run_id', 'own_files',
-           'numbered', 'is_name', 'whole', 'number', 'finite', 'maybe', 'misfit', 'parsed', 'read_json', 'config_json',
-           'result_of', 'sealed_line', 'Tail', 'read_jsonl', 'steps_of', 'events_of', 'last_row', 'Busy', 'Lease']
+           'numbered', 'is_name', 'whole', 'number', 'finite', 'maybe', 'misfit', 'crc_of', 'parsed', 'read_json',
+           'config_json', 'result_of', 'sealed_line', 'Tail', 'read_jsonl', 'steps_of', 'check_end', 'events_of',
+           'last_row', 'Busy', 'Lease']
 
 # %% ../../nbs/runs/02_storage.ipynb #5708a904
 import errno
@@ -58,14 +59,17 @@ def contents(
 # %% ../../nbs/runs/02_storage.ipynb #5708a907
 @contextmanager
 def replacing(
-    path: Path,           # the file to be written
-) -> Iterator[Path]:      # where to write: an empty file
+    path: Path,                  # the file to be written
+    before: Path | None = None,  # what becomes of the file that was there; None: it goes
+) -> Iterator[Path]:             # where to write: an empty file
     "A temporary file that takes the place of `path`, completely or not at all, when the block ends without an error."
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
         yield temporary
         with open(temporary, "rb+") as f: os.fsync(f.fileno())
+        if before:
+            with suppress(FileNotFoundError): os.replace(path, before)
         os.replace(temporary, path)
     except BaseException:
         with suppress(OSError): temporary.unlink()
@@ -150,6 +154,18 @@ def misfit(
 
 DEEPEST = 32  # lists and dictionaries within one another; what reads them recurses
 
+def crc_of(
+    path: Path,    # a file, there or not
+    first: int,    # byte
+    last: int,     # the byte after the last one
+) -> int | None:   # None: the file does not reach so far
+    "A checksum of a part of a file."
+    crc = 0
+    while first < last:
+        if not (part := contents(path, first, min(last - first, 1 << 20))): return None
+        first, crc = first + len(part), zlib.crc32(part, crc)
+    return crc
+
 def parsed(
     text: bytes,   # of a file, or of a line
     path,          # what to call it
@@ -226,7 +242,7 @@ class Tail:
         self,
         path: Path,                # one JSON object a line
         shape: Any = dict,         # of a line, as for `misfit`
-    ): self.path, self.shape, self.at, self.lines, self.crc, self.sealed = Path(path), shape, 0, 0, 0, False  # bytes and lines that were read, their checksum, whether lines have one
+    ): self.path, self.shape, self.at, self.lines, self.bare, self.crc, self.sealed = Path(path), shape, 0, 0, 0, 0, False  # bytes, lines, lines without a checksum that were read; the checksum of all, and whether lines have one
 
     def read(
         self,
@@ -252,6 +268,7 @@ class Tail:
         if row is not None and self.sealed and not found: raise AbsLabError(f"{name} has no checksum, as those before it have: it was put there by something else than the run")
         if row is not None and (at := misfit(row, self.shape)) is not None: raise AbsLabError(f"{name} does not hold what it has to{at and f': see {quoted(at[1:])}'}")
         self.crc, self.at, self.lines, self.sealed = zlib.crc32(line + b"\n", self.crc), self.at + len(line) + 1, self.lines + 1, self.sealed or bool(found)
+        self.bare += row is not None and not found
         return row and {k: v for k, v in row.items() if k != "checksum" or not found}
 
 def read_jsonl(
@@ -277,6 +294,16 @@ def steps_of(
 ) -> list[dict]:       # a row an update
     "The updates that a run has recorded."
     return read_jsonl(Path(dir) / "steps.jsonl", ROW)
+
+def check_end(
+    dir: Path,      # a finished run's directory
+    rows: list,     # its updates
+    result: dict,   # its result
+):
+    "Raise `AbsLabError` where a log does not hold all updates of which the result tells."
+    there = (rows[-1]["step"] if rows else 0, sum(len(row["episodes"]) for row in rows))
+    if there != (result["steps"], result["episodes"]):
+        raise AbsLabError(f"{Path(dir) / 'steps.jsonl'} ends at step {there[0]} with {there[1]} episodes, and the run ended at step {result['steps']} with {result['episodes']}: updates are missing")
 
 def events_of(
     dir: Path,         # a run directory

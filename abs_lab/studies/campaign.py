@@ -33,6 +33,7 @@ from .costs import Cost, forecast
 from .status import duration
 from .grids import configs_of, scheduled
 from .results import compact, folder_of, last_words, read_result, save_result, steps_done
+from ..runs.checkpoints import checkpoints_of
 from ..runs.provenance import provenance
 from ..runs.storage import Busy, Lease, maybe, number, own_files, read_jsonl, regular, result_of, write_sealed
 from .catalogue import STUDIES, find_study
@@ -284,7 +285,7 @@ class Campaign(_Starting):
             self._report()
         return 1 if self.failed else 0
 
-def _saved(dir): return (dir / "checkpoint.safetensors").stat().st_mtime if (dir / "checkpoint.safetensors").exists() else 0
+def _saved(dir): return max((p.lstat().st_mtime for p in checkpoints_of(dir)), default=0)
 
 def _name(task): return f"{task.config.id} ({task.arm})"
 

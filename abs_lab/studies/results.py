@@ -14,7 +14,7 @@ from typing import Any
 # %% ../../nbs/studies/02_results.ipynb #20a00004
 from ..core.interfaces import AbsLabError, choose, quoted
 from ..runs.registry import built_in
-from ..runs.storage import config_json, contents, is_name, last_row, read_json, result_of, run_id, steps_of, whole, write_sealed
+from ..runs.storage import check_end, config_json, contents, is_name, last_row, read_json, result_of, run_id, steps_of, whole, write_sealed
 from .catalogue import STUDIES
 
 # %% ../../nbs/studies/02_results.ipynb #3b0c0002
@@ -66,7 +66,7 @@ def compact(
     if id and config["id"] != id: raise AbsLabError(f"{dir} holds the run {config['id']}, and not {id}")
     if not rows: raise AbsLabError(f"{dir} has no update yet")
     if result and result["id"] != config["id"]: raise AbsLabError(f"{dir} holds the run {config['id']}, and the result of {result['id']}")
-    if result and (result["steps"], result["episodes"]) != (rows[-1]["step"], sum(len(row["episodes"]) for row in rows)): raise AbsLabError(f"{dir / 'steps.jsonl'} does not hold all updates of the run that result.json tells of")
+    if result: check_end(dir, rows, result)
     chunks = [rows[a[0]:a[-1] + 1] for a in np.array_split(np.arange(len(rows)), min(POINTS, len(rows)))]
     curve: dict[str, Any] = {"return": [_mean([e[2] for row in c for e in row["episodes"]], 4) for c in chunks]}
     curve |= {k: [c[-1][k] for c in chunks] for k in ("step", "gradient_steps", "size", "epochs")}
