@@ -92,15 +92,15 @@ def last_standing(
     covered: bool = True,  # only one whose logs are as they were, too
 ) -> tuple[dict, str]:     # its tree, empty where the run has no checkpoint; what is the matter with a newer one
     "The newest checkpoint of a run that can be used; raises `AbsLabError` where there are some, and none can."
-    trouble = ""
+    trouble = []
     for path in checkpoints_of(dir):
         contents(path, 0, 1)  # what may not be read, or is no file, is not passed over
         try:
             tree = load_tree(path)
             if covered: check_covered(dir, tree)
-            return tree, trouble
-        except AbsLabError as e: trouble = trouble or str(e)
-    if trouble: raise AbsLabError(f"{trouble}. What was recorded is still readable; put the file back as it was, or delete the file{'s' * (len(checkpoints_of(dir)) > 1)} "
+            return tree, "; ".join(trouble)
+        except AbsLabError as e: trouble.append(str(e))
+    if trouble: raise AbsLabError(f"{'; '.join(dict.fromkeys(trouble))}. What was recorded is still readable; put the file back as it was, or delete the file{'s' * (len(checkpoints_of(dir)) > 1)} "
                                   f"{' and '.join(p.name for p in checkpoints_of(dir))} to train again from the beginning")
     return {}, ""
 

@@ -85,7 +85,7 @@ class Run(Parties):
 
     def _restore(self):
         self.path, self.seconds = self.dir / LAST, 0.0
-        tree, trouble = last_standing(self.dir)
+        (tree, trouble), was_set = last_standing(self.dir), set_events(self.dir)  # both are read before anything is written
         if tree:
             if tree.get("id", self.config.id) != self.config.id: raise AbsLabError(f"{self.path} is the checkpoint of another run, {tree['id']}")
             torch.set_num_threads(tree["threads"])  # sums, and so results, depend on it
@@ -96,7 +96,7 @@ class Run(Parties):
         if trouble and os.path.lexists(self.path): os.replace(self.path, f"{self.path}.damaged")  # else the next checkpoint would put it in the place of the one that stands
         self.log.open(tree.get("steps_bytes", 0), tree.get("pending", []))
         self.kept = self._reach()
-        self.planned = [c for c in set_events(self.dir) if c not in self.history]
+        self.planned = [c for c in was_set if c not in self.history]
         if tree and (found := differences([dict(params=self.config.flat(), result=result) for result in (*_trainings(self.dir), provenance(self.config))])):
             warnings.warn(f"{self.dir} was trained differently until now, and goes on as it can be trained here. {'. '.join(found)}", stacklevel=4)
         self.event("resume" if tree else "start", backend=self.envs.backend, device=str(self.device), threads=torch.get_num_threads(), **provenance(self.config))

@@ -38,7 +38,7 @@ def verify(
     dir: Path,   # a run directory
 ) -> dict:       # name of a file -> what is the matter with it; empty: it is as it was written
     "Compare the files of a run with their checksums, and with one another."
-    dir, found, covered = Path(dir), {}, {}
+    dir, found, covered = Path(dir), {}, []
     def look(name: str, check: Callable, always: bool = False):
         if not always and not os.path.lexists(dir / name): return
         try: found[name] = check()
@@ -46,7 +46,7 @@ def verify(
     def checkpoint(path):
         tree = load_tree(path)
         check_covered(dir, tree)
-        covered.update(tree.get("covers", {}))
+        covered.append(tree.get("covers"))
         return ""
     look("config.json", lambda: _sealed(dir / "config.json", lambda: config_json(dir)), always=True)
     look("result.json", lambda: _sealed(dir / "result.json", lambda: read_json(dir / "result.json", RESULT)))
@@ -54,5 +54,6 @@ def verify(
     look("events.jsonl", lambda: _log(dir / "events.jsonl", EVENT)[1])
     for path in checkpoints_of(dir): look(path.name, lambda path=path: checkpoint(path))
     for path in (path for kind in ("actions", "replay") for _, path in sorted(numbered(dir, kind).items())):
-        look(path.name, lambda path=path: "" if contents(path, 0, 1) is not None and path.name in covered else f"{BARE}: no checkpoint that holds names it")
+        bare = not covered or None in covered and not any(path.name in (c or {}) for c in covered)  # what whole checkpoints do not name is read by nobody
+        look(path.name, lambda path=path, bare=bare: f"{BARE}: no checkpoint that holds has its checksum" if contents(path, 0, 1) is not None and bare else "")
     return found
