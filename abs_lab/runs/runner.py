@@ -95,7 +95,7 @@ class Run(Parties):
             self.envs.load_state_dict(tree["envs"], self.actions.read(tree["envs"]))
         if trouble and os.path.lexists(self.path): os.replace(self.path, f"{self.path}.damaged")  # else the next checkpoint would put it in the place of the one that stands
         self.log.open(tree.get("steps_bytes", 0), tree.get("pending", []))
-        self.kept = self._reach()
+        self.kept = self._reach() if tree else None  # what the newest checkpoint needs, as soon as there is one
         self.planned = [c for c in was_set if c not in self.history]
         if tree and (found := differences([dict(params=self.config.flat(), result=result) for result in (*_trainings(self.dir), provenance(self.config))])):
             warnings.warn(f"{self.dir} was trained differently until now, and goes on as it can be trained here. {'. '.join(found)}", stacklevel=4)
@@ -149,8 +149,9 @@ class Run(Parties):
         covers = {events.name: [0, size := events.stat().st_size, crc_of(events, 0, size)]} | self.log.covers() | self.actions.covers() | (self.replay_log.covers(now[0]) if self.replay_log else {})
         more = dict(id=self.config.id, covers=covers, seconds=self.seconds, threads=torch.get_num_threads(), device=torch.device(self.device).type)
         save_tree(self.path, self.state_dict() | logged | more, self.dir / BEFORE)
-        if self.replay_log: self.replay_log.drop(self.kept[0])
-        self.actions.drop(self.kept[1])
+        oldest, segment = self.kept or now
+        if self.replay_log: self.replay_log.drop(oldest)
+        self.actions.drop(segment)
         self.kept = now
 
     def _reach(self):
