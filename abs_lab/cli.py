@@ -160,7 +160,7 @@ def _dry_run(work, jobs):
         seconds, size = forecast(config, known, step)
         foreign |= any(c.hardware != provenance()["hardware"] or c.params.get("env_id") != config.env.env_id for c in nearest(config, known))
         times.append(seconds), sizes.append(size)
-        say(f"  {f'{step / config.total_steps:4.0%} done' if step else 'to train '} {config.id}  {point['arm']}  ({_cost_of([seconds], [size])})")
+        say(f"  {f'{min(step / config.total_steps, 1):4.0%} done' if step else 'to train '} {config.id}  {point['arm']}  ({_cost_of([seconds], [size])})")
     say(f"{work.study.name}: {len(times)} of {len(work.grid)} runs to train into {work.runs_dir}")
     if work.later: say(f"and {len(work.later)} more that replay others, when those are finished")
     if times: say(f"expected: {_cost_of(times, sizes, jobs)}" + f" with {jobs} at once" * (jobs > 1) + " (some as recorded on other hardware or of another task)" * foreign)

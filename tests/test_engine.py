@@ -12,7 +12,7 @@ from abs_lab.studies import costs, engine, status, workers
 from abs_lab.runs.config import configure
 from abs_lab.agents.replay import bytes_of
 from abs_lab.core.interfaces import AbsLabError
-from abs_lab.studies.results import collect, steps_done
+from abs_lab.studies.results import collect, save_result, steps_done
 from abs_lab.runs.runner import Run, run
 from abs_lab.runs.storage import Busy, Lease, result_of, write_sealed
 from abs_lab.studies.catalogue import STUDIES
@@ -313,14 +313,14 @@ def test_a_run_whose_small_file_is_there_counts_as_done(small_file, command, mon
 
 
 def test_recorded_runs_of_other_code_are_not_mixed_in(small_file, command, monkeypatch, tmp_path):
-    path = tmp_path/"reports"/"tiny"/"data"/f"{small_file[1]}.json"
-    small = json.loads(path.read_text())
+    data = tmp_path/"reports"/"tiny"/"data"
+    small = json.loads((data/f"{small_file[1]}.json").read_text())
     result = small["result"] | dict(commit="0123456789ab")
-    path.write_text(json.dumps(small | dict(result=result | dict(fingerprint=dict(abs_lab="0" * 12)))))
+    save_result(small | dict(result=result | dict(fingerprint=dict(abs_lab="0" * 12))), data)
     refused(command("reproduce", "tiny"), "trained differently", "the code that trains pqn, classic", "0123456789ab (1 run)", "tools/fingerprints.py", "--allow-mixed-commits")
-    path.write_text(json.dumps(small | dict(result=result | dict(versions=result["versions"] | dict(numpy="1.0.0")))))
+    save_result(small | dict(result=result | dict(versions=result["versions"] | dict(numpy="1.0.0"))), data)
     refused(command("reproduce", "tiny", "--dry-run"), "trained differently", "numpy: 1.0.0 (1 run)")
-    path.write_text(json.dumps(small | dict(result=result)))  # another commit, and the same code
+    save_result(small | dict(result=result), data)  # another commit, and the same code
     assert command("reproduce", "tiny", "--dry-run")[0] == 0
 
 
@@ -381,7 +381,8 @@ def test_a_dry_run_estimates_time_and_disk_or_says_that_it_cannot(command, monke
     steps = result_of(folder(tmp_path/"runs"/"tiny", s.grid()[0]))["steps"]
     assert len(costs.costs(here=True)) == 1
     result = folder(tmp_path/"runs"/"tiny", s.grid()[0])/"result.json"
-    result.write_text(result.read_text().replace('"cpu": "', '"cpu": "another '))
+    found = json.loads(result.read_text())
+    write_sealed(result, found | dict(hardware=found["hardware"] | dict(cpu="another")))
     assert costs.costs(here=True) == [] and "as recorded on other hardware" in command("reproduce", "tiny", "--dry-run")[1]
     assert "hardware" not in out and f"{2 * bytes / steps * 2_000 / 1e6:.1f} MB" in out.split("\n")[-2]
 
@@ -390,8 +391,8 @@ def test_a_dry_run_estimates_time_and_disk_or_says_that_it_cannot(command, monke
 
 def drawn(monkeypatch):
     "Draw the figure notebook here, in this process: a kernel for it would take longer than the page."
-    def execute(argv, cwd, **more):
-        notebook, page, params = json.loads(argv[-1])
+    def execute(argv, cwd, input, **more):
+        notebook, page, params = json.loads(input)
         space = {}
         with monkeypatch.context() as m:
             m.chdir(cwd)
