@@ -218,6 +218,15 @@ def test_every_figure_notebook_renders(name, tmp_path, monkeypatch):
     if name != "quick": assert (report/"compare.md").read_text().count("\n| ") >= len(arms)
 
 
+@pytest.mark.parametrize("name", [name for name, study in STUDIES.items() if study.primary])
+def test_a_page_answers_what_was_written_down(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("BROWSER_PATH", "/nonexistent")
+    fabricate(STUDIES[name], "cpu", tmp_path/"data", seeds=5)
+    render(STUDIES[name], data_dir=str(tmp_path/"data"), report_dir=str(tmp_path/"report"))
+    page = (tmp_path/"report"/"index.html").read_text()
+    assert "Written down before the first run." in page and "over 5 seeds" in re.search("The contrast written down beforehand, [^<]*", page)[0]
+
+
 def panels(fig):
     "Title of each panel over one another -> its y axis and the heights of its lines."
     titles = [note.text for note in fig.layout.annotations]

@@ -271,6 +271,7 @@ def study(
     question: str = "",                  # the title; empty: as the study has it
 ) -> Path:                 # index.html; beside it results.csv, compare.md and, where this machine can, figures as SVG
     "Write the page of a study."
+    primary = "" if question else find_study(name).primary
     question, origin, tasks, several = question or find_study(name).question, sentences.provenance(runs, allow_mixed_commits), figures.by_task(runs), len(figures.by_task(runs)) > 1
     units, scale = sentences.normalised(runs) if several else (runs, "return")
     said = [*sentences.lacking(missing), *sentences.undecided(units, pairs), *said, *sentences.compared(units, pairs)]
@@ -278,7 +279,6 @@ def study(
     turned = differing.set_index("Parameter").T.reset_index(names="Arm") if len(differing) else differing
     table = sentences.task_table(runs)
     smoke = "**A smoke run: it shows that the chain works, and nothing about learning.**" if any(part.endswith("-smoke") for part in Path(report_dir).parts[-2:]) else ""
-    primary = "" if question else find_study(name).primary
     blocks = [smoke, (what_was_run(runs), "What was run."), notes, primary and f"**Written down before the first run.** {primary} Everything else on this page explores.", "## What this data shows", box(said), reading]
     few, table_block = len(tasks) <= 5, (table, CAPTIONS["table"])  # of many tasks, what they say together comes first
     if few: blocks.append(table_block)

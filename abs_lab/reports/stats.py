@@ -368,7 +368,7 @@ def contrast(
     weights: dict,         # arm -> weight
     score: str = "score",  # column of the score
     level: float = 0.95,   # of the interval
-) -> dict:                 # estimate, low, high (None with fewer than MIN_SEEDS seeds), seeds
+) -> dict:                 # estimate, low, high and p (None with fewer than MIN_SEEDS seeds), seeds
     "A weighted sum of arms, seed by seed, with its t interval."
     table = _table(rows, "arm", "seed", score)
     for arm in weights: choose("arm", arm, [*table["arm"].unique()])
@@ -377,9 +377,10 @@ def contrast(
     tasks = len(wide.columns) / len(weights)
     sums = sum(wide[column] * weights[column[-1] if keys else column] for column in wide) / tasks
     n = len(wide)
-    if n < MIN_SEEDS: return dict(estimate=float(sums.mean()) if n else math.nan, low=None, high=None, seeds=n)
-    half = float(scipy.stats.t.ppf((1 + level) / 2, n - 1) * sums.std(ddof=1) / n ** 0.5)
-    return dict(estimate=float(sums.mean()), low=float(sums.mean()) - half, high=float(sums.mean()) + half, seeds=n)
+    if n < MIN_SEEDS: return dict(estimate=float(sums.mean()) if n else math.nan, low=None, high=None, p=None, seeds=n)
+    middle, error, t = float(sums.mean()), float(sums.std(ddof=1)) / n ** 0.5, scipy.stats.t(n - 1)
+    half = float(t.ppf((1 + level) / 2)) * error
+    return dict(estimate=middle, low=middle - half, high=middle + half, p=float(2 * t.sf(abs(middle) / error)) if error else float(middle == 0), seeds=n)
 
 def verdict(
     found: dict,      # what `contrast` returns
