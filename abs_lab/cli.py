@@ -222,9 +222,13 @@ def _merge(argv):
     parser.add_argument("dir", type=Path, help="folder of result files: a campaign's --out, or another report's data")
     parser.add_argument("study", nargs="?", help="folder below the reports (default: what each file says)")
     parser.add_argument("--replace", action="store_true", help="take another result for a run that is there already")
+    parser.add_argument("--any-environment", action="store_true", help="take runs of environments that are neither known by name, nor module:Name, nor tasks of the study")
     args = parser.parse_args(argv)
-    known = [p.parent.name for p in Path(settings()["runs_dir"]).glob("*/study.json")] + [p.parent.name for p in Path(settings()["reports_dir"]).glob("*/data")]
-    taken, same, refused = merge(args.dir, settings()["reports_dir"], args.study, args.replace, known)
+    known = {p.parent.name: () for p in Path(settings()["reports_dir"]).glob("*/data")}
+    for path in Path(settings()["runs_dir"]).glob("*/study.json"):
+        try: known[path.parent.name] = (read_json(path, dict(tasks=maybe([str]))) or {}).get("tasks") or ()
+        except AbsLabError as e: say(f"passed over: {e}", error=True)
+    taken, same, refused = merge(args.dir, settings()["reports_dir"], args.study, args.replace, known, args.any_environment)
     for id in taken: say(f"taken: {id}")
     for why in refused.values(): say(f"refused: {why}", error=True)
     say(f"{len(taken)} taken, {len(same)} there already, {len(refused)} refused")

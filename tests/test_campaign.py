@@ -361,19 +361,22 @@ def test_merging_twice_changes_nothing(carried, capsys, tmp_path):
 
 @pytest.mark.parametrize("damage, words", [
     (lambda s: json.dumps(s)[:-9], "is damaged"),
-    (lambda s: json.dumps([s]), "is damaged"),
-    (lambda s: json.dumps({k: v for k, v in s.items() if k != "curve"}), "is damaged"),
+    (lambda s: json.dumps([s]), "does not hold what it has to"),
+    (lambda s: json.dumps({k: v for k, v in s.items() if k != "curve"}), "does not hold what it has to: see 'curve'"),
     (lambda s: json.dumps(s | dict(params=s["params"] | dict(lr=0.5))), "changed since it was written"),
     (lambda s: json.dumps(s | dict(params=s["params"] | dict(lrr=0.5))), "changed since it was written"),
-    (lambda s: json.dumps(s | dict(result=s["result"] | dict(steps=1_000))), "no finished run"),
-    (lambda s: json.dumps(s | dict(result=s["result"] | dict(id="x"))), "the result of x"),
+    (lambda s: json.dumps(s | dict(result=s["result"] | dict(steps=1_000))), "its result says 1000"),
+    (lambda s: json.dumps(s | dict(result=s["result"] | dict(status="running"))), "no finished run"),
+    (lambda s: json.dumps(s | dict(result=s["result"] | dict(id="x"))), "the result of 'x'"),
     (lambda s: json.dumps(s | dict(curve=s["curve"] | dict(size=[16]))), "the same number in every column"),
     (lambda s: json.dumps(s | dict(curve={k: v and v * 100 for k, v in s["curve"].items()})), "1 to 200 points"),
     (lambda s: json.dumps(s | dict(study="../elsewhere")), "unknown study"),
-], ids=["cut", "list", "no curve", "edited", "unknown parameter", "unfinished", "another's result", "ragged", "too long", "another folder"])
+], ids=["cut", "list", "no curve", "edited", "unknown parameter", "another end", "unfinished", "another's result", "ragged", "too long", "another folder"])
 def test_a_file_that_is_not_what_it_claims_is_named_and_the_rest_is_taken(carried, capsys, tmp_path, damage, words):
     bad, good = carried
-    bad.write_text(damage(json.loads(bad.read_text())))
+    small = json.loads(bad.read_text())
+    if "changed" not in words: del small["seal"]  # older files have none
+    bad.write_text(damage(small))
     code, out, err = merge(capsys)
     assert code == 1 and words in err and err.startswith("refused: ") and out == f"taken: {good.stem}\n1 taken, 0 there already, 1 refused\n"
     assert [p.name for p in (tmp_path/"reports").rglob("*.json")] == [good.name] and not (tmp_path/"elsewhere").exists()
@@ -397,7 +400,7 @@ def test_another_result_of_a_run_is_taken_only_when_asked(carried, capsys, tmp_p
 
 def test_the_study_can_be_named_and_an_empty_folder_is_refused(carried, capsys, tmp_path):
     small = json.loads(carried[0].read_text())
-    del small["study"]
+    del small["study"], small["seal"]
     carried[0].write_text(json.dumps(small))
     assert merge(capsys)[0] == 1 and merge(capsys, "quick")[0] == 0
     assert len(list((tmp_path/"reports"/"quick"/"data").iterdir())) == 2

@@ -9,7 +9,6 @@ __all__ = ['CONTROLLER_COLOURS', 'OTHER_COLOURS', 'FIXED', 'SHADES', 'DASHES', '
            'final', 'wall_clock']
 
 # %% ../../nbs/reports/01_figures.ipynb #b7d9b89a
-import json
 import textwrap
 import zlib
 from pathlib import Path
@@ -25,18 +24,9 @@ from ..core.interfaces import AbsLabError, quoted
 from ..core.text import BR, Markup, escaped, joined
 from .stats import MIN_SEEDS, band, interval, iqm
 from ..runs.registry import built_in, find
+from ..studies.results import load_small
 
 # %% ../../nbs/reports/01_figures.ipynb #9fee3499
-def _run(path) -> dict:
-    "One run file, checked for what every figure needs."
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-        for key in ["id", "params", "result", "curve"]: run[key]
-        run["params"]["arm"], run["params"]["seed"], run["curve"]["step"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise AbsLabError(f"{path} is not a run file ({quoted(error)}): remove it and run that seed again") from error
-    return run
-
 def load(
     data_dir,               # folder of a study's run files, data/<run-id>.json; or several folders
     arms=(),                # labels in the order in which they are to be shown; others follow
@@ -44,7 +34,7 @@ def load(
     "Read the compact run files of a study."
     found, place = {}, {arm: i for i, arm in enumerate(arms)}
     for i, folder in enumerate([data_dir] if isinstance(data_dir, (str, Path)) else data_dir):
-        for run in map(_run, sorted(Path(folder).glob("*.json"))):
+        for run in filter(None, map(load_small, sorted(Path(folder).glob("*.json")))):
             if run["id"] in found: found[run["id"]].setdefault("committed", run["result"])
             else: found[run["id"]] = run | (dict(taken=True) if i else {})
     if not found: raise AbsLabError(f"no run files (*.json) in {data_dir}: run the study first")

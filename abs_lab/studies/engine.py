@@ -260,7 +260,7 @@ class Work:
     def announce(self):
         "Write down which runs there are, so that `status` can say how far they are."
         self.runs_dir.mkdir(parents=True, exist_ok=True)
-        write_json(self.runs_dir / "study.json", dict(study=self.study.name, trains_here=self.study.trains_here, runs=[[c.id, p.get("arm"), c.total_steps] for p, c in zip(self.grid, self.configs)]))
+        write_json(self.runs_dir / "study.json", dict(study=self.study.name, trains_here=self.study.trains_here, tasks=sorted({c.env.env_id for c in self.configs}), runs=[[c.id, p.get("arm"), c.total_steps] for p, c in zip(self.grid, self.configs)]))
 
     def asked(self) -> list[tuple]:  # parameters and config
         "The runs that are asked for."
