@@ -26,7 +26,7 @@ from .core.machine import allowed_cores
 from .core.text import plain_terminal, say
 from .runs.registry import find, names
 from .runs.settings import settings
-from .runs.storage import config_json, contents, is_name, maybe, read_json, result_of, whole
+from .runs.storage import config_json, contents, is_name, maybe, read_json, result_of, run_dirs, whole
 from .studies.catalogue import STUDIES
 from .studies.results import merge, read_result, steps_done
 from .studies.status import clock, duration, held, starts, survey, table
@@ -199,9 +199,9 @@ def _survey_of(folder):
         found = {id: (id, arm, total) for id, arm, total in queued["runs"]}
         if queued["trains_here"]: recorded = set()
     else: found = {id: (id, "", 0) for id in recorded}  # no queue was started here
-    for path in sorted(folder.glob("*/config.json")):
-        try: found.setdefault(path.parent.name, (path.parent.name, "", config_json(path.parent)["config"]["total_steps"]))
-        except AbsLabError: found.setdefault(path.parent.name, (path.parent.name, "its config.json cannot be read", 0))
+    for dir in run_dirs(folder):
+        try: found.setdefault(dir.name, (dir.name, "", config_json(dir)["config"]["total_steps"]))
+        except AbsLabError: found.setdefault(dir.name, (dir.name, "its config.json cannot be read", 0))
     return survey(folder, list(found.values()), recorded)
 
 def _status(argv):
@@ -212,7 +212,10 @@ def _status(argv):
     root, reports = (Path(settings()[key]) for key in ("runs_dir", "reports_dir"))
     names = sorted({p.name for p in root.glob("*/")} | {p.parent.name for p in reports.glob("*/data")})
     if args.study: names = [choose(f"study in {root} or {reports}", args.study, names)]
-    found = [_survey_of(root / name) for name in names]
+    found = []
+    for name in names:
+        try: found.append(_survey_of(root / name))
+        except OSError as e: say(f"abs-lab: {e.filename or root / name} cannot be read: {e.strerror}", error=True)
     if args.json: say(json.dumps(found[0] if args.study else found, indent=1))
     else: say("\n".join(line for f in found for line in table(f, ("done", "running", "waiting", "stopped", "failed") if args.study else ())) if found else f"no runs in {root}")
     return 0

@@ -22,6 +22,7 @@ from abs_lab.studies.campaign import Campaign, Training
 from abs_lab.studies.costs import costs
 from abs_lab.studies.results import collect, compact, last_words, load_small, merge, save_result, steps_done
 from abs_lab.studies.status import survey, table
+from abs_lab.studies.workers import _spawn, execute
 from support import MOVING, assert_same_run, events, rows, settings  # noqa: F401 (settings: a fixture that all tests here use)
 
 SMALL = dict(env_id="CartPole-v1", num_envs=16, total_steps=4_000, eval_envs=2) | MOVING
@@ -118,7 +119,7 @@ DAMAGE = [
     ("replay", "replay-000006", bit, REFUSED), ("replay", "replay-000006", delete, REFUSED), ("replay", "replay-000006", pipe, REFUSED), ("replay", "checkpoint.safetensors", lambda p: bit(p, -100), BEFORE),
 ]
 
-def cases(): return [pytest.param(*case, id=f"{case[0]} {case[1]} {i}") for i, case in enumerate(DAMAGE)]
+def cases(): return [pytest.param(*case, id=f"{case[0]} {case[1]} {i}", marks=[pytest.mark.long] if case[3] == SAME and i % 2 or i % 3 == 2 else []) for i, case in enumerate(DAMAGE)]  # two thirds in CI
 
 @pytest.mark.parametrize("which, file, damage, outcome", cases())
 def test_a_damaged_file(which, file, damage, outcome, made, tmp_path):
@@ -237,3 +238,227 @@ def test_verify_names_what_does_not_hold(made, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "s/bad: " in out and "its checksum is not that of its content" in out and " 1 hold, " in out
     assert cli.main(["verify", "s/good"]) == 0 and cli.main(["verify", "sss"]) == 2
+
+
+# -- what is no file, and what is not the run's ------------------------------------------------------------------------
+
+NAMES = ("config.json", "steps.jsonl", "events.jsonl", "result.json", "failure.json", "worker.log", "checkpoint.safetensors", "checkpoint-before.safetensors", "actions-0", "lock", "lock.alive", "queue", "queue.alive")
+
+def readers(dir):
+    "Everything that lists runs, or looks at one; each by its name."
+    runs = dir.parent
+    return dict(
+        status=lambda: table(survey(runs, [(dir.name, "a", 4_000)]), ("done", "running", "waiting", "stopped", "failed")), command=lambda: cli.main(["status"]), verify=lambda: verify(dir),
+        steps_done=lambda: steps_done(dir), last_words=lambda: last_words(dir), table=lambda: Runs(runs).table, steps=lambda: Runs(runs).steps(), browser=lambda: [table_row(r) for r in records()],
+        chosen=lambda: [small_of(r) for r in records()], costs=lambda: costs(), compact=lambda: compact(dir, "a"), set_events=lambda: set_events(dir), lineage=lambda: lineage(dir), look=lambda: look_at(dir),
+        read=lambda: read_config(dir), about=lambda: about_of(dir), trace=lambda: Trace(dir).read(), session=lambda: Session.open(dir).present, result=lambda: result_of(dir), held=lambda: Lease.held(dir/"lock"))
+
+LISTS = ("status", "command", "verify", "steps_done", "last_words", "browser", "costs", "table")  # one folder never ends these
+
+def look(dir, only=None):
+    "Ask every reader; only `AbsLabError` may come of it, and nothing at all from what lists many folders."
+    for name, read in readers(dir).items():
+        if only and name not in only: continue
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                read()
+        except AbsLabError as e:
+            assert name not in LISTS, (name, e)
+            assert len(str(e)) < 1_500 + 3 * len(str(dir)), name
+        except Exception as e: raise AssertionError(f"{name}: {type(e).__name__}: {e}") from e
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    dir = tmp_path/"runs"/"s"/"x"
+    shutil.copytree(made/"killed whole", dir)
+    write_json(dir/"failure.json", dict(arm="a", id="x", message="m", notebook="n"))
+    return dir
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_no_file_hangs_and_misleads_nothing(name, folder, tmp_path, capsys):
+    for what in (os.mkfifo, lambda p: p.symlink_to(p.name)) if NAMES.index(name) % 2 else (lambda p: p.symlink_to("nowhere"), Path.mkdir, os.mkfifo):
+        (folder/name).unlink(missing_ok=True)
+        what(folder/name)
+        look(folder)
+        (folder/name).rmdir() if (folder/name).is_dir() else (folder/name).unlink()
+
+
+def test_no_link_is_followed_by_what_writes(made, tmp_path):
+    dir, outside = tmp_path/"runs"/"x", tmp_path/"outside"
+    for name in NAMES:
+        if name in ("failure.json", "worker.log", "queue", "queue.alive", "lock.alive"): continue
+        shutil.rmtree(dir, ignore_errors=True)
+        shutil.copytree(made/"killed", dir)
+        outside.write_text("mine")
+        (dir/name).unlink(missing_ok=True)
+        (dir/name).symlink_to(outside)
+        (dir/f"{name}.tmp").symlink_to(outside)
+        if name not in ("result.json", "checkpoint-before.safetensors"):
+            with pytest.raises(AbsLabError, match=name): run(configure(**SMALL), dir)
+        else: run(configure(**SMALL), dir)
+        assert outside.read_text() == "mine" and (dir/f"{name}.tmp").is_symlink(), name
+
+
+def test_a_link_in_place_of_a_worker_log_or_a_notebook_is_not_followed(tmp_path):
+    outside, dir = tmp_path/"outside", tmp_path/"x"
+    dir.mkdir(), outside.write_text("mine")
+    (dir/"worker.log").symlink_to(outside)
+    with pytest.raises(OSError, match="it is a link"): _spawn([], dir/"worker.log", 1, tmp_path)
+    (dir/"executed.ipynb").symlink_to(outside)
+    with pytest.raises(FileNotFoundError): execute(tmp_path/"nothing.ipynb", dir/"executed.ipynb", {})
+    assert outside.read_text() == "mine"
+
+
+def test_files_of_a_person_stay_and_those_of_a_kill_go(made, tmp_path):
+    dir = tmp_path/"x"
+    shutil.copytree(made/"replay", dir)
+    mine = ("actions-of-mine.txt", "replay-000000.bak", "replay-notes", "config.json.tmp", "checkpoint.safetensors.mine.tmp", "actions-1.txt")
+    for name in mine: (dir/name).write_text("mine")
+    for name in ("config.json.0123abcd.tmp", "checkpoint.safetensors.0123abcd.tmp"): (dir/name).write_text("half")
+    run(configure(**REPLAY), dir)
+    assert all((dir/name).read_text() == "mine" for name in mine) and not list(dir.glob("*.0123abcd.tmp"))
+    assert_same_run(made/"replay whole", dir)
+
+
+def test_a_write_that_fails_leaves_nothing_behind(tmp_path):
+    with pytest.raises(TypeError): write_json(tmp_path/"a.json", object())
+
+    assert not list(tmp_path.iterdir())
+
+
+
+
+# -- contents that are no run's ----------------------------------------------------------------------------------------
+
+TEXTS = [b"", b"{", b"null", b"[]", b"{}", b"[5]", b"[1]", b'"x"', b"1e999", b"NaN", b'{"format": 2}', b'{"format": 2, "config": null}', b'{"format": 2, "id": "x", "config": []}', b"[" * 100_000 + b"]" * 100_000,
+         b'{"a":' * 500 + b"1" + b"}" * 500, b"\xff\xfe\x00", b"\x00" * 1000, "é".encode("latin-1") * 9, b'{"id": "\\ud800", "format": 2}', b'{"step": "x"}\n', b"[5]\n[6]\n", b'{"step": 1}\n{"step": "x"}\n',
+         b'{"event": 5}\n', b'{"event": "set", "update": "x"}\n', b'{"event": "fork"}\n', b'{"event": "start"}\n', b'{"event": "error"}\n', b'{"message": 5}', b"9" * 5000, b'{"step": ' + b"9" * 400 + b"}\n"]
+KINDS = ("config.json", "steps.jsonl", "events.jsonl", "result.json", "failure.json", "worker.log", "study.json")
+
+def put(folder, kind, text): (folder.parent if kind == "study.json" else folder).joinpath(kind).write_bytes(text)
+
+@pytest.mark.parametrize("part", [pytest.param(None, id="all", marks=pytest.mark.long), *range(len(KINDS))])
+def test_malformed_contents(part, folder, capsys):
+    "In CI a seventh of the contents for each kind of file, so that all occur."
+    for i, kind in enumerate(KINDS):
+        path = (folder.parent if kind == "study.json" else folder)/kind
+        before = path.read_bytes() if path.exists() else None
+        for text in TEXTS if part is None else TEXTS[(part + i) % len(KINDS)::len(KINDS)] if part == i else []:
+            put(folder, kind, text)
+            look(folder)
+        path.unlink(missing_ok=True) if before is None else path.write_bytes(before)
+
+
+def leaves(value, at=()):
+    "The places of a value, from the outside to the inside."
+    yield at
+    for k, v in value.items() if isinstance(value, dict) else enumerate(value[:2]) if isinstance(value, list) else (): yield from leaves(v, (*at, k))
+
+def planted(value, at, new):
+    "The value with another one at a place."
+    if not at: return new
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[at[0]] = planted(value[at[0]], at[1:], new)
+    return copy
+
+JSON = st.recursive(st.none() | st.booleans() | st.integers(-10**30, 10**30) | st.floats() | st.text(max_size=5), lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2), max_leaves=4)
+
+def fuzz(data, folder, of):
+    "One value of one file of a run is another one; it has the checksum of its content, as a stranger's file may."
+    kind = data.draw(st.sampled_from(("config.json", "result.json", "steps.jsonl", "events.jsonl")))
+    whole = of[kind]
+    if kind.endswith(".json"):
+        value = json.loads(whole)
+        write_sealed(folder/kind, data.draw(st.sampled_from([*leaves(value)][1:]).map(lambda at: at).flatmap(lambda at: JSON.map(lambda new: planted(value, at, new)))))
+    else:
+        lines = [{k: v for k, v in json.loads(line).items() if k != "checksum"} for line in whole.splitlines()]
+        i = data.draw(st.sampled_from((0, len(lines) - 1)))
+        lines[i] = planted(lines[i], data.draw(st.sampled_from([*leaves(lines[i])])), data.draw(JSON))
+        (folder/kind).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    look(folder)
+    (folder/kind).write_bytes(whole)
+
+def fuzzed(examples, made, tmp_path):
+    dir = tmp_path/"runs"/"s"/"x"
+    shutil.copytree(made/"killed whole", dir)
+    of = {p.name: p.read_bytes() for p in dir.glob("*.json*")}
+    hypothesis(max_examples=examples, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])(given(st.data())(lambda data: fuzz(data, dir, of)))()
+
+def test_one_value_of_a_file_is_another(made, tmp_path, capsys): fuzzed(12, made, tmp_path)
+
+@pytest.mark.long
+def test_many_values_of_files_are_others(made, tmp_path, capsys): fuzzed(4_000, made, tmp_path)
+
+
+# -- names that a file holds -------------------------------------------------------------------------------------------
+
+HOSTILE = ("../../../../evil", "/tmp/evil", "..", "a/b", "x" * 300, "", "nul\0", 5, None)
+
+@pytest.mark.parametrize("id", HOSTILE, ids=lambda x: repr(x)[:20])
+def test_an_id_leads_nowhere_else(id, made, tmp_path):
+    config, there = configure(**SMALL), {p for p in tmp_path.parent.glob("*")}
+    dir = tmp_path/"a"/"b"/"c"/"runs"/config.id
+    shutil.copytree(made/"killed whole", dir)
+    write_sealed(dir/"config.json", config_json(dir) | dict(id=id))
+    write_sealed(dir/"result.json", result_of(dir) | (dict(id=id) if isinstance(id, str) else {}))
+    with pytest.raises(AbsLabError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = collect([dict(arm="a")], [config], dir.parent, tmp_path/"a"/"b"/"c"/"data")
+        assert found == ([], ["a, seed 0"])  # a result that cannot be one is none
+        raise AbsLabError("nothing was written")
+    campaign, job = object.__new__(Campaign), Training(type("Task", (), dict(config=config, arm="a"))(), dir, None, 0.0)
+    campaign.out, campaign.folder = tmp_path/"a"/"b"/"c", "s"
+    with pytest.raises(AbsLabError): campaign._keep(job)
+    assert not list(tmp_path.rglob("*evil*")) and {p for p in tmp_path.parent.glob("*")} == there and not list((tmp_path/"a"/"b"/"c").glob("*.json")) and dir.exists()
+
+
+def test_a_small_file_has_the_name_of_its_parameters(made, tmp_path):
+    good = compact(made/"killed whole", "a")
+    for small in (good | dict(id="../evil"), good | dict(id="other"), good | dict(params=good["params"] | dict(lr=0.5))):
+        with pytest.raises(AbsLabError): save_result(small, tmp_path/"data")
+    save_result(good, tmp_path/"data")
+    path = tmp_path/"data"/f"{good['id']}.json"
+    path.rename(tmp_path/"data"/"other.json")
+    with pytest.raises(AbsLabError, match="not that of its name"): load_small(tmp_path/"data"/"other.json")
+    assert merge(tmp_path/"data", tmp_path/"reports", "quick")[0] == []
+
+
+def test_another_runs_folder_is_not_reported_under_a_name(made, tmp_path):
+    config = configure(**SMALL | dict(low=0.06))
+    shutil.copytree(made/"killed whole", tmp_path/config.id)
+    with pytest.raises(AbsLabError, match="holds the run"): collect([dict(arm="a")], [config], tmp_path, tmp_path/"data")
+
+
+def test_a_study_names_no_folder_elsewhere(tmp_path, capsys):
+    (tmp_path/"runs"/"s").mkdir(parents=True)
+    write_json(tmp_path/"runs"/"s"/"study.json", dict(study="s", trains_here=True, runs=[["../../x", "a", 100]]))
+    assert cli.main(["status"]) == 0 and "study.json" in capsys.readouterr().err
+
+
+# -- the rest ----------------------------------------------------------------------------------------------------------
+
+def test_a_row_of_a_megabyte_is_read(made, tmp_path):
+    dir = tmp_path/"x"
+    shutil.copytree(made/"killed whole", dir)
+    last = rows(dir)[-1]["step"]
+    lines = [json.loads(line) for line in (dir/"steps.jsonl").read_text().splitlines()]
+    lines[-1]["episodes"] = [[i, 0, 1.0, 9] for i in range(60_000)]
+    (dir/"steps.jsonl").write_text("".join(json.dumps({k: v for k, v in line.items() if k != "checksum"}) + "\n" for line in lines))
+    assert (dir/"steps.jsonl").stat().st_size > 1_000_000 and steps_done(dir) == last
+
+
+def test_a_full_disk_and_a_folder_that_may_not_be_read_are_one_sentence(made, tmp_path, monkeypatch, capsys):
+    save_result(compact(made/"killed whole", "a"), tmp_path/"data")
+    def full(*_): raise OSError(28, "No space left on device")
+    with monkeypatch.context() as m:
+        m.setattr("abs_lab.runs.storage.os.fsync", full)
+        assert cli.main(["merge", str(tmp_path/"data"), "quick"]) == 1
+    err = capsys.readouterr().err
+    assert "could not be taken: [Errno 28] No space left on device" in err and "Traceback" not in err and not list((tmp_path/"reports"/"quick"/"data").iterdir())
+    (tmp_path/"runs"/"s").mkdir(parents=True)
+    def refuse(path): raise PermissionError(13, "Permission denied", str(path))
+    monkeypatch.setattr(cli, "run_dirs", refuse)
+    assert cli.main(["status"]) == 0 and "s cannot be read: Permission denied" in capsys.readouterr().err

@@ -26,7 +26,7 @@ from ..reports.figures import column, faint, on_grid, series
 from ..reports.stats import band, iqm
 from ..runs.runner import set_events
 from ..runs.settings import settings
-from ..runs.storage import config_json, result_of
+from ..runs.storage import config_json, result_of, run_dirs
 from ..runs.traces import RUN_COLOURS, GREY
 from ..studies.results import compact, load_small, steps_done
 
@@ -48,10 +48,10 @@ def records() -> list[Record]:  # by study and name
         try: small = load_small(path) or {}
         except AbsLabError: small = UNREADABLE
         if small: found[path.parts[-3], path.stem] = Record(path.parts[-3], path.stem, small["params"], small["result"], path)
-    for path in Path(settings()["runs_dir"]).glob("*/*/config.json"):
-        try: params, result = config_json(path.parent)["config"], result_of(path.parent) or {}
+    for dir in (dir for study in Path(settings()["runs_dir"]).glob("*/") for dir in run_dirs(study)):
+        try: params, result = config_json(dir)["config"], result_of(dir) or {}
         except AbsLabError: params, result = UNREADABLE.values()
-        found[path.parts[-3], path.parts[-2]] = Record(path.parts[-3], path.parts[-2], params, result, path.parent)
+        found[dir.parent.name, dir.name] = Record(dir.parent.name, dir.name, params, result, dir)
     return [found[key] for key in sorted(found)]
 
 def small_of(

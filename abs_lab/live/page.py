@@ -25,7 +25,7 @@ from ..runs.config import OWN, RunConfig, configure, describe
 from ..runs.registry import find, kind_of, names
 from ..runs.session import Session
 from ..runs.settings import settings
-from ..runs.storage import result_of
+from ..runs.storage import result_of, run_dirs
 from ..studies.results import steps_done
 
 # %% ../../nbs/live/06_page.ipynb #0c7556eb
@@ -133,8 +133,8 @@ class Page(Displayable):
 
     def list_existing(self):
         "List the runs that were started here."
-        found = sorted(Path(settings()["runs_dir"]).glob("live/*/config.json"), key=lambda p: -p.lstat().st_mtime)
-        self.existing.options = {f"{p.parent.name} ({'finished' if result_of(p.parent) else f'{steps_done(p.parent):,} steps'})": p.parent for p in found}
+        found = sorted(run_dirs(Path(settings()["runs_dir"]) / "live"), key=lambda p: -(p / "config.json").lstat().st_mtime)
+        self.existing.options = {f"{p.name} ({'finished' if result_of(p) else f'{steps_done(p):,} steps'})": p for p in found}
 
     def open_board(
         self,

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['RUN_FILES', 'DEEPEST', 'FORMAT', 'PARTY', 'METRIC', 'CONFIG', 'RESULT', 'SEALED', 'ROW', 'EVENT', 'MACHINE', 'BEAT',
            'EXPIRY', 'regular', 'contents', 'replacing', 'write_json', 'seal_of', 'write_sealed', 'run_id', 'own_files',
-           'numbered', 'is_name', 'whole', 'number', 'finite', 'maybe', 'misfit', 'crc_of', 'parsed', 'read_json',
-           'config_json', 'result_of', 'sealed_line', 'Tail', 'read_jsonl', 'steps_of', 'check_end', 'events_of',
-           'last_row', 'Busy', 'Lease']
+           'run_dirs', 'numbered', 'is_name', 'whole', 'number', 'finite', 'maybe', 'misfit', 'crc_of', 'parsed',
+           'read_json', 'config_json', 'result_of', 'sealed_line', 'Tail', 'read_jsonl', 'steps_of', 'check_end',
+           'events_of', 'last_row', 'Busy', 'Lease']
 
 # %% ../../nbs/runs/02_storage.ipynb #5708a904
 import errno
@@ -119,6 +119,13 @@ def own_files(
     "The files of a run's folder that the run wrote, by their names."
     return [p for p in Path(dir).iterdir() if RUN_FILES.fullmatch(p.name) and p.name.endswith(end)]
 
+def run_dirs(
+    folder: Path,  # of run directories, there or not
+) -> list[Path]:   # by name
+    "The folders in a folder that call themselves a run's, whether they can be read or not."
+    try: return sorted(p for p in Path(folder).iterdir() if os.path.lexists(p / "config.json"))
+    except (FileNotFoundError, NotADirectoryError): return []
+
 def numbered(
     dir: Path,     # a run directory
     kind: str,     # actions or replay
@@ -196,7 +203,7 @@ def read_json(
 FORMAT = 2  # of the run directory; raised when a default changes its meaning or older folders can no longer be read
 PARTY = dict(name=str, parameters=dict, settable=[str])
 METRIC = lambda value: misfit(value, [str]) is None and 1 <= len(value) <= 2  # noqa: E731 (a label, and its unit)
-CONFIG = dict(id=is_name, config=dict(env_id=str, seed=whole, total_steps=whole), identity=maybe(dict), kinds=maybe(dict(
+CONFIG = dict(id=is_name, config=dict(env_id=str, seed=whole, total_steps=whole) | dict.fromkeys(("agent", "preset", "controller", "meter", "network", "origin"), maybe(str)), identity=maybe(dict), kinds=maybe(dict(
     agent=PARTY | dict(size=METRIC, metrics=lambda value: isinstance(value, dict) and all(map(METRIC, value.values()))), meter=PARTY | dict(signal=METRIC), controller=PARTY)))
 RESULT = dict(id=is_name, status=str, steps=whole, updates=whole, gradient_steps=whole, seconds=number, mean_size=number, episodes=whole, hardware=dict,
               eval=dict(mean=number, returns=[number]))
@@ -432,7 +439,9 @@ class Lease:
 
     def close(self):
         "Give the lease back."
-        if not self.over.is_set() and _signature(self.path)[0] == self.mine: self.sign.unlink(missing_ok=True)
+        try:
+            if not self.over.is_set() and _signature(self.path)[0] == self.mine: self.sign.unlink(missing_ok=True)
+        except AbsLabError: pass  # a sign that cannot be read is not ours
         self.over.set()
         self.file.close()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 # %% ../../nbs/runs/09_table.ipynb #58648056
 from ..core.interfaces import AbsLabError, choose
-from .storage import config_json, result_of, steps_of
+from .storage import config_json, result_of, run_dirs, steps_of
 
 # %% ../../nbs/runs/09_table.ipynb #e7d5e5d2
 class Runs:
@@ -22,7 +22,7 @@ class Runs:
         ids: list[str] | None = None # only these
     ):
         self.dir = Path(dir)
-        found = sorted(p.parent.name for p in self.dir.glob("*/config.json"))
+        found = [p.name for p in run_dirs(self.dir)]
         self.ids = found if ids is None else [i for i in found if i in set(ids)]
 
     @property
@@ -67,4 +67,5 @@ class Runs:
         "The recorded updates."
         import pandas as pd
         read = lambda i: pd.DataFrame(steps_of(self.dir / i)).assign(run=i)
-        return pd.concat(self._each(read, self.ids) if id is None else [read(choose("run", id, self.ids))], ignore_index=True)
+        found = self._each(read, self.ids) if id is None else [read(choose("run", id, self.ids))]
+        return pd.concat(found, ignore_index=True) if found else pd.DataFrame()

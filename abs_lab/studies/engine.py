@@ -25,7 +25,7 @@ from ..runs.config import RunConfig
 from ..runs.settings import project_root, settings
 from ..core.interfaces import AbsLabError, choose, quoted, whole
 from .costs import Cost, costs, forecast
-from .status import Failure, Live, clock, held, rate, starts, survey
+from .status import Failure, Live, clock, held, holder, rate, starts, survey
 from ..core.machine import free_memory
 from .grids import configs_of, scheduled
 from .results import collect, folder_of, label, last_words, load_small, read_result, save_result, steps_done
@@ -184,7 +184,9 @@ class _Queue:
         for job in ready:
             if len(self.running) >= self.engine.slots: break
             if self.running and sum(j.memory for j in (*self.running, job)) > self.memory: continue
-            if (how := job.begin(self.engine, self.notebook)) == "busy": continue
+            if (how := job.begin(self.engine, self.notebook)) == "busy":
+                if not self.running: warnings.warn(f"{job.config.id} is not started: {holder(job.dir)}", stacklevel=3)
+                continue
             self.waiting.remove(job)
             if how is None: self.running.append(job)
             else: self._settle(job, how)

@@ -8,6 +8,7 @@ __all__ = ['RETRY', 'WORKER', 'ENGINES', 'execute', 'Local', 'Ray']
 # %% ../../nbs/studies/06_workers.ipynb #23a00003
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -44,13 +45,29 @@ def execute(
 
 WORKER = [sys.executable, "-m", "abs_lab.studies.workers"]  # the command; it reads the arguments of `execute` as JSON from its standard input, since a command line has no room for many
 
+class _Worker(subprocess.Popen):
+    "A worker's process, with a folder for its temporary files that goes with it: a worker that is killed clears nothing away."
+    def __init__(self, env, **options):
+        self.scratch = tempfile.mkdtemp(prefix="abs_lab-")
+        super().__init__(WORKER, env=env | dict(ABS_LAB_SCRATCH=self.scratch), start_new_session=True, **options)
+
+    def poll(self):
+        code = super().poll()
+        if code is not None: shutil.rmtree(self.scratch, ignore_errors=True)
+        return code
+
+    def wait(self, timeout=None):
+        code = super().wait(timeout)
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        return code
+
 def _spawn(args, log, threads, root):
     "Start a worker that ends with this process."
     env = os.environ | dict(OMP_NUM_THREADS=str(threads), ABS_LAB_QUEUE=str(os.getpid()), PYTHONPATH=python_path())
     with open(log, "wb", opener=regular) as f, tempfile.TemporaryFile() as given:
         given.write(json.dumps(args).encode())
         given.seek(0)
-        return subprocess.Popen(WORKER, stdout=f, stderr=f, stdin=given, env=env, cwd=root, start_new_session=True)
+        return _Worker(env, stdout=f, stderr=f, stdin=given, cwd=root)
 
 # %% ../../nbs/studies/06_workers.ipynb #21e00006
 def _kill(pid):
@@ -59,9 +76,10 @@ def _kill(pid):
         for p in (*psutil.Process(pid).children(recursive=True), psutil.Process(pid)):
             with suppress(psutil.NoSuchProcess): p.kill()
 
-def _end_with(parent):
-    "End this worker when the process that started it is gone."
+def _end_with(parent, scratch):
+    "End this worker when the process that started it is gone, which would have cleared its temporary files away."
     while os.getppid() == parent: time.sleep(1)
+    if scratch: shutil.rmtree(scratch, ignore_errors=True)
     _kill(os.getpid())
 
 # %% ../../nbs/studies/06_workers.ipynb #21e00008
@@ -138,7 +156,8 @@ ENGINES = dict(local=Local, ray=Ray)
 
 # %% ../../nbs/studies/06_workers.ipynb #1290ac36
 if __name__ == "__main__":
-    if parent := os.environ.get("ABS_LAB_QUEUE"): threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
+    tempfile.tempdir = os.environ.pop("ABS_LAB_SCRATCH", None)  # of this process alone: what a kernel keeps for the next one stays where it is
+    if parent := os.environ.get("ABS_LAB_QUEUE"): threading.Thread(target=_end_with, args=(int(parent), tempfile.tempdir), daemon=True).start()
     try: execute(*json.load(sys.stdin))
     except Exception as e:
         if getattr(e, "ename", "") == "Busy": sys.exit(RETRY)  # papermill keeps the name of what a cell raised
