@@ -1,5 +1,5 @@
 "A run's folder: what is damaged is not used in silence, nothing hangs, no link is followed, and a name that a file holds leads nowhere else."
-import json, os, re, shutil, signal, warnings
+import json, os, re, shutil, signal, sys, time, warnings
 from pathlib import Path
 
 import pytest
@@ -11,10 +11,9 @@ from abs_lab.live.browser import records, small_of, table_row
 from abs_lab.runs.checkpoints import load_tree, save_tree
 from abs_lab.runs.config import configure
 from abs_lab.runs.forks import fork, lineage
-from abs_lab.runs.logs import append_event
 from abs_lab.runs.runner import Run, about_of, load_agent, look_at, read_config, run, set_events
 from abs_lab.runs.session import Session
-from abs_lab.runs.storage import Lease, config_json, events_of, result_of, steps_of, write_json, write_sealed
+from abs_lab.runs.storage import Lease, config_json, result_of, write_json, write_sealed
 from abs_lab.runs.table import Runs
 from abs_lab.runs.traces import Trace
 from abs_lab.runs.verify import BARE, verify
@@ -22,8 +21,10 @@ from abs_lab.studies.campaign import Campaign, Training
 from abs_lab.studies.costs import costs
 from abs_lab.studies.results import collect, compact, last_words, load_small, merge, save_result, steps_done
 from abs_lab.studies.status import survey, table
+from abs_lab.studies import workers
+from abs_lab.studies.engine import Job, _Queue
 from abs_lab.studies.workers import _spawn, execute
-from support import MOVING, assert_same_run, events, rows, settings  # noqa: F401 (settings: a fixture that all tests here use)
+from support import MOVING, assert_same_run, events, rows, settings, start  # noqa: F401 (settings: a fixture that all tests here use)
 
 SMALL = dict(env_id="CartPole-v1", num_envs=16, total_steps=4_000, eval_envs=2) | MOVING
 REPLAY = SMALL | dict(agent="btr", total_steps=1_600, learning_starts=400, replay_size=800, replay_ratio=1 / 8, taus=2, size_min=32, size_max=96, n_states=64, interval=10)
@@ -346,7 +347,7 @@ def test_malformed_contents(part, folder, capsys):
     for i, kind in enumerate(KINDS):
         path = (folder.parent if kind == "study.json" else folder)/kind
         before = path.read_bytes() if path.exists() else None
-        for text in TEXTS if part is None else TEXTS[(part + i) % len(KINDS)::len(KINDS)] if part == i else []:
+        for text in TEXTS if part is None else TEXTS[i::len(KINDS)] if part == i else ():
             put(folder, kind, text)
             look(folder)
         path.unlink(missing_ok=True) if before is None else path.write_bytes(before)
@@ -462,3 +463,44 @@ def test_a_full_disk_and_a_folder_that_may_not_be_read_are_one_sentence(made, tm
     def refuse(path): raise PermissionError(13, "Permission denied", str(path))
     monkeypatch.setattr(cli, "run_dirs", refuse)
     assert cli.main(["status"]) == 0 and "s cannot be read: Permission denied" in capsys.readouterr().err
+
+
+# -- processes ---------------------------------------------------------------------------------------------------------
+
+LEASE = "import subprocess, sys, time; from abs_lab.runs.storage import Lease; lease = Lease('lock'); print(1, flush=True); time.sleep(600)"
+PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {LEASE!r}])"
+
+@pytest.mark.parametrize("code", [LEASE, PARENT], ids=["itself", "its parent"])
+def test_a_process_that_stands_still_is_named(code, tmp_path, capsys):
+    config = configure(**SMALL)
+    dir = tmp_path/"runs"/"s"/config.id
+    dir.mkdir(parents=True)
+    process = start("-c", code, cwd=dir)
+    try:
+        assert process.stdout.readline() == "1\n"
+        process.send_signal(signal.SIGSTOP)
+        until = time.monotonic() + 10
+        while "stands still" not in (said := table(survey(dir.parent, [(dir.name, "a", 4_000)]))[1]) and time.monotonic() < until: time.sleep(0.05)
+        assert f"`kill -CONT {process.pid}` lets it go on" in said
+        queue = _Queue([Job(dict(arm="a"), config, dir)], type("Engine", (), dict(slots=1))(), None, 1.0, float("inf"))
+        with pytest.warns(UserWarning, match=f"{config.id} is not started: .*stands still"): queue.start()
+    finally:
+        for pid in re.findall(r" process (\d+) ", (dir/"lock.alive").read_text()): os.kill(int(pid), signal.SIGKILL)
+        process.kill(), process.communicate()
+    (dir/"lock.alive.0123abcd").write_text((dir/"lock.alive").read_text())  # as a kill leaves it in the middle of signing
+    Lease(dir/"lock").close()
+    assert {p.name for p in dir.iterdir()} == {"lock"}
+
+
+@pytest.mark.parametrize("how", ["ends", "is stopped", "loses its queue"])
+def test_a_workers_temporary_files_go_with_it(how, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers.tempfile, "tempdir", str(tmp_path))
+    wait = "" if how == "ends" else "time.sleep(600)"
+    lose = "threading.Thread(target=workers._end_with, args=(1, tempfile.tempdir)).start();" if how == "loses its queue" else ""
+    monkeypatch.setattr(workers, "WORKER", [sys.executable, "-c", f"import os, tempfile, threading, time; from abs_lab.studies import workers; tempfile.tempdir = os.environ['ABS_LAB_SCRATCH']; tempfile.mkstemp('.json'); print(1, flush=True); {lose} {wait}"])
+    process = _spawn([], tmp_path/"log", 1, tmp_path)
+    until = time.monotonic() + 60
+    while not (tmp_path/"log").read_text() and time.monotonic() < until: time.sleep(0.02)
+    if how == "is stopped": workers.Local.stop(None, process)
+    while (workers.Local.poll(None, process) is None or list(tmp_path.glob("abs_lab-*"))) and time.monotonic() < until: time.sleep(0.02)
+    assert (tmp_path/"log").read_text() == "1\n" and not list(tmp_path.glob("abs_lab-*"))

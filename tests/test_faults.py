@@ -401,7 +401,9 @@ STUDIES["tiny"] = Study("tiny", "?", "nbs/experiments/pqn.ipynb", "nbs/figures/q
 sys.exit(cli.main(["reproduce", "tiny", "--jobs", "2"]))
 """
 
-def test_ctrl_c_in_a_study_leaves_no_process_behind(tmp_path):
+def test_ctrl_c_in_a_study_leaves_no_process_behind(tmp_path, monkeypatch):
+    (tmp_path/"temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path/"temporary"))
     folder = tmp_path/"runs"/"tiny"
     mark = f"ABS_LAB_RUNS_DIR={tmp_path/'runs'}"
     process = start("-c", REPRODUCE, cwd=ROOT, runs_dir=tmp_path/"runs", reports_dir=tmp_path/"reports", checkpoint_seconds=0.2,
@@ -413,7 +415,7 @@ def test_ctrl_c_in_a_study_leaves_no_process_behind(tmp_path):
         refused(finish(process, 60), "interrupted", "goes on", code=130)
         until = time.monotonic() + 10        # a kernel looks once a second for its parent
         while (left := processes_of(mark)) and time.monotonic() < until: time.sleep(0.1)
-        assert not left
+        assert not left and not list((tmp_path/"temporary").rglob("tmp*.json"))
     finally:
         for pid in processes_of(mark): os.kill(int(pid), signal.SIGKILL)
     for dir in folder.glob("*/"):
