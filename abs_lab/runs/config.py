@@ -260,7 +260,7 @@ def _party(kind, about, flat):
     if built_in(kind, about["name"]):
         cls = find(kind, about["name"])
         cls = cls.Config if kind == "agent" else cls
-        return cls(**{f.name: flat[f.name] for f in fields(cls) if f.init and f.name in flat})
+        return cls(**_take(cls, flat))
     names = [name for name in about["parameters"] if name in flat]
     apart = dict(_described=about["parameters"]) | {name: limit for name, limit in _LIMITS.items() if name not in names}
     made = make_dataclass(about["name"].rpartition(":")[2], [(name, Any) for name in names], bases=(Recorded,), namespace=apart, frozen=True)
@@ -279,7 +279,7 @@ def recorded(
     for about in kinds.values():
         for name in about["parameters"]:
             if not name.isidentifier() or iskeyword(name): raise AbsLabError(f"{quoted(name)} cannot name a parameter of {about['name']}: a Python identifier such as 'size_max' can")
-    env = EnvConfig(**{f.name: flat[f.name] for f in fields(EnvConfig) if f.name in flat})
+    env = EnvConfig(**_take(EnvConfig, flat))
     agent, meter, controller = (_party(kind, kinds[kind], flat) for kind in ("agent", "meter", "controller"))
     names = tuple(flat[name] for name in ("agent", "preset", "controller", "meter"))
     return RecordedConfig(env, agent, meter, controller, names, origin=flat.get("origin", ""), found=found, **{name: flat[name] for name in OWN if name in flat})
