@@ -196,10 +196,9 @@ def test_a_controller_of_a_cell_is_steered_and_shown(monkeypatch):
 
 def elsewhere(dir, **kinds):
     "Rewrite a run's folder as if its controller, meter or agent came from a package that is not here."
-    path = dir/"config.json"
-    found = json.loads(path.read_text())
+    found = config_json(dir)
     for kind, name in kinds.items(): found["config"][kind] = found["kinds"][kind]["name"] = name
-    path.write_text(json.dumps(found))
+    write_sealed(dir/"config.json", found)
 
 
 @pytest.mark.parametrize("kind, name", dict(controller="elsewhere:Rule", meter="elsewhere:Meter", agent="elsewhere:Agent").items())
