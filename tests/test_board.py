@@ -1,5 +1,5 @@
 "The dashboard without a browser: what it shows and sets of every agent's session, and what it costs when a run is long."
-import importlib.util, json, time
+import importlib.util, time
 from dataclasses import dataclass
 
 import psutil
