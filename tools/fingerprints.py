@@ -28,7 +28,7 @@ GOLDEN = {  # seconds each; parameters that every version of the agent has
             dict(env_id="MinAtar/Breakout-v1", preset="minatar", num_envs=16, total_steps=1_024, eval_envs=1, n_states=256, controller="fixed"),
             dict(env_id="Pong-v5", preset="paper_masked", num_envs=4, total_steps=256, eval_envs=1, n_states=64, controller="fixed")],
     "ppo": [dict(env_id="Hopper-v4", preset="mujoco_64", total_steps=8_192, eval_envs=1, **MOVING),
-            dict(env_id="HalfCheetah-v4", preset="paper", total_steps=2_048, eval_envs=1, n_states=256, controller="fixed"),
+            dict(env_id="HalfCheetah-v4", preset="mujoco", bootstrap_truncation=False, total_steps=2_048, eval_envs=1, n_states=256, controller="fixed"),
             dict(env_id="InvertedPendulum-v4", preset="mujoco_64", total_steps=4_096, eval_envs=1, n_states=256, controller="ramp")],
     "btr": [dict(env_id="LunarLander-v3", preset="classic", total_steps=2_048, learning_starts=640, replay_ratio=0.125, eval_envs=1, **MOVING | dict(interval=8)),
             dict(env_id="MinAtar/Breakout-v1", preset="minatar", total_steps=1_536, learning_starts=1_024, interval=8, lag=4, eval_envs=1, n_states=256, controller="fixed")],
