@@ -173,7 +173,7 @@ def test_the_dashboard_shows_words_as_words(chromium, folders):
 @needs_chromium
 @pytest.mark.long
 def test_every_tab_in_the_real_page(chromium, folders, tmp_path):
-    "Voilà: the form, the runs, and what if; the view of a run is tried above."
+    "Voilà: the form, the runs, what if, and a run that is opened."
     from test_dashboard import Lab, served
     (tmp_path/"serve.py").write_text("import sys; from abs_lab.cli import main; sys.exit(main(['dashboard', '--no-browser', *sys.argv[1:]]))")
     with served("serve", cwd=tmp_path, ABS_LAB_RUNS_DIR=str(tmp_path/"runs"), ABS_LAB_REPORTS_DIR=str(tmp_path/"reports")) as url:
@@ -191,5 +191,11 @@ def test_every_tab_in_the_real_page(chromium, folders, tmp_path):
         assert lab.page.evaluate(SEEN) == QUIET
         lab.press("What if")
         lab.until(lambda: lab.page.get_by_text("Open loop").count(), "the what-if view")
+        assert lab.page.evaluate(SEEN) == QUIET
+        lab.press("Train")
+        lab.page.locator("select").filter(has_text="finished").first.select_option(index=1)
+        lab.press("Open")
+        lab.page.locator(".chip").first.wait_for()
+        for view in ("Diagnostics", "Live"): lab.press(view); lab.page.wait_for_timeout(2_000)
         assert lab.page.evaluate(SEEN) == QUIET
         lab.page.close()
