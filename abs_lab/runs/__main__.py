@@ -28,7 +28,7 @@ def main(
         try:
             found = dict(json.loads(Path(argv[0]).read_text(encoding="utf-8")))
             params = dict(found.get("config", found))
-        except (OSError, ValueError, TypeError) as e: raise AbsLabError(f"{argv[0]} cannot be read as parameters: {e}") from e
+        except (OSError, ValueError, TypeError, RecursionError) as e: raise AbsLabError(f"{argv[0]} cannot be read as parameters: {e}") from e
         config = recall(params) if "format" in found else configure(**params)  # the config.json of a run names all parameters that there were
         result = run(config, Path(argv[1]), until_asked)
     except AbsLabError as e:
