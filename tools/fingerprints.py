@@ -80,7 +80,7 @@ def train(root: Path, agent: str, dir: Path) -> list[Path]:
 def came_to(dir: Path, params: dict) -> list:
     "What a golden run came to, fit for a hash; raises `AbsLabError` where its parameters mean others than here."
     now, there = configure(**params), json.loads((dir/"config.json").read_text(encoding="utf-8"))["config"]
-    wrong = [k for k, v in now.flat().items() if there.get(k, v) != v or k in now.identity() and k not in there]
+    wrong = [k for k, v in json.loads(json.dumps(now.flat())).items() if there.get(k, v) != v or k in now.identity() and k not in there]
     if wrong: raise AbsLabError(f"its parameters are others there: {', '.join(wrong)}")
     rows = [[row.get(k) for k in TRAINED] for row in read_jsonl(dir/"steps.jsonl")]
     score = json.loads((dir/"result.json").read_text(encoding="utf-8"))["eval"]
