@@ -27,8 +27,8 @@ from .core.text import plain_terminal, say
 from .runs.registry import find, names
 from .runs.settings import settings
 from .runs.storage import config_json, contents, is_name, maybe, read_json, result_of, run_dirs, whole
-from .studies.catalogue import STUDIES
-from .studies.results import merge, read_result, steps_done
+from .studies.catalogue import STUDIES, find_study
+from .studies.results import folder_of, merge, read_result, steps_done
 from .studies.status import clock, duration, held, starts, survey, table
 from .studies.workers import ENGINES
 
@@ -223,7 +223,7 @@ def _status(argv):
 def _merge(argv):
     parser = argparse.ArgumentParser("abs-lab merge", description="Take the result files of a campaign into the data of their study.")
     parser.add_argument("dir", type=Path, help="folder of result files: a campaign's --out, or another report's data")
-    parser.add_argument("study", nargs="?", help="folder below the reports (default: what each file says)")
+    parser.add_argument("study", nargs="?", help="folder below the reports, or module:Name, a study of your own (default: what each file says)")
     parser.add_argument("--replace", action="store_true", help="take another result for a run that is there already")
     parser.add_argument("--any-environment", action="store_true", help="take runs of environments that are neither known by name, nor module:Name, nor tasks of the study")
     args = parser.parse_args(argv)
@@ -231,6 +231,9 @@ def _merge(argv):
     for path in Path(settings()["runs_dir"]).glob("*/study.json"):
         try: known[path.parent.name] = (read_json(path, dict(tasks=maybe([str]))) or {}).get("tasks") or ()
         except AbsLabError as e: say(f"passed over: {e}", error=True)
+    if args.study and ":" in args.study:
+        own = find_study(args.study)
+        known, args.study = known | {folder_of(own.name, scale): own.tasks for scale in own.scales}, None  # each file says its scale
     taken, same, refused = merge(args.dir, settings()["reports_dir"], args.study, args.replace, known, args.any_environment)
     for id in taken: say(f"taken: {id}")
     for why in refused.values(): say(f"refused: {why}", error=True)

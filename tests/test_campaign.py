@@ -359,6 +359,15 @@ def test_merging_twice_changes_nothing(carried, capsys, tmp_path):
     assert {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in data.iterdir()} == before
 
 
+def test_a_study_of_ones_own_is_merged_where_it_never_ran(finished, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/"our_studies.py").write_text("from abs_lab import Study\nours = Study('ours', 'Which is better?', arms={'a': {}})\n")
+    for small in finished: save_result(small | dict(study="ours", jobs=2), tmp_path/"out")
+    assert "2 refused" in merge(capsys)[1]
+    assert merge(capsys, "our_studies:ours")[:2] == (0, "".join(f"taken: {s['id']}\n" for s in sorted(finished, key=lambda s: s["id"])) + "2 taken, 0 there already, 0 refused\n")
+    assert len(list((tmp_path/"reports"/"ours"/"data").iterdir())) == 2
+
+
 @pytest.mark.parametrize("damage, words", [
     (lambda s: json.dumps(s)[:-9], "is damaged"),
     (lambda s: json.dumps([s]), "does not hold what it has to"),
