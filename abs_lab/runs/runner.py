@@ -55,7 +55,74 @@ def _weights(part) -> list:
     parts = part.values() if isinstance(part, dict) else part if isinstance(part, (list, tuple)) else ()
     return [w for p in parts for w in _weights(p)]
 
-class Run(Parties):
+# %% ../../nbs/runs/08_runner.ipynb #ca359d6e
+class _Written(Parties):
+    "What a run writes while it is open: events, and what was set."
+    config: RunConfig             # what it runs
+    dir: Path                     # its folder
+    options: dict                 # the settings of this machine
+    log: StepLog                  # a row for every update
+    actions: ActionLog            # every action since the environments began
+    replay_log: ReplayLog | None  # the rows of a replay, where the agent has one
+    lease: Lease                  # the right to write
+    path: Path                    # its last checkpoint
+    seconds: float                # of training
+    planned: list                 # what was set after the checkpoint, or in the run that it repeats
+    kept: tuple | None            # what the newest checkpoint needs of replay and of actions
+
+    def event(
+        self,
+        kind: str,   # start, resume, fork, finish, error, …
+        **details,   # anything that JSON can hold
+    ):
+        "Append a line to events.jsonl."
+        append_event(self.dir, kind, self.progress.step, **details)
+
+    def set(
+        self,
+        **changes,  # parameters of the controller, of the meter or of the schedules (`settable_names`), and their new values
+    ):
+        "Change parameters between two updates: all of them, or none if one is refused. It is logged, and outlives a kill."
+        self.change(self.progress.update, changes)
+        self.event("set", update=self.progress.update, changes=self.history[-1][1])
+
+    def _follow(self):
+        "Set again what was set at this update before the run was killed, or in the run that it repeats."
+        for update, changes in self.planned:
+            if update == self.progress.update: self.change(update, changes)
+
+# %% ../../nbs/runs/08_runner.ipynb #6b4f0427
+class _Saved(_Written):
+    "What a checkpoint holds, and what it makes superfluous."
+    def checkpoint(self):
+        "Save all state; a kill from here on loses nothing that came before. Raises `AbsLabError`, and leaves the last one, where learning has failed."
+        self._check()
+        self.log.check()
+        if not all(w.isfinite().all() for w in _weights(vars(self.agent))):
+            raise AbsLabError(f"the agent's weights became NaN or infinite by step {self.progress.step}, update {self.progress.update}; {what_is_left(self.dir)}")
+        self.actions.append()
+        if self.replay_log: self.replay_log.take(); self.replay_log.sync()
+        logged, now = self.log.sync(), self._reach()
+        events = self.dir / "events.jsonl"
+        covers = {events.name: [0, size := events.stat().st_size, crc_of(events, 0, size)]} | self.log.covers() | self.actions.covers() | (self.replay_log.covers(now[0]) if self.replay_log else {})
+        more = dict(id=self.config.id, covers=covers, seconds=self.seconds, threads=torch.get_num_threads(), device=torch.device(self.device).type)
+        save_tree(self.path, self.state_dict() | logged | more, self.dir / BEFORE)
+        oldest, segment = self.kept or now
+        if self.replay_log: self.replay_log.drop(oldest)
+        self.actions.drop(segment)
+        self.kept = now
+
+    def _reach(self):
+        "The oldest row of replay and the segment of actions that a checkpoint of now would need."
+        return self.replay_log.replay.oldest if self.replay_log else 0, self.envs.segment
+
+    def _check(self):
+        "Stop when the folder has passed to another process; what is not yet written then belongs nowhere."
+        try: self.lease.check()
+        except Busy: self.log.abandon(); raise
+
+# %% ../../nbs/runs/08_runner.ipynb #54b22678
+class Run(_Saved):
     "A run directory, open for training."
     def __init__(
         self,
@@ -114,54 +181,6 @@ class Run(Parties):
         said = f"trained on {before} until step {self.progress.step}, and on {now} from there" + f"; random numbers of the {' and the '.join(reseeded)} begin anew" * bool(reseeded)
         self.event("reseed" if reseeded else "device", before=before, now=now, message=said)
         warnings.warn(f"{self.dir} was {said}", stacklevel=2)
-
-    def event(
-        self,
-        kind: str,   # start, resume, fork, finish, error, …
-        **details,   # anything that JSON can hold
-    ):
-        "Append a line to events.jsonl."
-        append_event(self.dir, kind, self.progress.step, **details)
-
-    def set(
-        self,
-        **changes,  # parameters of the controller, of the meter or of the schedules (`settable_names`), and their new values
-    ):
-        "Change parameters between two updates: all of them, or none if one is refused. It is logged, and outlives a kill."
-        self.change(self.progress.update, changes)
-        self.event("set", update=self.progress.update, changes=self.history[-1][1])
-
-    def _follow(self):
-        "Set again what was set at this update before the run was killed, or in the run that it repeats."
-        for update, changes in self.planned:
-            if update == self.progress.update: self.change(update, changes)
-
-    def checkpoint(self):
-        "Save all state; a kill from here on loses nothing that came before. Raises `AbsLabError`, and leaves the last one, where learning has failed."
-        self._check()
-        self.log.check()
-        if not all(w.isfinite().all() for w in _weights(vars(self.agent))):
-            raise AbsLabError(f"the agent's weights became NaN or infinite by step {self.progress.step}, update {self.progress.update}; {what_is_left(self.dir)}")
-        self.actions.append()
-        if self.replay_log: self.replay_log.take(); self.replay_log.sync()
-        logged, now = self.log.sync(), self._reach()
-        events = self.dir / "events.jsonl"
-        covers = {events.name: [0, size := events.stat().st_size, crc_of(events, 0, size)]} | self.log.covers() | self.actions.covers() | (self.replay_log.covers(now[0]) if self.replay_log else {})
-        more = dict(id=self.config.id, covers=covers, seconds=self.seconds, threads=torch.get_num_threads(), device=torch.device(self.device).type)
-        save_tree(self.path, self.state_dict() | logged | more, self.dir / BEFORE)
-        oldest, segment = self.kept or now
-        if self.replay_log: self.replay_log.drop(oldest)
-        self.actions.drop(segment)
-        self.kept = now
-
-    def _reach(self):
-        "The oldest row of replay and the segment of actions that a checkpoint of now would need."
-        return self.replay_log.replay.oldest if self.replay_log else 0, self.envs.segment
-
-    def _check(self):
-        "Stop when the folder has passed to another process; what is not yet written then belongs nowhere."
-        try: self.lease.check()
-        except Busy: self.log.abandon(); raise
 
     def steps(self) -> Iterator[Step]:  # what is left of the run
         "Train, recording every update and checkpointing from time to time."
