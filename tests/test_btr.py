@@ -641,7 +641,7 @@ def test_continuous_actions_are_refused():
     (dict(learning_starts=100), "learning_starts=100 is too small for a batch of 256 from 16 environments: 640 or more would do"),
     (dict(replay_size=200), "replay_size=200 is too small for a batch of 256 from 16 environments: 640 or more would do"),
     (dict(rollout=10_000), "replay_size=100000 is too small for a rollout of 10000 steps from 16 environments: 160128 or more would do"),
-    (dict(lr=float("inf")), "lr must be positive and finite"),
+    (dict(lr=float("inf")), "parameter lr cannot be inf"), (dict(lr=0.0), "lr must be positive and finite"),
     (dict(coupling="sample"), "did you mean samples"), (dict(network="impalla"), "did you mean impala"), (dict(optimizer="sgd"), "unknown optimizer"),
     (dict(n_steps=0), "n_steps must be at least 1"), (dict(temperature=0.0), "temperature must be positive"), (dict(alpha=1.5), "alpha must lie between 0 and 1"),
     (dict(record_every=0), "record_every must be at least 1"), (dict(sticky_actions=2.0), "sticky_actions must lie"),

@@ -78,7 +78,6 @@ def test_a_controller_of_ones_own_has_an_entry_of_its_own(tmp_path, monkeypatch)
     (tmp_path/"helper_of_one.py").write_text("UP = 1")
     mine = p.fingerprint(configure(controller="one_of_my_own:Mine"))
     assert list(mine) == ["abs_lab", "one_of_my_own"] and mine["abs_lab"] == p.fingerprint(configure())["abs_lab"]
-    p._read.cache_clear()
     (tmp_path/"helper_of_one.py").write_text("UP = 2")
     changed = p.fingerprint(configure(controller="one_of_my_own:Mine"))
     assert changed["abs_lab"] == mine["abs_lab"] and changed["one_of_my_own"] != mine["one_of_my_own"]
