@@ -228,6 +228,7 @@ def test_the_other_views(lab):
     lab.press("Live")
 
 
+@pytest.mark.long
 def test_a_tab_that_is_closed_and_opened_again(lab):
     "The kernel goes on, and so does training. The page that is opened anew shows it, and its widgets live."
     lab.page.keyboard.press("Control+S")
