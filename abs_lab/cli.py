@@ -253,9 +253,9 @@ def _verify(argv):
     small = [path for name in names for data in (root / name / "report" / "data", reports / name / "data") for path in sorted(data.glob("*.json"))]
     from abs_lab.runs.verify import BARE, verify
     counts = dict.fromkeys(("holds", "damaged", "bare", "in training"), 0)
-    for path in (*runs, *small):
-        if path in runs and held(path): counts["in training"] += 1; continue
-        found = verify(path) if path in runs else {"": _small_file(path, BARE)}
+    for path, is_run in (*((dir, True) for dir in runs), *((path, False) for path in small)):
+        if is_run and held(path): counts["in training"] += 1; continue
+        found = verify(path) if is_run else {"": _small_file(path, BARE)}
         wrong, bare = ({name: said for name, said in found.items() if said and said.startswith(BARE) == is_bare} for is_bare in (False, True))
         counts["damaged" if wrong else "bare" if bare else "holds"] += 1
         for said in dict.fromkeys(wrong.values()): say(f"damaged: {path}: {said}")
