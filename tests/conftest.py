@@ -1,7 +1,22 @@
-"Two workers take whole files: those that take minutes come first, so that neither is left alone with one at the end."
+"The order in which workers take the tests, and the browser of those that need one."
+import pytest
+
 SLOW = ("engine", "dashboard", "conformance", "resume", "kills", "campaign", "studies", "faults", "board", "training_faults", "damage", "session")
 
 
 def pytest_collection_modifyitems(items):
+    "Two workers take whole files: those that take minutes come first, so that neither is left alone with one at the end."
     rank = {f"test_{name}.py": i for i, name in enumerate(SLOW)}
     items.sort(key=lambda item: rank.get(item.path.name, len(SLOW)))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    "A Chromium for a file's tests."
+    from playwright.sync_api import sync_playwright
+
+    from support import CHROMIUM
+    with sync_playwright() as p:
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

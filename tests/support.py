@@ -1,5 +1,5 @@
 "What the tests of resuming and of faults share: processes to start and kill, and runs to compare."
-import json, os, subprocess, sys, time
+import json, os, shutil, subprocess, sys, time
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from abs_lab.studies.results import steps_done
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = Path(sys.executable)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MOVING = dict(controller="abs", interval=1, warmup=3, window=5, low=0.05, high=0.9)  # a size that moves, within a few updates
 LANDER = dict(env_id="LunarLander-v3", total_steps=30_000, eval_envs=30, **MOVING)
 

@@ -1,7 +1,7 @@
 """The dashboard as a person meets it: the real JupyterLab, and Voilà, in Chromium driven by playwright.
 
 ABS_LAB_SHOTS=DIR keeps screenshots of the finished page (ABS_LAB_THEME=dark: in the dark theme)."""
-import importlib.util, json, os, shutil, socket, subprocess, sys, time
+import importlib.util, json, os, socket, subprocess, sys, time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,9 +10,8 @@ import pytest
 
 from abs_lab.runs.runner import set_events
 from abs_lab.runs.traces import HIGH, LOW
-from support import environment, rows
+from support import CHROMIUM, environment, rows
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 for package in ("playwright", "jupyterlab", "anywidget", "voila"):
     if not importlib.util.find_spec(package): pytest.skip(f"{package} is not installed", allow_module_level=True)
 if not CHROMIUM: pytest.skip("there is no Chromium on the PATH", allow_module_level=True)
@@ -59,15 +58,6 @@ def served(*command, cwd, **settings):
             for p in left: p.kill()
             process.wait()
     assert not names, f"left behind: {names}"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 class Lab:
@@ -228,7 +218,6 @@ def test_the_other_views(lab):
     lab.press("Live")
 
 
-@pytest.mark.long
 def test_a_tab_that_is_closed_and_opened_again(lab):
     "The kernel goes on, and so does training. The page that is opened anew shows it, and its widgets live."
     lab.page.keyboard.press("Control+S")

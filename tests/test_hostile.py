@@ -20,10 +20,9 @@ from abs_lab.runs.session import Session
 from abs_lab.runs.storage import run_id, write_json
 from abs_lab.studies.results import load_small, read_result, save_result
 from strategies import HOSTILE
-from support import ROOT
+from support import CHROMIUM, ROOT
 
 PRINTABLE = [s for s in HOSTILE if s and printable(s) == s and "\n" not in s and "\t" not in s and "\\" not in s and len(s) < 200]  # such as the name of a file may hold
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_chromium = pytest.mark.skipif(not CHROMIUM or not importlib.util.find_spec("playwright"), reason="there is no Chromium, or no playwright")
 WATCH = "window.hits = 0; window.hit = () => { window.hits++; }; window.alert = window.hit;"
 SEEN = """() => ({hits: window.hits, links: [...document.querySelectorAll("a")].map(a => a.getAttribute("href") || a.getAttribute("xlink:href") || "").filter(h => /hit/.test(h)),
@@ -37,18 +36,9 @@ def own_folders(monkeypatch, tmp_path):
     for key, value in dict(THREADS="1", DEVICE="cpu", RUNS_DIR=str(tmp_path/"runs"), REPORTS_DIR=str(tmp_path/"reports")).items(): monkeypatch.setenv(f"ABS_LAB_{key}", value)
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-def opened(chromium, path=None, html=None):
+def opened(browser, path=None, html=None):
     "A page, and the addresses outside this machine that it asked for."
-    page, asked = chromium.new_page(), []
+    page, asked = browser.new_page(), []
     page.add_init_script(WATCH)
     page.on("request", lambda r: asked.append(r.url) if r.url.startswith("http") else None)
     page.goto(path.as_uri()) if path else page.set_content(f"<script>{WATCH}</script>{html}")
@@ -93,13 +83,13 @@ def test_a_word_is_text_everywhere(word):
 
 @pytest.mark.parametrize("words", [[*PRINTABLE[:9:2], "=1+1"], pytest.param(PRINTABLE, marks=pytest.mark.long)], ids=["some", "all"])
 @needs_chromium
-def test_reports_show_words_as_words(chromium, tmp_path, monkeypatch, words):
+def test_reports_show_words_as_words(browser, tmp_path, monkeypatch, words):
     monkeypatch.setattr(pages, "static", lambda *_, **__: None)
     runs = planted(tmp_path/"reports"/"quick"/"data", words)
     arms = [run["params"]["arm"] for run in runs]
     for run_ in runs: run_["params"]["env_id"] = runs[0]["params"]["env_id"]  # of one task
     path = pages.study("quick", runs, str(tmp_path/"reports"/"quick"), [(word, arms[0], other) for word, other in zip(arms, arms[1:])], {arms[0]: arms[:2]}, notes=words[0], missing=arms, allow_mixed_commits=True)
-    page, asked = opened(chromium, path)
+    page, asked = opened(browser, path)
     page.wait_for_function("() => document.querySelectorAll('.js-plotly-plot .main-svg').length > 3")
     for plot in page.locator(".js-plotly-plot").all()[:3]:
         plot.scroll_into_view_if_needed()
@@ -147,7 +137,7 @@ def folders(tmp_path):
 
 
 @needs_chromium
-def test_the_dashboard_shows_words_as_words(chromium, folders):
+def test_the_dashboard_shows_words_as_words(browser, folders):
     "Every tab, without a server: all HTML of its widgets on one page."
     board, browser, what, page = Dashboard(Session.open(folders[0])), RunBrowser(), WhatIf(folders[0]), Page()
     board.add(Session.open(folders[1]))
@@ -165,19 +155,19 @@ def test_the_dashboard_shows_words_as_words(chromium, folders):
     assert not re.search(r'(^|,)"?[=+@]', browser.csv(), re.M)
     parts += [*shown(browser.widget), *shown(what.widget), *shown(page.widget)]
     assert parts and any("&lt;img" in part for part in parts)
-    seen, asked = opened(chromium, html="\n".join(part for part in parts if "onerror" in part or "href" in part or "hit" in part))
+    seen, asked = opened(browser, html="\n".join(part for part in parts if "onerror" in part or "href" in part or "hit" in part))
     assert seen.evaluate(SEEN) == QUIET and asked == []
     seen.close()
 
 
 @needs_chromium
 @pytest.mark.long
-def test_every_tab_in_the_real_page(chromium, folders, tmp_path):
+def test_every_tab_in_the_real_page(browser, folders, tmp_path):
     "Voilà: the form, the runs, what if, and a run that is opened."
     from test_dashboard import Lab, served
     (tmp_path/"serve.py").write_text("import sys; from abs_lab.cli import main; sys.exit(main(['dashboard', '--no-browser', *sys.argv[1:]]))")
     with served("serve", cwd=tmp_path, ABS_LAB_RUNS_DIR=str(tmp_path/"runs"), ABS_LAB_REPORTS_DIR=str(tmp_path/"reports")) as url:
-        lab = Lab(chromium)
+        lab = Lab(browser)
         lab.page.add_init_script(WATCH)
         lab.page.goto(url)
         lab.page.get_by_role("button", name="Open", exact=True).wait_for()
