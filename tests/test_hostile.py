@@ -139,7 +139,7 @@ def folders(tmp_path):
 @needs_chromium
 def test_the_dashboard_shows_words_as_words(browser, folders):
     "Every tab, without a server: all HTML of its widgets on one page."
-    board, browser, what, page = Dashboard(Session.open(folders[0])), RunBrowser(), WhatIf(folders[0]), Page()
+    board, choice, what, page = Dashboard(Session.open(folders[0])), RunBrowser(), WhatIf(folders[0]), Page()
     board.add(Session.open(folders[1]))
     board.tick()
     board.say("<img src=x onerror=hit()>", True, "<script>hit()</script>")
@@ -148,12 +148,12 @@ def test_the_dashboard_shows_words_as_words(browser, folders):
         board.view.value = view
         parts += shown(board.widget)
     for pair in ([0, 1], [2, 3], [0, 3]):
-        browser.table.selected = pair
-        assert "<table>" in browser.difference.value and "&lt;" in browser.difference.value
-        parts += shown(browser.widget)
-    browser.baseline.value = browser.records[0]
-    assert not re.search(r'(^|,)"?[=+@]', browser.csv(), re.M)
-    parts += [*shown(browser.widget), *shown(what.widget), *shown(page.widget)]
+        choice.table.selected = pair
+        assert "<table>" in choice.difference.value and "&lt;" in choice.difference.value
+        parts += shown(choice.widget)
+    choice.baseline.value = choice.records[0]
+    assert not re.search(r'(^|,)"?[=+@]', choice.csv(), re.M)
+    parts += [*shown(choice.widget), *shown(what.widget), *shown(page.widget)]
     assert parts and any("&lt;img" in part for part in parts)
     seen, asked = opened(browser, html="\n".join(part for part in parts if "onerror" in part or "href" in part or "hit" in part))
     assert seen.evaluate(SEEN) == QUIET and asked == []
