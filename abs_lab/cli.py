@@ -254,7 +254,9 @@ def _verify(argv):
     from abs_lab.runs.verify import BARE, verify
     counts = dict.fromkeys(("holds", "damaged", "bare", "in training"), 0)
     for path, is_run in (*((dir, True) for dir in runs), *((path, False) for path in small)):
-        if is_run and held(path): counts["in training"] += 1; continue
+        try: busy = is_run and held(path)
+        except AbsLabError as e: counts["damaged"] += 1; say(f"damaged: {path}: {e}"); continue
+        if busy: counts["in training"] += 1; continue
         found = verify(path) if is_run else {"": _small_file(path, BARE)}
         wrong, bare = ({name: said for name, said in found.items() if said and said.startswith(BARE) == is_bare} for is_bare in (False, True))
         counts["damaged" if wrong else "bare" if bare else "holds"] += 1

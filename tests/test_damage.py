@@ -2,12 +2,15 @@
 import json, os, re, shutil, signal, sys, time, warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings as hypothesis, strategies as st
 
 from abs_lab import cli
 from abs_lab.core.interfaces import AbsLabError
 from abs_lab.live.browser import records, small_of, table_row
+from abs_lab.runs import __main__ as program
 from abs_lab.runs.checkpoints import load_tree, save_tree
 from abs_lab.runs.config import configure
 from abs_lab.runs.forks import fork, lineage
@@ -172,6 +175,66 @@ def test_a_checkpoint_of_another_run_is_refused(made, tmp_path):
     shutil.copytree(made/"killed", dir)
     (dir/"config.json").unlink()
     with pytest.raises(AbsLabError, match="checkpoint of another run"): run(configure(**SMALL | dict(low=0.06)), dir)
+
+
+def test_what_belongs_to_another_run_is_not_taken(made, tmp_path):
+    other = configure(**SMALL | dict(seed=1))
+    for name in ("result", "checkpoint"): shutil.copytree(made/"killed", tmp_path/name)
+    run(other, tmp_path/"other")
+    shutil.copy(tmp_path/"other"/"result.json", tmp_path/"result"/"result.json")
+    with pytest.warns(UserWarning, match="result of another run"): assert run(configure(**SMALL), tmp_path/"result")["id"] == configure(**SMALL).id
+    shutil.copy(tmp_path/"other"/"checkpoint.safetensors", tmp_path/"checkpoint"/"checkpoint.safetensors")
+    step = load_tree(tmp_path/"checkpoint"/"checkpoint-before.safetensors")["progress"]["step"]
+    with pytest.warns(UserWarning, match="checkpoint of another run"): assert load_agent(tmp_path/"checkpoint").progress.step == step
+    found = config_json(tmp_path/"checkpoint")
+    write_sealed(tmp_path/"checkpoint"/"config.json", found | dict(id="other"))
+    assert "is called 'other', and its parameters are those of" in verify(tmp_path/"checkpoint")["config.json"]
+    with pytest.raises(AbsLabError, match="is called 'other'"): run(configure(**SMALL), tmp_path/"checkpoint")
+
+
+def test_what_was_set_and_set_back_is_set_back_after_a_kill(tmp_path):
+    r = Run(configure(**SMALL), tmp_path)
+    next(iter(r.steps()))
+    r.set(high=0.8); r.checkpoint(); r.set(high=0.7); r.set(high=0.8)
+    r.close()
+    again = Run(configure(**SMALL), tmp_path)
+    assert again.present.controller.high == again.controller.high == 0.8 and [c["high"] for _, c in again.history] == [0.8, 0.7, 0.8]
+    again.close()
+
+
+def test_a_last_line_with_an_end_is_whole_or_damaged(made, tmp_path):
+    shutil.copytree(made/"killed", tmp_path/"x")
+    for name in ("events.jsonl", "steps.jsonl"):
+        text = (tmp_path/"x"/name).read_bytes()
+        (tmp_path/"x"/name).write_bytes(text[:-2] + b"]\n")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert "has an end and is no JSON" in verify(tmp_path/"x")[name]
+    with pytest.raises(AbsLabError, match="events.jsonl has an end and is no JSON"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run(configure(**SMALL), tmp_path/"x")
+
+
+def test_a_parameters_file_is_compared_with_its_checksum(made, tmp_path, capsys):
+    shutil.copy(made/"killed"/"config.json", tmp_path/"c.json")
+    digit(tmp_path/"c.json", b'"lr": ')
+    assert program.main([str(tmp_path/"c.json"), str(tmp_path/"x")]) == 2 and "checksum is not that of its content" in capsys.readouterr().err and not (tmp_path/"x").exists()
+    (tmp_path/"c.json").write_text("[[1, 2]]")
+    assert program.main([str(tmp_path/"c.json"), str(tmp_path/"x")]) == 2 and "cannot be read as parameters" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["tensor", "array", "buffer", "held"])
+def test_a_checkpoint_never_holds_what_is_no_number(where, tmp_path):
+    r = Run(configure(**SMALL), tmp_path)
+    next(iter(r.steps()))
+    r.checkpoint()
+    state = r.agent.state_dict
+    nan = {"tensor": torch.tensor([float("nan")]), "array": np.array([np.nan]), "buffer": {"running_mean": torch.full((3,), float("nan"))}, "held": [{"weight": torch.full((2, 2), float("nan"))}]}[where]
+    r.agent.state_dict = lambda: state() | dict(mine=nan)
+    before = (tmp_path/"checkpoint.safetensors").read_bytes()
+    with pytest.raises(AbsLabError, match="NaN"): r.checkpoint()
+    assert (tmp_path/"checkpoint.safetensors").read_bytes() == before
+    r.close()
 
 
 def test_a_damaged_result_is_made_again(made, tmp_path):

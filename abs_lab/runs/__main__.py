@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 
 # %% ../../nbs/runs/13_main.ipynb #0f32cea0
-from ..core.interfaces import AbsLabError
+from ..core.interfaces import AbsLabError, quoted
 from ..core.text import plain_terminal, say
 from .config import configure, recall
 from .runner import run, until_asked
+from .storage import read_json
 
 # %% ../../nbs/runs/13_main.ipynb #73016d70
 def main(
@@ -25,10 +26,11 @@ def main(
     plain_terminal()
     try:
         if len(argv) != 2: raise AbsLabError("usage: python -m abs_lab.runs CONFIG.json DIR")
-        try:
-            found = dict(json.loads(Path(argv[0]).read_text(encoding="utf-8")))
-            params = dict(found.get("config", found))
-        except (OSError, ValueError, TypeError, RecursionError) as e: raise AbsLabError(f"{argv[0]} cannot be read as parameters: {e}") from e
+        try: found = read_json(Path(argv[0]), dict)
+        except AbsLabError as e: raise AbsLabError(f"{argv[0]} cannot be read as parameters: {e}") from e
+        if found is None: raise AbsLabError(f"{argv[0]} cannot be read as parameters: there is no such file")
+        params = found.get("config", found)
+        if not isinstance(params, dict): raise AbsLabError(f"{argv[0]} cannot be read as parameters: its config is {quoted(params)}")
         config = recall(params) if "format" in found else configure(**params)  # the config.json of a run names all parameters that there were
         result = run(config, Path(argv[1]), until_asked)
     except AbsLabError as e:

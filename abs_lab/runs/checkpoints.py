@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #b5acae21
-from ..core.interfaces import AbsLabError
-from .storage import contents, crc_of, replacing
+from ..core.interfaces import AbsLabError, quoted
+from .storage import contents, crc_of, id_of, replacing
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #0c7c0367
 def _pack(node, tensors):
@@ -97,6 +97,7 @@ def last_standing(
         contents(path, 0, 1)  # what may not be read, or is no file, is not passed over
         try:
             tree = load_tree(path)
+            if (named := id_of(dir)) and tree.get("id", named) != named: raise AbsLabError(f"{path} is the checkpoint of another run, {quoted(tree['id'])}")
             if covered: check_covered(dir, tree)
             return tree, "; ".join(trouble)
         except AbsLabError as e: trouble.append(str(e))

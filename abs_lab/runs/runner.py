@@ -24,7 +24,7 @@ import torch
 
 # %% ../../nbs/runs/08_runner.ipynb #ac7ea9d9
 from ..core.envs import spaces_of
-from ..core.interfaces import AbsLabError, Progress, Step
+from ..core.interfaces import AbsLabError, Progress, Step, quoted
 from ..core.train import evaluate, train
 from .checkpoints import BEFORE, LAST, last_standing, save_tree, what_is_left
 from .config import RunConfig, recall, recorded
@@ -54,6 +54,12 @@ def _weights(part) -> list:
     if isinstance(part, torch.optim.Optimizer): part = [group["params"] for group in part.param_groups]
     parts = part.values() if isinstance(part, dict) else part if isinstance(part, (list, tuple)) else ()
     return [w for p in parts for w in _weights(p)]
+
+def _holds_nan(part) -> bool:
+    "Whether a tensor or an array somewhere in a state holds what is no number; infinities may be meant, as in a mask."
+    if isinstance(part, dict): return any(map(_holds_nan, part.values()))
+    if isinstance(part, (list, tuple)): return any(map(_holds_nan, part))
+    return isinstance(part, (torch.Tensor, np.ndarray)) and bool(torch.as_tensor(part).isnan().any())
 
 # %% ../../nbs/runs/08_runner.ipynb #ca359d6e
 class _Written(Parties):
@@ -98,7 +104,7 @@ class _Saved(_Written):
         "Save all state; a kill from here on loses nothing that came before. Raises `AbsLabError`, and leaves the last one, where learning has failed."
         self._check()
         self.log.check()
-        if not all(w.isfinite().all() for w in _weights(vars(self.agent))):
+        if not all(w.isfinite().all() for w in _weights(vars(self.agent))) or _holds_nan(self.agent.state_dict()):
             raise AbsLabError(f"the agent's weights became NaN or infinite by step {self.progress.step}, update {self.progress.update}; {what_is_left(self.dir)}")
         self.actions.append()
         if self.replay_log: self.replay_log.take(); self.replay_log.sync()
@@ -146,7 +152,9 @@ class Run(_Saved):
 
     def _claim(self):
         if not os.path.lexists(self.dir / "config.json"): return
-        a, b = read_config(self.dir).identity(), self.config.identity()
+        there, found = config_json(self.dir), read_config(self.dir)
+        if there["id"] != found.id: raise AbsLabError(f"{self.dir / 'config.json'} is called {quoted(there['id'])}, and its parameters are those of {found.id}: it was changed since it was written")
+        a, b = found.identity(), self.config.identity()
         different = [k for k in a | b if a.get(k) != b.get(k)]
         if different: raise AbsLabError(f"{self.dir} holds another run: {', '.join(different)} differ")
 
@@ -163,7 +171,7 @@ class Run(_Saved):
         if trouble and os.path.lexists(self.path): os.replace(self.path, f"{self.path}.damaged")  # else the next checkpoint would put it in the place of the one that stands
         self.log.open(tree.get("steps_bytes", 0), tree.get("pending", []))
         self.kept = self._reach() if tree else None  # what the newest checkpoint needs, as soon as there is one
-        self.planned = [c for c in was_set if c not in self.history]
+        self.planned = was_set[len(self.history):]
         if tree and (found := differences([dict(params=self.config.flat(), result=result) for result in (*_trainings(self.dir), provenance(self.config))])):
             warnings.warn(f"{self.dir} was trained differently until now, and goes on as it can be trained here. {'. '.join(found)}", stacklevel=4)
         self.event("resume" if tree else "start", backend=self.envs.backend, device=str(self.device), threads=torch.get_num_threads(), **provenance(self.config))

@@ -158,7 +158,8 @@ class _Trainer(_Held):
                 end = "stopped"
         except BaseException as e:
             self.error = e
-            with suppress(Exception): self.run.event("error", message=str(e), traceback=traceback.format_exc())
+            if not isinstance(e, Busy):  # nothing more is written
+                with suppress(Exception): self.run.event("error", message=str(e), traceback=traceback.format_exc())
         finally:
             if self.run: self.run.close()
             with self._gap:

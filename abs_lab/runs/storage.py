@@ -6,8 +6,8 @@
 __all__ = ['RUN_FILES', 'DEEPEST', 'FORMAT', 'PARTY', 'METRIC', 'CONFIG', 'RESULT', 'SEALED', 'ROW', 'EVENT', 'MACHINE', 'BEAT',
            'EXPIRY', 'regular', 'contents', 'replacing', 'write_json', 'seal_of', 'write_sealed', 'run_id', 'own_files',
            'run_dirs', 'numbered', 'is_name', 'whole', 'number', 'finite', 'maybe', 'misfit', 'crc_of', 'parsed',
-           'read_json', 'config_json', 'result_of', 'sealed_line', 'Tail', 'read_jsonl', 'steps_of', 'check_end',
-           'events_of', 'last_row', 'Busy', 'Lease']
+           'read_json', 'config_json', 'result_of', 'id_of', 'sealed_line', 'Tail', 'read_jsonl', 'steps_of',
+           'check_end', 'events_of', 'last_row', 'Busy', 'Lease']
 
 # %% ../../nbs/runs/02_storage.ipynb #5708a904
 import errno
@@ -226,8 +226,17 @@ def result_of(
     dir: Path,         # a run directory
 ) -> dict | None:      # the content of result.json; None: not finished
     "What a finished run came to; a result that cannot be used is none, with a warning."
-    try: return read_json(Path(dir) / "result.json", RESULT)
-    except AbsLabError as e: warnings.warn(f"{e}. It counts as not there: the run is evaluated again", stacklevel=2)
+    try: found = read_json(Path(dir) / "result.json", RESULT)
+    except AbsLabError as e: warnings.warn(f"{e}. It counts as not there: the run is evaluated again", stacklevel=2); return None
+    if found is None or id_of(dir) in (None, found["id"]): return found
+    warnings.warn(f"{Path(dir) / 'result.json'} is the result of another run, {quoted(found['id'])}. It counts as not there", stacklevel=2)
+    return None
+
+def id_of(
+    dir: Path,         # a run directory
+) -> str | None:       # None: it does not say
+    "The run that a folder says it holds."
+    with suppress(AbsLabError): return (read_json(Path(dir) / "config.json", dict(id=str)) or {}).get("id")
     return None
 
 # %% ../../nbs/runs/02_storage.ipynb #3cef5cc6
@@ -249,7 +258,7 @@ class Tail:
         self,
         path: Path,                # one JSON object a line
         shape: Any = dict,         # of a line, as for `misfit`
-    ): self.path, self.shape, self.at, self.lines, self.bare, self.crc, self.sealed = Path(path), shape, 0, 0, 0, 0, False  # bytes, lines, lines without a checksum that were read; the checksum of all, and whether lines have one
+    ): self.path, self.shape, self.at, self.lines, self.bare, self.crc, self.sealed, self.torn = Path(path), shape, 0, 0, 0, 0, False, False  # bytes, lines, lines without a checksum that were read; the checksum of all, whether lines have one, and whether the last with an end is no JSON
 
     def read(
         self,
@@ -268,8 +277,10 @@ class Tail:
         name, found = f"line {self.lines + 1} of {self.path}", SEALED.search(line)
         if found and int(found[1], 16) != zlib.crc32(line[:found.start()], self.crc):
             raise AbsLabError(f"{name} does not match its checksum: it was changed since it was written, or the lines before it were; those {self.lines} match" if self.lines else f"{name} does not match its checksum: it was changed since it was written")
+        self.torn = False
         try: row = parsed(line, name) if line else None
         except AbsLabError:
+            self.torn = True
             warnings.warn(f"{self.path} has a torn line, which is skipped", stacklevel=4)
             row = None
         if row is not None and self.sealed and not found: raise AbsLabError(f"{name} has no checksum, as those before it have: it was put there by something else than the run")
@@ -285,7 +296,9 @@ def read_jsonl(
     "Read a log; a torn line is skipped with a warning, and `AbsLabError` raised where a line does not match its checksum."
     tail = Tail(path, shape)
     rows = tail.read(None) or []
-    if rest := contents(path, tail.at): rows += [row for row in [tail.take(rest)] if row is not None]  # the last line, without an end
+    rest = contents(path, tail.at)
+    if tail.torn and not rest: raise AbsLabError(f"line {tail.lines} of {path} has an end and is no JSON: it was changed since it was written")
+    if rest: rows += [row for row in [tail.take(rest)] if row is not None]  # the last line, without an end
     return rows
 
 def _event(value):

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 # %% ../../nbs/runs/14_verify.ipynb #a1310481
-from ..core.interfaces import AbsLabError
+from ..core.interfaces import AbsLabError, quoted
 from .checkpoints import check_covered, checkpoints_of, load_tree
+from .config import recorded
 from .storage import EVENT, RESULT, ROW, Tail, check_end, config_json, contents, numbered, read_json
 
 # %% ../../nbs/runs/14_verify.ipynb #8622affb
@@ -23,9 +24,15 @@ def _sealed(path, read):
     read()
     return "" if b'"seal"' in (contents(path) or b"") else f"{BARE}: it was written without a checksum"
 
+def _named(dir):
+    "The parameters, under the name that follows from them."
+    found = config_json(dir)
+    if (id := recorded(found).id) != found["id"]: raise AbsLabError(f"{dir / 'config.json'} is called {quoted(found['id'])}, and its parameters are those of {id}")
+
 def _log(path, shape):
     tail = Tail(path, shape)
     rows = tail.read(None)
+    if tail.torn and tail.at == path.stat().st_size: raise AbsLabError(f"line {tail.lines} of {path} has an end and is no JSON: it was changed since it was written")
     return rows, f"{BARE}: {tail.bare} of its {tail.lines} lines have no checksum" if tail.bare else ""
 
 def _ends(dir):
@@ -48,7 +55,7 @@ def verify(
         check_covered(dir, tree)
         covered.append(tree.get("covers"))
         return ""
-    look("config.json", lambda: _sealed(dir / "config.json", lambda: config_json(dir)), always=True)
+    look("config.json", lambda: _sealed(dir / "config.json", lambda: _named(dir)), always=True)
     look("result.json", lambda: _sealed(dir / "result.json", lambda: read_json(dir / "result.json", RESULT)))
     look("steps.jsonl", lambda: _ends(dir), always="result.json" in found)
     look("events.jsonl", lambda: _log(dir / "events.jsonl", EVENT)[1])
