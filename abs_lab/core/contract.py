@@ -26,7 +26,7 @@ def import_module(
     if os.getcwd() not in sys.path: sys.path.insert(0, os.getcwd())
     importlib.invalidate_caches()  # the file may have been written a moment ago
     try: return importlib.import_module(name)
-    except Exception as e: raise AbsLabError(f"{what}: module {quoted(name)} cannot be imported ({type(e).__name__}: {e})") from e
+    except (Exception, SystemExit) as e: raise AbsLabError(f"{what}: module {quoted(name)} cannot be imported ({type(e).__name__}: {e})") from e
 
 def python_path() -> str:  # for PYTHONPATH
     "The path on which another process finds the modules that this one finds in its working directory."
@@ -39,7 +39,7 @@ def import_named(
     "What `module:Name` names; raises `AbsLabError` where there is no such module or nothing of that name in it."
     path, _, attribute = name.partition(":")
     if not (path and attribute): raise AbsLabError(f"{kind} {quoted(name)} must be written module:Name")
-    module = import_module(f"{kind} {name}", path)
+    module = import_module(f"{kind} {name[:200]}", path)
     if not hasattr(module, attribute): choose(f"{kind} in module {path}", attribute, [n for n, v in vars(module).items() if not n.startswith("_") and getattr(v, "__module__", path) != "builtins" and not isinstance(v, type(os))])
     return getattr(module, attribute)
 

@@ -187,6 +187,7 @@ def _settled(group, arm) -> list:
 def _confound(arms) -> str:
     "Whether the arms took different numbers of gradient steps for the same data."
     rates = {arm: float(np.mean([gradient_rate(r) for r in group])) for arm, group in arms.items()}
+    if idle := [arm for arm, rate in rates.items() if not rate]: return f"{' and '.join(idle)} took no gradient step, so nothing was learned there."
     ratio = max(rates.values()) / min(rates.values())
     if ratio <= 1.05: return "All arms took about the same number of gradient steps for each environment step."
     listed = "; ".join(f"{arm}: {rate:.2f}" for arm, rate in rates.items())

@@ -126,12 +126,14 @@ def _written(name, value, deep=8):
         case dict() if deep and all(isinstance(k, str) for k in value): return {k: _written(name, v, deep - 1) for k, v in value.items()}
     raise AbsLabError(f"parameter {name} cannot be {quoted(value)}: it is written down, as a finite number below 2**63, text, True, False, None, or a list of these")
 
+def _tupled(value): return tuple(map(_tupled, value)) if isinstance(value, (list, tuple)) else value
+
 def _fit(name, value, default):
     "The value in its parameter's type, when nothing is lost by it."
     kind, value = type(default), value.item() if isinstance(value, np.generic) else value
     if kind is float and isinstance(value, int) and not isinstance(value, bool): return float(_written(name, value))
     if kind is int and isinstance(value, float) and value.is_integer() and abs(value) < 2**63: return int(value)
-    if kind is tuple and isinstance(value, list): return tuple(value)  # as a file of parameters has it
+    if kind is tuple and isinstance(value, (list, tuple)): return _tupled(_written(name, value))  # a file of parameters has lists
     if kind in (bool, int, float, str) and type(value) is not kind:
         raise AbsLabError(f"parameter {name} must be of type {kind.__name__}, not {quoted(value)} ({type(value).__name__})")
     return _written(name, value)
@@ -139,6 +141,13 @@ def _fit(name, value, default):
 def _defaults(*parts):
     "The defaults of the parameters of some dataclasses, in their types."
     return {f.name: float(f.default) if f.type in (float, "float") and type(f.default) is int else f.default for cls in parts for f in fields(cls) if f.init}
+
+def _built(cls, values):
+    "A party's parameters, or its class's own refusal as one of ours."
+    given = _take(cls, values)
+    try: return cls(**given)
+    except AbsLabError: raise
+    except Exception as e: raise AbsLabError(f"{cls.__name__} refuses its parameters ({type(e).__name__}: {quoted(str(e))})") from e
 
 def _take(cls, values):
     "The share of `values` that `cls` has fields for, in their types."
@@ -167,7 +176,7 @@ def configure(
     values = dict(num_envs=EnvConfig.num_envs) | {k: v for k, v in base.items() if gauge.quantity == "divergence" or k not in ("low", "high")} | flat
     values = gauge.complete(rule.complete(values, gauge))
     gauge.check_agent(kind)
-    env, settings_, measure, control = (cls(**_take(cls, values)) for cls in parts)
+    env, settings_, measure, control = (_built(cls, values) for cls in parts)
     chosen = {f.name: _fit(f.name, values[f.name], f.default) for f in fields(RunConfig) if f.name in OWN and f.name in values}
     config = RunConfig(env, settings_, measure, control, (agent, preset, controller, meter), origin=origin, **chosen)
     _check(config, kind)

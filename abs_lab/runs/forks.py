@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 # %% ../../nbs/runs/10_forks.ipynb #140cff32
-from ..core.interfaces import AbsLabError
+from ..core.interfaces import AbsLabError, quoted
 from .config import RunConfig, recall
 from .parties import with_changes
 from .runner import look_at, read_config, set_events
 from .checkpoints import LAST, last_standing, save_tree
 from .logs import append_event
-from .storage import events_of, numbered, regular, write_sealed
+from .storage import crc_of, events_of, numbered, regular, write_sealed
 
 # %% ../../nbs/runs/10_forks.ipynb #426d471b
 def lineage(
@@ -27,7 +27,10 @@ def lineage(
 ) -> tuple[dict, list]:  # flat parameters of the run that began it, and what was set until this one was forked from it
     "Where a run comes from, through all its forks."
     born = next((e for e in events_of(dir) if e["event"] == "fork"), None)
-    return (born["root"], born["past"]) if born else (look_at(dir).flat(), [])
+    if born: return born["root"], born["past"]
+    here = look_at(dir)
+    if here.origin: raise AbsLabError(f"{Path(dir) / 'events.jsonl'} does not say how the run was forked from {quoted(here.origin)}: it was changed or deleted")
+    return here.flat(), []
 
 def fork(
     source: Path,   # a run directory with a checkpoint
@@ -47,8 +50,10 @@ def fork(
     half.mkdir(parents=True)
     try:
         for name in ("steps.jsonl", f"actions-{tree['envs']['segment']}", *(p.name for p in numbered(source, "replay").values())): _copy(source / name, half / name)
-        save_tree(half / LAST, tree | dict(id=config.id, covers={k: v for k, v in tree.get("covers", {}).items() if k != "events.jsonl"}))
         append_event(half, "fork", tree["progress"]["step"], source=old.id, changes=changes, root=root, past=[*past, *history, [tree["progress"]["update"], changes]])
+        events = half / "events.jsonl"
+        covers = tree.get("covers", {}) | {events.name: [0, size := events.stat().st_size, crc_of(events, 0, size)]}
+        save_tree(half / LAST, tree | dict(id=config.id, covers=covers))
         write_sealed(half / "config.json", config.record())
         half.rename(target)
     except BaseException: shutil.rmtree(half); raise

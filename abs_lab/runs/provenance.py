@@ -60,7 +60,7 @@ def _read(path): return _read_at(path, path.stat().st_mtime_ns)  # a module of o
 @cache
 def _read_at(path, written):
     "A hash of what a file's code says, and its imports: where from (None: a plain import), and what."
-    said, imports = _plain(path.read_text(encoding="utf-8"))
+    said, imports = _plain(path.read_bytes())  # a module says its encoding itself
     taken = [("." * n.level + (n.module or "") if isinstance(n, ast.ImportFrom) else None, [a.name for a in n.names]) for n in imports]
     return hashlib.sha256(said.encode()).hexdigest(), taken
 

@@ -54,7 +54,8 @@ def find(
     lacks = [m for m in ("act", "update", "policy", "greedy", "frozen", "state_dict", "load_state_dict") if kind == "agent" and not hasattr(found, m)]
     if kind == "agent" and not any("plan_update" in vars(c) for c in found.__mro__ if c is not base): lacks.append("plan_update")
     if lacks: raise AbsLabError(f"agent {quoted(name)} lacks the method{'s' * (len(lacks) > 1)} {', '.join(lacks)}: see abs_lab.core.interfaces.AgentLike")
-    if base and not is_dataclass(found.Config if kind == "agent" else found):
+    own = found.Config if kind == "agent" else found
+    if base and (not is_dataclass(own) or vars(own).get("__annotations__") and "__dataclass_params__" not in vars(own)):
         raise AbsLabError(f"{kind} {quoted(name)} must be a dataclass of its parameters: write @dataclass above its {'Config' if kind == 'agent' else 'class'}")
     return found
 

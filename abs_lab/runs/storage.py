@@ -441,7 +441,7 @@ class Lease:
         self._sweep()
 
     def _sweep(self):
-        "Clear away what processes left that were killed while they signed: of this machine at once, since who signs here has the lock; of others when it is old."
+        "Clear away what processes left that were killed while they signed: of this machine at once, since the process that signs here has the lock; of others when it is old."
         for old in (p for p in self.sign.parent.iterdir() if re.fullmatch(rf"{re.escape(self.sign.name)}\.[0-9a-f]{{8}}", p.name)):
             with suppress(OSError, AbsLabError):
                 if (name := (contents(old) or b"").decode(errors="replace")).startswith(MACHINE) and (self.locked or not _lives(name)) or self.path.stat().st_mtime - old.stat().st_mtime > EXPIRY: old.unlink()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 # %% ../../nbs/studies/03_grids.ipynb #7b7433bd
 from ..core.controllers import Replayed
-from ..core.envs import EnvConfig, backend_for
+from ..core.envs import EnvConfig, backend_for, check_registered
 from ..core.interfaces import AbsLabError, choose
 from ..runs.config import RunConfig, configure, describe
 from ..runs.registry import BUILT_IN, check_portable, find, names
@@ -32,7 +32,9 @@ def configs_of(
     for point in grid:
         config = configure(**{k: v for k, v in point.items() if k not in ("arm", "run_dir")})
         for kind, name in zip(("agent", "controller", "meter"), (config.names[0], *config.names[2:])): check_portable(kind, name)
-        backend_for(config.env)
+        for name, value in config.flat().items():
+            if isinstance(value, str) and value.startswith("__main__:"): check_portable({"env_id": "environment"}.get(name, name), value)
+        if backend_for(config.env) == "gymnasium": check_registered(config.env.env_id)
         if config.id in seen: raise AbsLabError(f"the grid holds the same run twice: {seen[config.id]} and {label(point)}")
         seen[config.id] = label(point)
         configs.append(config)

@@ -207,7 +207,7 @@ def environments() -> frozenset:  # EnvPool's and Gymnasium's ids, and those of 
     return frozenset(resources.files("abs_lab.studies").joinpath("environments.txt").read_text(encoding="utf-8").split())
 
 def _check_environment(env_id, tasks):
-    "Refuse an environment that nobody has heard of: its name may be misspelt, or made up."
+    "Refuse an environment that is not known by name: it may be misspelt, or made up."
     if env_id in tasks or re.fullmatch(r"[A-Za-z_][\w.]*:[\w./-]+", env_id): return
     try: choose("environment", env_id, environments())
     except AbsLabError as e: raise AbsLabError(f"{e} --any-environment takes it all the same") from e

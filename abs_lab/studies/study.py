@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 
 # %% ../../nbs/studies/00_study.ipynb #00bba283
-from ..core.interfaces import AbsLabError, choose, quoted
+from ..core.interfaces import AbsLabError, choose, quoted, whole
 
 # %% ../../nbs/studies/00_study.ipynb #dd901d9f
 FOLLOWS = ("replays", "yoked", "rated")  # an arm names another one, whose sizes it takes: their mean, another seed's, or its own seed's as a learning rate
@@ -34,7 +34,16 @@ class Study:
     primary: str = ""             # the one contrast, its outcome and the margin that matters, written down before the first run; all else explores
 
     def __post_init__(self):
-        if not re.fullmatch(r"\w[\w.-]*", self.name): raise AbsLabError(f"a study's name is also the name of its folders: letters, digits, '-', '_' and '.', not {quoted(self.name)}")
+        if not isinstance(self.name, str) or not re.fullmatch(r"\w[\w.-]*", self.name, re.ASCII): raise AbsLabError(f"a study's name is also the name of its folders: letters, digits, '-', '_' and '.', not {quoted(self.name)}")
+        for name in ("arms", "tasks", "scales"):
+            value = getattr(self, name)
+            if not isinstance(value, dict) or not all(isinstance(k, str) and isinstance(v, dict) for k, v in value.items()): raise AbsLabError(f"{name} of the study {self.name} must be a dict of dicts, a name -> parameters, not {quoted(value)}")
+        if not isinstance(self.common, dict): raise AbsLabError(f"common of the study {self.name} must be a dict of parameters, not {quoted(self.common)}")
+        if not all(isinstance(condition, dict) for condition in self.first): raise AbsLabError(f"first of the study {self.name} must hold conditions {{parameter: values}}, not {quoted(self.first)}")
+        object.__setattr__(self, "seeds", whole(f"seeds of the study {self.name}", self.seeds))
+        for label, arm in self.arms.items():
+            for kind in ("replays", "yoked", "rated"):
+                if kind in arm: choose(f"arm that {label} follows", arm[kind], self.arms)
         if not self.arms: raise AbsLabError(f"the study {self.name} needs at least one arm: arms={{label: parameters}}")
 
     def grid(
