@@ -1,5 +1,6 @@
 "What people meet while they train: a run that moves between devices, an interrupted loop, an episode without end, weights that are no numbers, shared generators."
 import json, os, random, signal, time
+from dataclasses import dataclass
 
 import gymnasium as gym
 import numpy as np
@@ -11,7 +12,7 @@ from abs_lab.agents.networks import Pixels, feature_rank
 from abs_lab.agents.ppo import PPO, PPOConfig
 from abs_lab.agents.pqn import PQN, PQNConfig
 from abs_lab.core import envs as envs_module
-from abs_lab.core.contract import Meter
+from abs_lab.core.contract import Controller, Meter
 from abs_lab.core.envs import EnvConfig, VecEnvs
 from abs_lab.core.interfaces import AbsLabError, BatchPlan, Progress
 from abs_lab.core.machine import allowed_cores, cores
@@ -20,7 +21,9 @@ from abs_lab.runs import __main__ as program
 from abs_lab.runs.checkpoints import load_tree, save_tree
 from abs_lab.runs.config import configure
 from abs_lab.runs.runner import Run, _weights, load_agent, run
+from abs_lab.runs.registry import register
 from abs_lab.runs.session import Session
+from own_agents import Reinforce
 from support import ROOT, assert_same_run, events, settings  # noqa: F401 (settings is a fixture)
 
 SMALL = dict(env_id="CartPole-v1", num_envs=16, total_steps=3_000, eval_envs=2, interval=1)
@@ -227,6 +230,57 @@ def test_a_checkpoint_without_them_says_what_may_have_happened_and_one_that_need
     torch.rand(1)
     assert {at: [*part] for at, part in envs.state_dict()["generators"].items()} == dict(began=["torch"], now=["torch"])
     for backend in ("envpool", "gymnasium"): assert "generators" not in VecEnvs(EnvConfig("CartPole-v1", num_envs=2, backend=backend)).state_dict()
+
+
+# -- an agent, a network and a controller of one's own that draw from shared generators ---------------------------------
+
+class Drawing(Reinforce):
+    "Draws from the generators that the process shares, when it is made, when it acts and when it learns."
+    def __init__(self, *how):
+        super().__init__(*how)
+        torch.nn.init.normal_(self.net[0].weight)
+    def act(self, obs): return torch.from_numpy(np.random.randint(0, 2, len(obs))) if torch.rand(1) < 0.5 else super().act(obs)[0], {}
+    def update(self, rollout, plan): return super().update(rollout, plan) | dict(drawn=random.random())
+
+@dataclass
+class Dice(Controller):
+    "A size by chance."
+    size_min: int = 8  # steps
+    size_max: int = 32  # steps
+    def __post_init__(self): self.size = self.size_min
+    def __call__(self, m): self.size = random.choice([8, 16, 32]); return self.size
+
+@pytest.mark.parametrize("params", [dict(agent="drawing", controller="fixed", size=16), dict(agent="pqn", controller="dice")], ids=["agent", "controller"])
+@pytest.mark.parametrize("segment_steps, cut", [pytest.param(0, 3, marks=pytest.mark.long), (256, 1)])  # a checkpoint just after the environments were rebuilt, too
+def test_who_draws_from_shared_generators_is_resumed_exactly_on_envpool(params, segment_steps, cut, tmp_path):
+    register(Drawing), register(Dice)
+    config = configure(**params, env_id="CartPole-v1", num_envs=16, total_steps=1_500, eval_envs=2, segment_steps=segment_steps)
+    seeded(); run(config, tmp_path/"whole")
+    seeded()
+    r = Run(config, tmp_path/"half")
+    steps = r.steps()
+    for _ in range(cut): next(steps)
+    r.checkpoint(), r.close()
+    seeded(7)
+    run(config, tmp_path/"half")
+    assert_same_run(tmp_path/"whole", tmp_path/"half")
+
+
+def test_a_built_in_agent_needs_none_of_them_and_a_gpus_go_with_the_others(tmp_path, monkeypatch):
+    run(configure("pqn", **SMALL | dict(total_steps=1_000)), tmp_path)
+    assert "generators" not in load_tree(tmp_path/"checkpoint.safetensors")["envs"]
+    gpu = [torch.tensor([1, 2], dtype=torch.uint8)]  # a stand-in
+    for name, of in dict(is_initialized=lambda: bool(gpu), device_count=lambda: len(gpu), get_rng_state=lambda i: gpu[i].clone(), set_rng_state=lambda state, i: gpu.__setitem__(i, state)).items(): monkeypatch.setattr(torch.cuda, name, of)
+    envs = VecEnvs(EnvConfig("CartPole-v1", num_envs=2))
+    gpu[0] += 1
+    state, log = envs.state_dict(), envs.drain_log()
+    assert [*state["generators"]["now"]] == ["cuda"]
+    gpu[0] += 5
+    envs.load_state_dict(state, log)
+    assert gpu[0].tolist() == [2, 3] and [*envs.state_dict()["generators"]["began"]] == ["cuda"]
+    gpu.clear()  # it goes on where there is none
+    envs.load_state_dict(state, log)
+    assert "generators" not in envs.state_dict()
 
 
 # -- an episode without end --------------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ class Simulators:
     first: np.ndarray               # [N, *] the observations to begin with
     threads: set = set()            # ids of threads that take turns with the caller; none where several step at once, or the caller steps
     frame_skip: int | None = None   # emulator frames a step in Atari; None elsewhere, where frames are not counted
-    began: dict | None = None       # the process's own generators when they were made; None where nothing in this process steps
+    in_python: bool = False         # whether they may draw from the generators that the whole process shares
 
     def send(
         self,
@@ -164,9 +164,10 @@ class Simulators:
 
 # %% ../../nbs/core/03_envs.ipynb #02a6e05c
 def generators() -> dict:  # tensors, arrays and numbers
-    "The states of the generators that a whole process shares: those of `random`, `np.random` and `torch`."
+    "The states of the generators that a whole process shares: those of `random`, `np.random` and `torch`, on GPUs too where they are in use."
     version, numbers, gauss = random.getstate()
-    return dict(python=dict(version=version, numbers=np.array(numbers), gauss=gauss), numpy=np.random.get_state(legacy=False), torch=torch.get_rng_state())
+    cuda = dict(cuda={str(i): torch.cuda.get_rng_state(i) for i in range(torch.cuda.device_count())}) if torch.cuda.is_initialized() else {}
+    return dict(python=dict(version=version, numbers=np.array(numbers), gauss=gauss), numpy=np.random.get_state(legacy=False), torch=torch.get_rng_state()) | cuda
 
 def set_generators(
     state: dict,  # what `generators` returned, or some of it
@@ -175,6 +176,8 @@ def set_generators(
     if own := state.get("python"): random.setstate((own["version"], tuple(own["numbers"].tolist()), own["gauss"]))
     if "numpy" in state: np.random.set_state(state["numpy"])
     if "torch" in state: torch.set_rng_state(state["torch"])
+    for i in range(torch.cuda.device_count()):
+        if (gpu := state.get("cuda", {}).get(str(i))) is not None: torch.cuda.set_rng_state(gpu, i)
 
 def _same(a, b): return all(_same(a[k], b[k]) for k in a) if isinstance(a, dict) else bool(np.all(np.asarray(a == b)))
 
@@ -186,6 +189,8 @@ class _NoInfo(gym.Wrapper):
 
 class Gymnasium(Simulators):
     "Environments of Gymnasium, one after the other in this thread; or the vector form that the package brings."
+    in_python = True
+
     def __init__(
         self,
         config: EnvConfig,    # what to make
@@ -195,7 +200,7 @@ class Gymnasium(Simulators):
         if config.episodic_life: raise AbsLabError("episodic_life needs the EnvPool backend: Gymnasium does not report lives")
         if not config.fire_reset: raise AbsLabError("fire_reset needs the EnvPool backend: Gymnasium presses no button")
         if config.sticky_actions: raise AbsLabError("sticky_actions needs the EnvPool backend; Gymnasium's ids have their own (ALE/…-v5 repeats at 0.25)")
-        self.began, how = generators(), dict(render_mode="rgb_array") if render else {}
+        how = dict(render_mode="rgb_array") if render else {}
         try:
             sync = gym.spec(config.env_id.split(":")[-1]).entry_point is not None  # else only a vectorised form exists
             kind = dict(vectorization_mode="sync", wrappers=[_NoInfo]) if sync else dict(vectorization_mode="vector_entry_point")
@@ -340,9 +345,11 @@ class CheckedEnvs:
     ):
         self.config, self.seed, self.role, self.device, self.render = config, seed, role, torch.device(device), render
         self.backend, self.num_envs, self.segment, self.moments = backend_for(config), config.num_envs, 0, []
+        self.began, self.drawn = generators(), set()  # the process's own generators when the simulators were made, and those from which somebody has drawn since the run began
         self._build()
 
     def _build(self):
+        self.began = self._look_at_generators()
         self.env = BACKENDS[self.backend](self.config, role_seeds(self.seed, self.num_envs, self.role, self.segment), self.render)
         self.obs_space, self.action_space, self.threads, self.frame_skip = self.env.obs_space, self.env.action_space, self.env.threads, self.env.frame_skip
         _check_spaces(self.config.env_id, self.backend, self.obs_space, self.action_space)
@@ -353,6 +360,12 @@ class CheckedEnvs:
         self.games, self.log, self.rows = Games(self.num_envs), [], 0  # rows: steps since the build
         self.sent = self.ahead = None                               # actions that the simulators have; what `act` returned ahead of time, for an agent that overlaps
         self.receiving = False                                      # what follows them is being entered
+
+    def _look_at_generators(self):
+        "The states of the process's own generators; those from which somebody has drawn are remembered."
+        now = generators()
+        self.drawn |= {name for name in self.began if not _same(now[name], self.began[name])}
+        return now
 
     @property
     def obs(self) -> torch.Tensor:  # [N, *]
@@ -489,16 +502,15 @@ class VecEnvs(CheckedEnvs):
         "What has to be saved beside the action log."
         return dict(segment=self.segment, rows=self.rows, obs=self.obs, resetting=self.resetting,
                     ret=self.games.ret.copy(), length=self.games.length.copy(), ahead=self.ahead and dict(action=self.ahead[0], extra=self.ahead[1], sent=self.sent),
-                    **self._drawn())
+                    **self._generators())
 
-    def _drawn(self):
-        "Those of the process's own generators from which somebody has drawn since the environments were made: their states then, and now."
-        began, now = getattr(self.env, "began", None), generators()
-        drawn = [name for name in began or () if not _same(now[name], began[name])]
-        return dict(generators={at: {name: state[name] for name in drawn} for at, state in (("began", began), ("now", now))}) if drawn else {}
+    def _generators(self):
+        "Those of the process's own generators from which somebody has drawn: an environment, an agent, a controller. Their states when the simulators were made, and now."
+        now = self._look_at_generators()
+        return dict(generators={at: {name: state[name] for name in sorted(self.drawn)} for at, state in (("began", self.began), ("now", now))}) if self.drawn else {}
 
     def _causes(self):
-        if self.env.began is None: return "was another version of the simulator installed?"
+        if not self.env.in_python: return "was another version of the simulator installed?"
         return ("either another version of it is installed, or it draws on what no seed sets and no checkpoint holds: the clock, a generator of its own that `reset(seed=…)` leaves alone, "
                 "or one of the process's own (random, np.random, torch) from which others drew too")
 
@@ -512,6 +524,8 @@ class VecEnvs(CheckedEnvs):
         self.close()
         self.segment, drawn = state["segment"], state.get("generators")
         if drawn: set_generators(drawn["began"])
+        self.began = generators()
+        self.drawn = {*drawn["began"]} & {*self.began} if drawn else set()  # a GPU may be there no longer
         self._build()
         for a in actions:
             self.env.send(check_actions(a, self.action_space, self.num_envs))

@@ -77,7 +77,7 @@ def evaluate(
                 games[i].append(Episode(int(i), 0, float(envs.games.ret[i]), int(envs.games.length[i])))
                 left[i], unfinished = 0, unfinished + 1
     finally:
-        if envs.env.began: set_generators(envs.env.began)  # they belong to training
+        if envs.env.in_python: set_generators(envs.began)  # they belong to training
         envs.close()
     counted = [e for played in games for e in played]
     returns, lengths = [e.ret for e in counted], [e.length for e in counted]
