@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from abs_lab.core.interfaces import warn
+from abs_lab.runs.storage import Busy
 from abs_lab.studies import engine, workers
 from support import ROOT, environment
 
@@ -25,6 +27,14 @@ def opened(source):
 def test_every_file_is_opened_with_its_encoding_named(folder):
     found = [f"{path}:{line}" for path in sorted((ROOT/folder).rglob("*.py")) for line in opened(path.read_text(encoding="utf-8"))]
     assert not found, found
+
+
+def test_a_warning_commands_no_terminal_and_every_warning_is_given_so():
+    with pytest.warns(UserWarning) as caught: warn("passed over: \x1b]0;gone\x07\u202e", 1)
+    assert str(caught[0].message) == r"passed over: \x1b]0;gone\x07\u202e" and caught[0].filename == __file__
+    assert str(Busy("\x1b[2J")) == r"\x1b[2J"
+    given = [str(path) for path in sorted((ROOT/"abs_lab").rglob("*.py")) if path.name != "interfaces.py" and "warnings.warn(" in path.read_text(encoding="utf-8")]
+    assert not given
 
 
 def test_a_locale_without_unicode(tmp_path):

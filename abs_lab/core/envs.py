@@ -23,7 +23,7 @@ import torch
 
 # %% ../../nbs/core/03_envs.ipynb #db7635c4
 from .contract import import_module
-from .interfaces import AbsLabError, Episode, Progress, at_least, choose, quoted
+from .interfaces import AbsLabError, Episode, Progress, at_least, choose, quoted, warn
 from .machine import cores, sharing_a_core, thread_ids, whole_machine
 
 # %% ../../nbs/core/03_envs.ipynb #b8766872
@@ -106,7 +106,7 @@ def backend_for(
     in_pool = pool.list_all_envs() if here else []
     if config.backend in ("auto", "envpool") and config.env_id in in_pool: return "envpool"
     if config.backend in ("auto", "gymnasium") and _gymnasium_knows(config.env_id):
-        if not here: warnings.warn(f"EnvPool is not available here ({pool}): Gymnasium serves {config.env_id}, more slowly", stacklevel=2)
+        if not here: warn(f"EnvPool is not available here ({pool}): Gymnasium serves {config.env_id}, more slowly", stacklevel=2)
         return "gymnasium"
     if config.env_id.startswith("MinAtar/") and "MinAtar/Breakout-v1" not in gym.registry:
         raise AbsLabError(f"{config.env_id} needs MinAtar: pip install 'abs_lab[minatar]'")

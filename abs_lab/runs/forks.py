@@ -8,12 +8,11 @@ __all__ = ['lineage', 'fork', 'repeat']
 # %% ../../nbs/runs/10_forks.ipynb #19d56ec1
 import secrets
 import shutil
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
 # %% ../../nbs/runs/10_forks.ipynb #140cff32
-from ..core.interfaces import AbsLabError, quoted
+from ..core.interfaces import AbsLabError, quoted, warn
 from .config import RunConfig, recall
 from .parties import with_changes
 from .runner import look_at, read_config, set_events
@@ -41,7 +40,7 @@ def fork(
     source, target, old = Path(source), Path(target), read_config(source)
     tree, trouble = last_standing(source)
     if not tree: raise AbsLabError(f"{source} has no checkpoint yet: train first")
-    if trouble: warnings.warn(f"{trouble}: the fork begins at the checkpoint before, at step {tree['progress']['step']}", stacklevel=2)
+    if trouble: warn(f"{trouble}: the fork begins at the checkpoint before, at step {tree['progress']['step']}", stacklevel=2)
     config, (root, past), history = old, lineage(source), tree.pop("history", [])
     for _, c in [*history, (None, changes)]: config = with_changes(config, **c)
     config = replace(config, origin=f"{old.id}@{tree['progress']['step']}")

@@ -12,7 +12,6 @@ import os
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,7 @@ import torch
 
 # %% ../../nbs/runs/08_runner.ipynb #ac7ea9d9
 from ..core.envs import spaces_of
-from ..core.interfaces import AbsLabError, Progress, Step, quoted
+from ..core.interfaces import AbsLabError, Progress, Step, quoted, warn
 from ..core.train import evaluate, train
 from .checkpoints import BEFORE, LAST, last_standing, save_tree, what_is_left
 from .config import RunConfig, recall, recorded
@@ -173,11 +172,11 @@ class Run(_Saved):
         self.kept = self._reach() if tree else None  # what the newest checkpoint needs, as soon as there is one
         self.planned = was_set[len(self.history):]
         if tree and (found := differences([dict(params=self.config.flat(), result=result) for result in (*_trainings(self.dir), provenance(self.config))])):
-            warnings.warn(f"{self.dir} was trained differently until now, and goes on as it can be trained here. {'. '.join(found)}", stacklevel=4)
+            warn(f"{self.dir} was trained differently until now, and goes on as it can be trained here. {'. '.join(found)}", stacklevel=4)
         self.event("resume" if tree else "start", backend=self.envs.backend, device=str(self.device), threads=torch.get_num_threads(), **provenance(self.config))
         if trouble:
             self.event("fallback", message=f"{trouble}; the run goes on from the checkpoint before, at step {self.progress.step}, and loses nothing but time")
-            warnings.warn(f"{trouble}: it is set aside as {self.path.name}.damaged, and the run goes on from the checkpoint before, at step {self.progress.step}", stacklevel=4)
+            warn(f"{trouble}: it is set aside as {self.path.name}.damaged, and the run goes on from the checkpoint before, at step {self.progress.step}", stacklevel=4)
         if tree: self._say_anew(tree["device"])
         self._follow()
 
@@ -188,7 +187,7 @@ class Run(_Saved):
         if not reseeded and before == now: return
         said = f"trained on {before} until step {self.progress.step}, and on {now} from there" + f"; random numbers of the {' and the '.join(reseeded)} begin anew" * bool(reseeded)
         self.event("reseed" if reseeded else "device", before=before, now=now, message=said)
-        warnings.warn(f"{self.dir} was {said}", stacklevel=2)
+        warn(f"{self.dir} was {said}", stacklevel=2)
 
     def steps(self) -> Iterator[Step]:  # what is left of the run
         "Train, recording every update and checkpointing from time to time."
@@ -291,7 +290,7 @@ def load_agent(
     "The agent of a run, as its last checkpoint that is whole has it, with an empty replay; the folder is only read."
     config, (tree, trouble) = read_config(dir), last_standing(dir, covered=False)
     if not tree: raise AbsLabError(f"{dir} has no checkpoint yet: train first")
-    if trouble: warnings.warn(f"{trouble}: this is the agent of the checkpoint before, at step {tree['progress']['step']}", stacklevel=2)
+    if trouble: warn(f"{trouble}: this is the agent of the checkpoint before, at step {tree['progress']['step']}", stacklevel=2)
     for _, changes in tree.get("history", []): config = with_changes(config, **changes)
     n, (obs_space, action_space) = config.env.num_envs, spaces_of(config.env)
     agent: Any = config.kind(config.kind.for_acting(config.agent, n), obs_space, action_space, n, Progress(config.total_steps), config.seed, device)

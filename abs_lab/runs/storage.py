@@ -21,7 +21,6 @@ import secrets
 import stat
 import threading
 import time
-import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 # %% ../../nbs/runs/02_storage.ipynb #5708a905
-from ..core.interfaces import AbsLabError, quoted
+from ..core.interfaces import AbsLabError, quoted, warn
 
 # %% ../../nbs/runs/02_storage.ipynb #3ca676d9
 def regular(
@@ -227,9 +226,9 @@ def result_of(
 ) -> dict | None:      # the content of result.json; None: not finished
     "What a finished run came to; a result that cannot be used is none, with a warning."
     try: found = read_json(Path(dir) / "result.json", RESULT)
-    except AbsLabError as e: warnings.warn(f"{e}. It counts as not there: the run is evaluated again", stacklevel=2); return None
+    except AbsLabError as e: warn(f"{e}. It counts as not there: the run is evaluated again", stacklevel=2); return None
     if found is None or id_of(dir) in (None, found["id"]): return found
-    warnings.warn(f"{Path(dir) / 'result.json'} is the result of another run, {quoted(found['id'])}. It counts as not there", stacklevel=2)
+    warn(f"{Path(dir) / 'result.json'} is the result of another run, {quoted(found['id'])}. It counts as not there", stacklevel=2)
     return None
 
 def id_of(
@@ -281,7 +280,7 @@ class Tail:
         try: row = parsed(line, name) if line else None
         except AbsLabError:
             self.torn = True
-            warnings.warn(f"{self.path} has a torn line, which is skipped", stacklevel=4)
+            warn(f"{self.path} has a torn line, which is skipped", stacklevel=4)
             row = None
         if row is not None and self.sealed and not found: raise AbsLabError(f"{name} has no checksum, as those before it have: it was put there by something else than the run")
         if row is not None and (at := misfit(row, self.shape)) is not None: raise AbsLabError(f"{name} does not hold what it has to{at and f': see {quoted(at[1:])}'}")
@@ -421,7 +420,7 @@ class Lease:
             self.locked = _flock(self.file, fcntl.LOCK_EX)
             if self.locked: return
             if self.locked is None:
-                warnings.warn(f"{self.path.parent} lies on a file system that cannot lock files: only a sign of life keeps other processes out, so start one at a time", stacklevel=4)
+                warn(f"{self.path.parent} lies on a file system that cannot lock files: only a sign of life keeps other processes out, so start one at a time", stacklevel=4)
                 return
             time.sleep(0.05)
         raise Busy(f"{self.path.parent} is being written by another process")

@@ -6,11 +6,10 @@
 __all__ = ['Runs']
 
 # %% ../../nbs/runs/09_table.ipynb #ce798dae
-import warnings
 from pathlib import Path
 
 # %% ../../nbs/runs/09_table.ipynb #58648056
-from ..core.interfaces import AbsLabError, choose
+from ..core.interfaces import AbsLabError, choose, warn
 from .storage import config_json, result_of, run_dirs, steps_of
 
 # %% ../../nbs/runs/09_table.ipynb #e7d5e5d2
@@ -36,7 +35,7 @@ class Runs:
         found = []
         for id in ids:
             try: found.append(read(id))
-            except AbsLabError as e: warnings.warn(f"passed over: {e}", stacklevel=3)
+            except AbsLabError as e: warn(f"passed over: {e}", stacklevel=3)
         return found
 
     def _row(self, id):

@@ -13,7 +13,6 @@ import os
 import re
 import subprocess
 import time
-import warnings
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 # %% ../../nbs/studies/07_engine.ipynb #21a00004
 from ..runs.config import RunConfig
 from ..runs.settings import project_root, settings
-from ..core.interfaces import AbsLabError, choose, quoted, whole
+from ..core.interfaces import AbsLabError, choose, quoted, warn, whole
 from .costs import Cost, costs, forecast
 from .status import Failure, Live, clock, held, holder, rate, starts, survey
 from ..core.machine import free_memory
@@ -185,7 +184,7 @@ class _Queue:
             if len(self.running) >= self.engine.slots: break
             if self.running and sum(j.memory for j in (*self.running, job)) > self.memory: continue
             if (how := job.begin(self.engine, self.notebook)) == "busy":
-                if not self.running: warnings.warn(f"{job.config.id} is not started: {holder(job.dir)}", stacklevel=3)
+                if not self.running: warn(f"{job.config.id} is not started: {holder(job.dir)}", stacklevel=3)
                 continue
             self.waiting.remove(job)
             if how is None: self.running.append(job)
@@ -255,7 +254,7 @@ class Work:
         out = {}
         for path in [] if self.study.trains_here else [folder / f"{c.id}.json" for folder in self.folders for c in self.configs]:
             try: small = load_small(path)
-            except AbsLabError as e: warnings.warn(f"passed over: {e}", stacklevel=2); continue
+            except AbsLabError as e: warn(f"passed over: {e}", stacklevel=2); continue
             if small: out.setdefault(path.stem, small["result"])
         return out
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 # %% ../../nbs/studies/02_results.ipynb #20a00004
-from ..core.interfaces import AbsLabError, choose, quoted
-from ..core.text import printable
+from ..core.interfaces import AbsLabError, choose, printable, quoted
 from ..runs.registry import built_in
 from ..runs.storage import METRIC, check_end, config_json, contents, is_name, last_row, maybe, number, read_json, result_of, run_id, steps_of, whole, write_sealed
 from .catalogue import STUDIES

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # %% ../../nbs/studies/04_status.ipynb #21b00004
-from ..core.interfaces import AbsLabError, quoted
-from ..core.text import printable
+from ..core.interfaces import AbsLabError, printable, quoted
 from ..runs.storage import MACHINE, Lease, contents, events_of, last_row, read_json, result_of
 from .results import steps_done
 
