@@ -756,6 +756,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'abs_lab.core.interfaces.set_fields': ( 'core/interfaces.html#set_fields',
                                                                                  'abs_lab/core/interfaces.py'),
                                          'abs_lab.core.interfaces.shares': ('core/interfaces.html#shares', 'abs_lab/core/interfaces.py'),
+                                         'abs_lab.core.interfaces.shortened': ( 'core/interfaces.html#shortened',
+                                                                                'abs_lab/core/interfaces.py'),
                                          'abs_lab.core.interfaces.warn': ('core/interfaces.html#warn', 'abs_lab/core/interfaces.py'),
                                          'abs_lab.core.interfaces.whole': ('core/interfaces.html#whole', 'abs_lab/core/interfaces.py')},
             'abs_lab.core.machine': { 'abs_lab.core.machine._control_groups': ( 'core/machine.html#_control_groups',

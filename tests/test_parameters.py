@@ -1,15 +1,20 @@
 "Parameters of any type and size: a run that is taken can be written down, and what is refused is named in a message of bearable length."
-import json, warnings
+import json, sys, warnings
 from dataclasses import fields
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from abs_lab import cli
+from abs_lab.core.contract import AgentConfig
 from abs_lab.core.envs import EnvConfig, backend_for
 from abs_lab.core.interfaces import AbsLabError, quoted, whole
-from abs_lab.runs.config import OWN, configure
+from abs_lab.runs.config import OWN, _built, configure, recorded
+from abs_lab.runs.parties import device_of
 from abs_lab.runs.registry import BUILT_IN, find
+from abs_lab.runs.settings import DEFAULTS, FOLDERS, settings as settings_
+from abs_lab.runs.storage import Lease, contents
 from strategies import HOSTILE, NUMBERS, UNWRITTEN, anything
 
 KINDS = [(agent, controller, meter) for agent in BUILT_IN["agent"] for controller in BUILT_IN["controller"] for meter in BUILT_IN["meter"]
@@ -78,3 +83,34 @@ def test_what_is_quoted_is_short():
     for bad in (10**400, -10**400, 1e308, float("inf"), float("nan"), 1.5, "3", True, None):
         with pytest.raises(AbsLabError) as e: whole("size", bad)
         assert len(str(e.value)) < 400 and "nearest is " in str(e.value)
+
+
+LONG = "x" * 100_000
+
+def said(act):
+    "The message with which something is refused."
+    with pytest.raises(AbsLabError) as e: act()
+    return str(e.value)
+
+@pytest.mark.parametrize("key", DEFAULTS)
+def test_a_settings_value_is_not_repeated_at_length(key, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for value in (f"${LONG}", LONG, f"~{LONG}/x", "x/" * 50_000):
+        monkeypatch.setenv(f"ABS_LAB_{key.upper()}", value)
+        if isinstance(DEFAULTS[key], str) and key not in FOLDERS and value[0] != "$": settings_()  # whoever uses it says what is wrong
+        else: assert len(said(settings_)) < 700, key
+    for text in (f"[abs_lab]\n{key} = ${LONG}", f"[abs_lab]\n{LONG}", f"[abs_lab]\n{LONG} = 1"):
+        monkeypatch.delenv(f"ABS_LAB_{key.upper()}", raising=False)
+        (tmp_path/"settings.ini").write_text(text)
+        assert len(said(settings_)) < 900, text[:30]
+
+def test_nothing_that_somebody_gave_is_repeated_at_length(tmp_path, monkeypatch, capsys):
+    (tmp_path/"lock").touch()
+    (tmp_path/"lock.alive").write_text(f"another {LONG}")
+    broken = type("Broken", (AgentConfig,), dict(__init__=lambda self, **_: (_ for _ in ()).throw(RuntimeError(LONG))))
+    monkeypatch.setitem(sys.modules, "envpool", None)
+    for act in (lambda: configure(**{LONG: b"x"}), lambda: configure(**{LONG: 1}), lambda: recorded(dict(config=dict(agent=LONG))), lambda: recorded(LONG), lambda: recorded(dict(config=dict(network=f"{LONG}:x"))), lambda: _built(broken, {}),
+                lambda: backend_for(EnvConfig(f"MinAtar/{LONG}")), lambda: backend_for(EnvConfig(f"{LONG}:x-v0")), lambda: backend_for(EnvConfig(f"os:{LONG}")), lambda: find("agent", f"{LONG}:x"), lambda: find("agent", f"os:{LONG}"),
+                lambda: device_of(LONG), lambda: contents(tmp_path/LONG), lambda: Lease(tmp_path/"lock")): assert len(said(act)) < 1_500
+    for argv in (["merge", LONG], ["verify", LONG], ["status", LONG], ["train", LONG], ["reproduce", LONG], [LONG]):
+        assert cli.main(argv) == 2 and len(capsys.readouterr().err) < 1_500, argv[0]

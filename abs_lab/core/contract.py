@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, NamedTuple
 
 # %% ../../nbs/core/01_contract.ipynb #a9778ab5
-from .interfaces import AbsLabError, BatchPlan, Measurement, Progress, choose, quoted, set_fields, whole
+from .interfaces import AbsLabError, BatchPlan, Measurement, Progress, choose, quoted, set_fields, shortened, whole
 
 # %% ../../nbs/core/01_contract.ipynb #f0311287
 def import_module(
@@ -26,7 +26,7 @@ def import_module(
     if os.getcwd() not in sys.path: sys.path.insert(0, os.getcwd())
     importlib.invalidate_caches()  # the file may have been written a moment ago
     try: return importlib.import_module(name)
-    except (Exception, SystemExit) as e: raise AbsLabError(f"{what}: module {quoted(name)} cannot be imported ({type(e).__name__}: {e})") from e
+    except (Exception, SystemExit) as e: raise AbsLabError(f"{shortened(what)}: module {quoted(name)} cannot be imported ({type(e).__name__}: {shortened(e)})") from e
 
 def python_path() -> str:  # for PYTHONPATH
     "The path on which another process finds the modules that this one finds in its working directory."
@@ -39,8 +39,8 @@ def import_named(
     "What `module:Name` names; raises `AbsLabError` where there is no such module or nothing of that name in it."
     path, _, attribute = name.partition(":")
     if not (path and attribute): raise AbsLabError(f"{kind} {quoted(name)} must be written module:Name")
-    module = import_module(f"{kind} {name[:200]}", path)
-    if not hasattr(module, attribute): choose(f"{kind} in module {path}", attribute, [n for n, v in vars(module).items() if not n.startswith("_") and getattr(v, "__module__", path) != "builtins" and not isinstance(v, type(os))])
+    module = import_module(f"{kind} {name}", path)
+    if not hasattr(module, attribute): choose(f"{kind} in module {shortened(path)}", attribute, [n for n, v in vars(module).items() if not n.startswith("_") and getattr(v, "__module__", path) != "builtins" and not isinstance(v, type(os))])
     return getattr(module, attribute)
 
 # %% ../../nbs/core/01_contract.ipynb #1e7574d9

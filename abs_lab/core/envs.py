@@ -23,7 +23,7 @@ import torch
 
 # %% ../../nbs/core/03_envs.ipynb #db7635c4
 from .contract import import_module
-from .interfaces import AbsLabError, Episode, Progress, at_least, choose, quoted, warn
+from .interfaces import AbsLabError, Episode, Progress, at_least, choose, quoted, shortened, warn
 from .machine import cores, sharing_a_core, thread_ids, whole_machine
 
 # %% ../../nbs/core/03_envs.ipynb #b8766872
@@ -91,7 +91,7 @@ def _gymnasium_knows(env_id):
     if env_id not in gym.registry:
         for package in entry_points(group="gymnasium.envs", name=env_id.split("/")[0]):
             try: package.load()()
-            except Exception as e: raise AbsLabError(f"environment {env_id}: the package that brings it cannot be loaded ({type(e).__name__}: {e})") from e
+            except Exception as e: raise AbsLabError(f"environment {shortened(env_id)}: the package that brings it cannot be loaded ({type(e).__name__}: {shortened(e)})") from e
     return env_id in gym.registry
 
 # %% ../../nbs/core/03_envs.ipynb #09476855
@@ -109,9 +109,9 @@ def backend_for(
         if not here: warn(f"EnvPool is not available here ({pool}): Gymnasium serves {config.env_id}, more slowly", stacklevel=2)
         return "gymnasium"
     if config.env_id.startswith("MinAtar/") and "MinAtar/Breakout-v1" not in gym.registry:
-        raise AbsLabError(f"{config.env_id} needs MinAtar: pip install 'abs_lab[minatar]'")
+        raise AbsLabError(f"{shortened(config.env_id)} needs MinAtar: pip install 'abs_lab[minatar]'")
     if not here and config.backend == "auto":
-        raise AbsLabError(f"Gymnasium does not know {config.env_id}, and EnvPool, which may, is not available here ({pool})")
+        raise AbsLabError(f"Gymnasium does not know {quoted(config.env_id)}, and EnvPool, which may, is not available here ({pool})")
     known = {"auto": [*in_pool, *gym.registry], "envpool": in_pool, "gymnasium": gym.registry}[config.backend]
     return choose(f"environment of backend {config.backend}", config.env_id, known)
 
@@ -205,7 +205,7 @@ class Gymnasium(Simulators):
             sync = gym.spec(config.env_id.split(":")[-1]).entry_point is not None  # else only a vectorised form exists
             kind = dict(vectorization_mode="sync", wrappers=[_NoInfo]) if sync else dict(vectorization_mode="vector_entry_point")
             self.env = gym.make_vec(config.env_id, config.num_envs, **kind, **how)
-        except (gym.error.Error, ImportError) as e: raise AbsLabError(f"Gymnasium cannot make {config.env_id}: {e}") from e
+        except (gym.error.Error, ImportError) as e: raise AbsLabError(f"Gymnasium cannot make {config.env_id}: {shortened(e)}") from e
         mode = self.env.metadata.get("autoreset_mode")
         if mode != gym.vector.AutoresetMode.NEXT_STEP:
             raise AbsLabError(f"{config.env_id} resets as {mode}; AutoresetMode.NEXT_STEP is needed, which keeps final observations")
@@ -243,7 +243,7 @@ class EnvPool(Simulators):
                 self.env = _envpool().make(config.env_id, **options)
                 self.obs_space, self.action_space, self.first = self.env.observation_space, self.env.action_space, self.env.reset()[0]
         except (TypeError, ValueError, AssertionError, ImportError, RuntimeError, OSError) as e:  # among them a library that is not installed here
-            raise AbsLabError(f"EnvPool cannot make {config.env_id} with {sorted(options)}: {e}") from e
+            raise AbsLabError(f"EnvPool cannot make {config.env_id} with {sorted(options)}: {shortened(e)}") from e
         if threads == 1: self.threads = thread_ids() - before
         if atari: self.frame_skip = self.env.spec.config.frame_skip
 

@@ -22,7 +22,7 @@ import torch
 # %% ../../nbs/live/02_film.ipynb #c2255772
 from ..core.envs import VecEnvs
 from .widgets import Clip, message, toolbar
-from ..core.interfaces import AbsLabError
+from ..core.interfaces import AbsLabError, shortened
 from ..runs.runner import load_agent
 from ..runs.session import Session
 
@@ -84,7 +84,7 @@ def film(
     policy, step = policy_of(session)
     device = next(policy.parameters()).device
     try: envs = _renderer(session.config.env, seed, device)
-    except Exception as e: raise AbsLabError(f"{session.config.env.env_id} does not render: {e}") from e  # an environment of one's own may raise anything
+    except Exception as e: raise AbsLabError(f"{session.config.env.env_id} does not render: {shortened(e)}") from e  # an environment of one's own may raise anything
     shots, every, ended = [], 1, []
     try:
         for t in count():

@@ -27,7 +27,7 @@ import numpy as np
 # %% ../../nbs/runs/03_config.ipynb #c01f0006
 from ..core.contract import Agent, settable
 from ..core.envs import EnvConfig
-from ..core.interfaces import AbsLabError, Progress, at_least, choose, quoted
+from ..core.interfaces import AbsLabError, Progress, at_least, choose, quoted, shortened
 from .registry import built_in, find
 from .storage import FORMAT, run_id
 
@@ -124,7 +124,7 @@ def _written(name, value, deep=8):
         case str() if not re.search("[\ud800-\udfff]", value): return value
         case list() | tuple() if deep: return type(value)([_written(name, v, deep - 1) for v in value])
         case dict() if deep and all(isinstance(k, str) for k in value): return {k: _written(name, v, deep - 1) for k, v in value.items()}
-    raise AbsLabError(f"parameter {name} cannot be {quoted(value)}: it is written down, as a finite number below 2**63, text, True, False, None, or a list of these")
+    raise AbsLabError(f"parameter {shortened(name)} cannot be {quoted(value)}: it is written down, as a finite number below 2**63, text, True, False, None, or a list of these")
 
 def _tupled(value): return tuple(map(_tupled, value)) if isinstance(value, (list, tuple)) else value
 
@@ -135,7 +135,7 @@ def _fit(name, value, default):
     if kind is int and isinstance(value, float) and value.is_integer() and abs(value) < 2**63: return int(value)
     if kind is tuple and isinstance(value, (list, tuple)): return _tupled(_written(name, value))  # a file of parameters has lists
     if kind in (bool, int, float, str) and type(value) is not kind:
-        raise AbsLabError(f"parameter {name} must be of type {kind.__name__}, not {quoted(value)} ({type(value).__name__})")
+        raise AbsLabError(f"parameter {shortened(name)} must be of type {kind.__name__}, not {quoted(value)} ({type(value).__name__})")
     return _written(name, value)
 
 def _defaults(*parts):
@@ -147,7 +147,7 @@ def _built(cls, values):
     given = _take(cls, values)
     try: return cls(**given)
     except AbsLabError: raise
-    except Exception as e: raise AbsLabError(f"{cls.__name__} refuses its parameters ({type(e).__name__}: {quoted(str(e))})") from e
+    except Exception as e: raise AbsLabError(f"{cls.__name__} refuses its parameters ({type(e).__name__}: {shortened(e)})") from e
 
 def _take(cls, values):
     "The share of `values` that `cls` has fields for, in their types."
@@ -280,14 +280,14 @@ def recorded(
 ) -> RunConfig:     # checked where all kinds are built in
     "A run's parameters as they were written down; raises `AbsLabError` where they cannot be read."
     try: flat, kinds = dict(found["config"]), found.get("kinds")
-    except (KeyError, TypeError, ValueError) as e: raise AbsLabError(f"these are not a run's parameters: {str(found)[:200]}") from e
+    except (KeyError, TypeError, ValueError) as e: raise AbsLabError(f"these are not a run's parameters: {quoted(found)}") from e
     own = ":" in str(flat.get("network"))  # `configure` would import it
     foreign = [str(flat[kind]) for kind in ("agent", "meter", "controller") if kind in flat and not built_in(kind, flat[kind])]
-    if not kinds and (own or foreign): raise AbsLabError(f"the file names {', '.join(foreign) or flat['network']}, which is not built in, and does not describe it")
+    if not kinds and (own or foreign): raise AbsLabError(f"the file names {shortened(', '.join(foreign) or flat['network'])}, which is not built in, and does not describe it")
     if not kinds or not own and all(built_in(kind, flat.get(kind, "")) for kind in kinds): return recall(flat)
     for about in kinds.values():
         for name in about["parameters"]:
-            if not name.isidentifier() or iskeyword(name): raise AbsLabError(f"{quoted(name)} cannot name a parameter of {about['name']}: a Python identifier such as 'size_max' can")
+            if not name.isidentifier() or iskeyword(name): raise AbsLabError(f"{quoted(name)} cannot name a parameter of {shortened(about['name'])}: a Python identifier such as 'size_max' can")
     env = EnvConfig(**_take(EnvConfig, flat))
     agent, meter, controller = (_party(kind, kinds[kind], flat) for kind in ("agent", "meter", "controller"))
     names = tuple(flat[name] for name in ("agent", "preset", "controller", "meter"))

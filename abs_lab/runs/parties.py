@@ -14,7 +14,7 @@ import torch
 
 # %% ../../nbs/runs/07_parties.ipynb #343d7d11
 from ..core.envs import VecEnvs, role_seeds
-from ..core.interfaces import AbsLabError, Progress, choose, quoted
+from ..core.interfaces import AbsLabError, Progress, choose, quoted, shortened
 from ..core.machine import cores
 from .config import RecordedConfig, RunConfig, configure, recorded
 
@@ -45,7 +45,7 @@ def device_of(
     "The device that a setting means here; raises `AbsLabError` for one that cannot be used."
     device = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     try: torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as e: raise AbsLabError(f"device {quoted(name)} cannot be used here: {str(e).split(chr(10))[0]}") from e
+    except (RuntimeError, AssertionError) as e: raise AbsLabError(f"device {quoted(name)} cannot be used here: {shortened(str(e).split(chr(10))[0])}") from e
     return device
 
 class Parties:

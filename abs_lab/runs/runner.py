@@ -161,7 +161,7 @@ class Run(_Saved):
         self.path, self.seconds = self.dir / LAST, 0.0
         (tree, trouble), was_set = last_standing(self.dir), set_events(self.dir)  # both are read before anything is written
         if tree:
-            if tree.get("id", self.config.id) != self.config.id: raise AbsLabError(f"{self.path} is the checkpoint of another run, {tree['id']}")
+            if tree.get("id", self.config.id) != self.config.id: raise AbsLabError(f"{self.path} is the checkpoint of another run, {quoted(tree['id'])}")
             torch.set_num_threads(tree["threads"])  # sums, and so results, depend on it
             self.load_state_dict(tree)
             self.seconds = tree["seconds"]

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 # %% ../../nbs/runs/00_settings.ipynb #8094db2b
-from ..core.interfaces import AbsLabError, at_least, choose, quoted
+from ..core.interfaces import AbsLabError, at_least, choose, quoted, shortened
 
 # %% ../../nbs/runs/00_settings.ipynb #6a259a01
 DEFAULTS: dict[str, Any] = dict(
@@ -40,14 +40,15 @@ def project_root() -> Path:  # the folder of settings.ini, or the working direct
 def _expanded(key, value):
     "A value with what `$NAME`, and at a folder's beginning `~`, stand for; raises `AbsLabError` where they stand for nothing."
     said = os.path.expandvars(os.path.expanduser(value) if key in FOLDERS else value)
-    if "$" in said or key in FOLDERS and said.startswith("~"): raise AbsLabError(f"setting {key}={value} names what is not known here: {said}")
+    if "$" in said or key in FOLDERS and said.startswith("~"): raise AbsLabError(f"setting {key}={quoted(value)} names what is not known here: {quoted(said)}")
+    if key in FOLDERS and (len(os.fsencode(said)) > 4_000 or any(len(os.fsencode(part)) > 255 for part in Path(said).parts)): raise AbsLabError(f"setting {key} is too long for a folder's name: {quoted(said)}")
     return said
 
 def settings() -> dict:  # every key of DEFAULTS, in its type; folders as absolute paths
     "The workbench's settings: defaults, then settings.ini, then ABS_LAB_… environment variables."
     root, parser = project_root(), configparser.ConfigParser(interpolation=None)
     try: parser.read(root / "settings.ini", encoding="utf-8")
-    except (configparser.Error, UnicodeDecodeError) as e: raise AbsLabError(f"settings.ini cannot be read: {e}") from e
+    except (configparser.Error, UnicodeDecodeError) as e: raise AbsLabError(f"settings.ini cannot be read: {shortened(e)}") from e
     given = dict(parser["abs_lab"]) if parser.has_section("abs_lab") else {}
     for key in given: choose("key in settings.ini", key, DEFAULTS)
     given |= {k: v for k in DEFAULTS if (v := os.environ.get(f"ABS_LAB_{k.upper()}"))}

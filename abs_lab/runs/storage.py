@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 # %% ../../nbs/runs/02_storage.ipynb #5708a905
-from ..core.interfaces import AbsLabError, quoted, warn
+from ..core.interfaces import AbsLabError, quoted, shortened, warn
 
 # %% ../../nbs/runs/02_storage.ipynb #3ca676d9
 def regular(
@@ -53,7 +53,7 @@ def contents(
             f.seek(first)
             return f.read(most)
     except (FileNotFoundError, NotADirectoryError): return None
-    except OSError as e: raise AbsLabError(f"{path} cannot be read: {e.strerror}") from e
+    except OSError as e: raise AbsLabError(f"{shortened(path) if e.errno == errno.ENAMETOOLONG else path} cannot be read: {e.strerror}") from e
 
 # %% ../../nbs/runs/02_storage.ipynb #5708a907
 @contextmanager
@@ -217,7 +217,7 @@ def config_json(
     if found is None: raise AbsLabError(f"{path} cannot be read as a run's parameters: there is none")
     written = found.get("format") if isinstance(found, dict) else None
     if written != FORMAT:
-        raise AbsLabError(f"{dir} was written in format {str(written)[:20]}; this version reads format {FORMAT}. Choose another folder, or the version that wrote it")
+        raise AbsLabError(f"{dir} was written in format {shortened(written)}; this version reads format {FORMAT}. Choose another folder, or the version that wrote it")
     if (at := misfit(found, CONFIG)) is not None: raise AbsLabError(f"{path} cannot be read as a run's parameters: see {quoted(at[1:])}")
     return found
 
@@ -427,8 +427,8 @@ class Lease:
 
     def _sign(self):
         owner, age = _signature(self.path)
-        if owner is not None and not owner.startswith(MACHINE) and age < EXPIRY: raise Busy(f"{self.path.parent} is being written by another machine: {owner}")
-        if owner is not None and not self.locked and _lives(owner): raise Busy(f"{self.path.parent} is being written by another process: {owner}")
+        if owner is not None and not owner.startswith(MACHINE) and age < EXPIRY: raise Busy(f"{self.path.parent} is being written by another machine: {shortened(owner)}")
+        if owner is not None and not self.locked and _lives(owner): raise Busy(f"{self.path.parent} is being written by another process: {shortened(owner)}")
         temporary = self.sign.with_name(f"{self.sign.name}.{self.mine.split()[-1]}")
         try:
             with open(temporary, "x", encoding="utf-8") as f: f.write(self.mine)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 # %% ../../nbs/studies/02_results.ipynb #20a00004
-from ..core.interfaces import AbsLabError, choose, printable, quoted
+from ..core.interfaces import AbsLabError, choose, printable, quoted, shortened
 from ..runs.registry import built_in
 from ..runs.storage import METRIC, check_end, config_json, contents, is_name, last_row, maybe, number, read_json, result_of, run_id, steps_of, whole, write_sealed
 from .catalogue import STUDIES
@@ -138,12 +138,12 @@ def _named(identity, params, name):
     if identity is None:
         from abs_lab.runs.config import recorded  # of files written before 28 November 2026; it takes torch along
         try: return recorded(dict(config=params)).id
-        except (ValueError, TypeError) as e: raise AbsLabError(f"{name} was written by another version ({e})") from e
+        except (ValueError, TypeError) as e: raise AbsLabError(f"{name} was written by another version ({shortened(e)})") from e
     try:
         wrong = [k for k, v in identity.items() if k != "format" and params[k] != v]
-        if wrong: raise AbsLabError(f"{name} was changed since it was written: {', '.join(wrong)} differ between its identity and its parameters")
+        if wrong: raise AbsLabError(f"{name} was changed since it was written: {shortened(', '.join(wrong))} differ between its identity and its parameters")
         return run_id(params["env_id"], params["controller"], params["seed"], identity)
-    except (KeyError, TypeError, AttributeError) as e: raise AbsLabError(f"{name} is damaged ({type(e).__name__}: {e})") from e
+    except (KeyError, TypeError, AttributeError) as e: raise AbsLabError(f"{name} is damaged ({type(e).__name__}: {shortened(e)})") from e
 
 def save_result(
     small: dict,          # what `compact` returned, with what the writer adds
@@ -185,7 +185,7 @@ def read_result(
     if (small := load_small(path)) is None: raise AbsLabError(f"{path} is not there")
     id, result, params, steps = small["id"], small["result"], small["params"], small["curve"]["step"]
     named = _named(small.get("identity"), params, path.name)
-    if named != id: raise AbsLabError(f"{path.name} was written by another version, or changed since: its parameters are those of {named}")
+    if named != id: raise AbsLabError(f"{path.name} was written by another version, or changed since: its parameters are those of {shortened(named)}")
     if not path.stem == id == result.get("id"): raise AbsLabError(f"{path.name} holds the run {id} and the result of {quoted(result.get('id'))}")
     if not result["eval"].get("returns"): raise AbsLabError(f"{path.name} is damaged: its evaluation has no returns")
     if result["status"] != "finished" or steps[-1] < params["total_steps"]:
@@ -223,7 +223,7 @@ def merge(
     taken, same, refused = [], [], {}
     folders, files = {folder_of(s.name, scale): {*s.tasks} for s in STUDIES.values() for scale in s.scales}, sorted(Path(source).glob("*.json"))
     for folder, tasks in (known or {}).items(): folders.setdefault(folder, set()).update(tasks)
-    if not files: raise AbsLabError(f"{source} holds no result files (*.json)")
+    if not files: raise AbsLabError(f"{shortened(source)} holds no result files (*.json)")
     for path in files:
         try:
             small = read_result(path)
