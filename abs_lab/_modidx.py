@@ -1100,6 +1100,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'abs_lab.reports.pages.report': ('reports/pages.html#report', 'abs_lab/reports/pages.py'),
                                        'abs_lab.reports.pages.static': ('reports/pages.html#static', 'abs_lab/reports/pages.py'),
                                        'abs_lab.reports.pages.study': ('reports/pages.html#study', 'abs_lab/reports/pages.py'),
+                                       'abs_lab.reports.pages.tables': ('reports/pages.html#tables', 'abs_lab/reports/pages.py'),
                                        'abs_lab.reports.pages.what_was_run': ( 'reports/pages.html#what_was_run',
                                                                                'abs_lab/reports/pages.py')},
             'abs_lab.reports.primary': { 'abs_lab.reports.primary.Primary': ('reports/primary.html#primary', 'abs_lab/reports/primary.py'),

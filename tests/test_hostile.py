@@ -74,6 +74,11 @@ def test_no_html_is_made_by_hand():
             assert not made, f"{path}, line {node.lineno}: {made}"
 
 
+def test_no_page_writes_its_tables_by_hand():
+    "Only `pages.tables`, which escapes, leaves numbers beside a page."
+    for path in sorted((ROOT/"nbs"/"figures").glob("*.ipynb")): assert not re.search(r"to_csv|to_markdown|write_text|write_bytes|open\(", "".join(s for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code" for s in c["source"])), path
+
+
 @pytest.mark.parametrize("word", HOSTILE, ids=lambda w: ascii(w)[:24])
 def test_a_word_is_text_everywhere(word):
     said = escaped(word)
