@@ -1,6 +1,6 @@
 "What people meet while they train: a run that moves between devices, an interrupted loop, an episode without end, weights that are no numbers, shared generators."
 import json, os, random, signal, time
-from dataclasses import dataclass
+from dataclasses import dataclass, make_dataclass
 
 import gymnasium as gym
 import numpy as np
@@ -23,7 +23,7 @@ from abs_lab.runs.config import configure
 from abs_lab.runs.runner import Run, _weights, load_agent, run
 from abs_lab.runs.registry import register
 from abs_lab.runs.session import Session
-from own_agents import Reinforce
+from own_agents import Reinforce, ReinforceConfig
 from support import ROOT, assert_same_run, events, settings  # noqa: F401 (settings is a fixture)
 
 SMALL = dict(env_id="CartPole-v1", num_envs=16, total_steps=3_000, eval_envs=2, interval=1)
@@ -498,3 +498,23 @@ def test_a_button_whose_work_fails_says_so(tmp_path):
     board._attempt(full)
     assert "No space left" in board.header.message.value
     board.close()
+
+
+# -- a notebook that papermill executes ---------------------------------------------------------------------------------
+
+NAMES = ("json", "Path", "score_line", "configure", "progress_bar", "run", "settings", "given", "config", "directory", "result", "print", "globals", "In", "Out", "get_ipython", "dict", "k")
+
+def test_a_parameter_of_ones_own_may_be_called_like_anything_in_the_notebook(tmp_path):
+    shells = pytest.importorskip("IPython.core.interactiveshell")
+    papermill = pytest.importorskip("papermill.translators")
+    own = make_dataclass("Named", [(name, int, 1) for name in NAMES], bases=(ReinforceConfig,), frozen=True)
+    register(type("Shadows", (Reinforce,), dict(Config=own)))
+    given = dict(agent="shadows", arm="a", run_dir=str(tmp_path/"x"), controller="fixed", size=16, env_id="CartPole-v1", num_envs=4, total_steps=200, eval_envs=1) | {name: i + 2 for i, name in enumerate(NAMES)}
+    shell = shells.InteractiveShell.instance()
+    try:
+        for cell in json.loads((ROOT/"nbs"/"experiments"/"run.ipynb").read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "code": shell.run_cell("".join(cell["source"]), store_history=True).raise_error()
+            if "parameters" in cell["metadata"].get("tags", []): shell.run_cell(papermill.PythonTranslator.codify(given), store_history=True).raise_error()
+    finally: shells.InteractiveShell.clear_instance()
+    params = json.loads((tmp_path/"x"/"config.json").read_text())["config"]
+    assert {name: params[name] for name in NAMES} == {name: given[name] for name in NAMES} and (tmp_path/"x"/"result.json").exists()

@@ -12,6 +12,7 @@ import builtins
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 # %% ../../nbs/studies/03_grids.ipynb #7b7433bd
 from ..core.controllers import Replayed
@@ -125,9 +126,13 @@ def taken(
 
 # %% ../../nbs/studies/03_grids.ipynb #b6169e50
 def given(
-    cells: list,       # sources of the cells executed so far: IPython's `In`
-    space: dict,       # what their names stand for: the notebook's `globals()`
+    shell: Any = None, # the notebook's IPython; None: the one that runs this
 ) -> dict:             # parameters of a run, as `configure` takes them
-    "What the cells that begin with `# Parameters` have assigned: a notebook's own, and papermill's after it."
-    names = [node.targets[0].id for cell in cells if cell.startswith("# Parameters") for node in ast.parse(cell).body]
-    return taken([name for name in dict.fromkeys(names) if name not in ("arm", "run_dir")], space)
+    "What the cells that begin with `# Parameters` have assigned, a notebook's own, and papermill's after it; no built-in function is hidden by one from here on."
+    from IPython import get_ipython
+    shell, values = shell or get_ipython(), {}
+    for cell in shell.history_manager.input_hist_parsed:
+        if cell.startswith("# Parameters"): exec(cell, dict(shell.user_ns), values)
+    for name in values:
+        if hasattr(builtins, name): shell.user_ns.pop(name, None)
+    return {name: value for name, value in values.items() if name not in ("arm", "run_dir") and value is not None}
