@@ -506,7 +506,6 @@ NAMES = ("json", "Path", "score_line", "configure", "progress_bar", "run", "sett
 
 def test_a_parameter_of_ones_own_may_be_called_like_anything_in_the_notebook(tmp_path):
     shells = pytest.importorskip("IPython.core.interactiveshell")
-    papermill = pytest.importorskip("papermill.translators")
     own = make_dataclass("Named", [(name, int, 1) for name in NAMES], bases=(ReinforceConfig,), frozen=True)
     register(type("Shadows", (Reinforce,), dict(Config=own)))
     given = dict(agent="shadows", arm="a", run_dir=str(tmp_path/"x"), controller="fixed", size=16, env_id="CartPole-v1", num_envs=4, total_steps=200, eval_envs=1) | {name: i + 2 for i, name in enumerate(NAMES)}
@@ -514,7 +513,7 @@ def test_a_parameter_of_ones_own_may_be_called_like_anything_in_the_notebook(tmp
     try:
         for cell in json.loads((ROOT/"nbs"/"experiments"/"run.ipynb").read_text(encoding="utf-8"))["cells"]:
             if cell["cell_type"] == "code": shell.run_cell("".join(cell["source"]), store_history=True).raise_error()
-            if "parameters" in cell["metadata"].get("tags", []): shell.run_cell(papermill.PythonTranslator.codify(given), store_history=True).raise_error()
+            if "parameters" in cell["metadata"].get("tags", []): shell.run_cell("# Parameters\n" + "\n".join(f"{name} = {value!r}" for name, value in given.items()), store_history=True).raise_error()
     finally: shells.InteractiveShell.clear_instance()
     params = json.loads((tmp_path/"x"/"config.json").read_text())["config"]
     assert {name: params[name] for name in NAMES} == {name: given[name] for name in NAMES} and (tmp_path/"x"/"result.json").exists()
