@@ -13,11 +13,13 @@ ROOT = Path(__file__).resolve().parent.parent
 DEFAULTS = {  # of every parameter; a new parameter gets a line here, and no line ever changes
     "environments": dict(
         env_id="LunarLander-v3", num_envs=64, backend="auto", env_threads=0, episodic_life=False, sticky_actions=0.0, reward_clip=False, reward_scale=1.0,
-        mask_resets=True, bootstrap_truncation=True, segment_steps=0, change_at=0, change_every=0, fire_reset=True),
+        mask_resets=True, bootstrap_truncation=True, segment_steps=0, change_at=0, change_every=0, fire_reset=True,
+        max_episode_steps=0, minatar_sticky=0.1, same_step_reset=False),
     "run": dict(seed=0, total_steps=400_000, eval_envs=50, eval_episodes=1, eval_max_steps=108_000, record_every=1, origin=""),
     "agent pqn": dict(
         network="pqn", init="orthogonal", layer_norm="all", num_minibatches=4, epochs_rule="author", epochs=2, lr=2.5e-4, anneal_lr=False, lr_starts=(), lr_factors=(), gamma=0.99, lam=0.65,
-        max_grad_norm=10.0, loss_scale=1.0, epsilon_start=1.0, epsilon_end=0.001, epsilon_fraction=0.1, diagnose_every=50),
+        max_grad_norm=10.0, loss_scale=1.0, epsilon_start=1.0, epsilon_end=0.001, epsilon_fraction=0.1, diagnose_every=50,
+        norm_eps=1e-5, plane_divisor=1.0, decay_rule="step", late_bootstrap=False),
     "agent ppo": dict(
         width=64, num_minibatches=32, epochs_rule="author", epochs=10, base_batch=2048, lr=3e-4, anneal_lr=True, gamma=0.99, lam=0.95, clip=0.2, clip_value=True,
         value_coef=0.5, entropy_coef=0.0, max_grad_norm=0.5, normalize_obs=True, normalize_rewards=True, norm_clip=10.0,

@@ -65,7 +65,11 @@ class Pixels(nn.Module):
 
 class Planes(nn.Module):
     "Boolean or byte planes, channels last `[N, H, W, C]`, to floats `[N, C, H, W]`."
-    def forward(self, obs): return obs.movedim(-1, 1).float()
+    most = 1.0  # they are divided by this
+
+    def forward(self, obs):
+        x = obs.movedim(-1, 1).float()
+        return x if self.most == 1 else x / self.most
 
 class Vector(nn.Module):
     "Numbers `[N, …]` to floats `[N, D]`."
@@ -229,6 +233,8 @@ def q_network(
     n_actions: int,            # number of discrete actions, A
     init: str = "orthogonal",  # orthogonal (CleanRL, the ABS authors) or he_normal (purejaxql)
     layer_norm: str = "all",   # LayerNorm of images over all of [C, H, W], or over the channel axis only
+    norm_eps: float = 1e-5,    # ε of every LayerNorm (purejaxql: 1e-6)
+    plane_divisor: float = 1,  # MinAtar's planes are divided by it (purejaxql: 255)
 ) -> nn.Module:                # maps observations [N, *obs_shape] to action values [N, A]
     "Build a Q-network by name, with freshly drawn weights."
     check_name(name, NETWORKS)
@@ -242,7 +248,11 @@ def q_network(
         fit = ", ".join(networks_for(obs_shape))
         fit = f"networks that do: {fit}" if fit else "no network here does: transpose, flatten or one-hot encode them"
         raise AbsLabError(f"network {quoted(name)} takes {wants}, not observations of shape {obs_shape}; {fit}")
-    return build(obs_shape, n_actions, init, layer_norm)
+    net = build(obs_shape, n_actions, init, layer_norm)
+    for m in net.modules():
+        if isinstance(m, nn.LayerNorm): m.eps = norm_eps
+        elif isinstance(m, Planes): m.most = plane_divisor
+    return net
 
 # %% ../../nbs/agents/00_networks.ipynb #de2afce7
 def check_outputs(

@@ -44,11 +44,16 @@ class EnvConfig:
     segment_steps: int = 0             # rebuild the environments at each multiple of this many steps of the run (0: never)
     change_at: int = 0                 # from this step of the run on, every discrete action means the next one (0: never)
     change_every: int = 0              # steps of the run, on average, after which every discrete action means the next one, again and again (0: never)
+    max_episode_steps: int = 0         # steps after which an episode is cut off (0: the environment's own limit)
+    minatar_sticky: float = 0.1        # MinAtar: chance that the game repeats the previous action instead, 0 to 1
+    same_step_reset: bool = False      # Gymnasium: the step that ends an episode returns the next one's first observation, so that no row is lost to the reset
 
     def __post_init__(self):
         choose("backend", self.backend, ["auto", "envpool", "gymnasium"])
-        at_least(self, num_envs=1, env_threads=0, segment_steps=0, change_at=0, change_every=0)
-        if not 0 <= self.sticky_actions <= 1: raise AbsLabError(f"sticky_actions must lie between 0 and 1, not {self.sticky_actions}")
+        at_least(self, num_envs=1, env_threads=0, segment_steps=0, change_at=0, change_every=0, max_episode_steps=0)
+        for name in ("sticky_actions", "minatar_sticky"):
+            if not 0 <= getattr(self, name) <= 1: raise AbsLabError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
+        if self.same_step_reset and self.bootstrap_truncation: raise AbsLabError("same_step_reset=True hides the observation that an episode was cut off at, from which bootstrap_truncation=True bootstraps: set bootstrap_truncation=False with it")
         if not 0 < abs(self.reward_scale) < float("inf"): raise AbsLabError(f"reward_scale must be finite and not 0, not {self.reward_scale}")
 
 # %% ../../nbs/core/03_envs.ipynb #05dcb91d
@@ -200,15 +205,20 @@ class Gymnasium(Simulators):
         if config.episodic_life: raise AbsLabError("episodic_life needs the EnvPool backend: Gymnasium does not report lives")
         if not config.fire_reset: raise AbsLabError("fire_reset needs the EnvPool backend: Gymnasium presses no button")
         if config.sticky_actions: raise AbsLabError("sticky_actions needs the EnvPool backend; Gymnasium's ids have their own (ALE/…-v5 repeats at 0.25)")
-        how = dict(render_mode="rgb_array") if render else {}
+        how = dict[str, object](render_mode="rgb_array") if render else {}
+        if config.minatar_sticky != EnvConfig.minatar_sticky:
+            if not config.env_id.startswith("MinAtar/"): raise AbsLabError(f"minatar_sticky={config.minatar_sticky} is for MinAtar's games such as MinAtar/Breakout-v1; {config.env_id} has no such thing")
+            how["sticky_action_prob"] = config.minatar_sticky
+        if config.max_episode_steps: how["max_episode_steps"] = config.max_episode_steps
+        wanted = gym.vector.AutoresetMode.SAME_STEP if config.same_step_reset else gym.vector.AutoresetMode.NEXT_STEP
         try:
             sync = gym.spec(config.env_id.split(":")[-1]).entry_point is not None  # else only a vectorised form exists
-            kind = dict(vectorization_mode="sync", wrappers=[_NoInfo]) if sync else dict(vectorization_mode="vector_entry_point")
+            kind: dict = dict(vectorization_mode="sync", wrappers=[_NoInfo]) if sync else dict(vectorization_mode="vector_entry_point")
+            if sync and config.same_step_reset: kind["vector_kwargs"] = dict(autoreset_mode=wanted)
             self.env = gym.make_vec(config.env_id, config.num_envs, **kind, **how)
         except (gym.error.Error, ImportError) as e: raise AbsLabError(f"Gymnasium cannot make {config.env_id}: {shortened(e)}") from e
         mode = self.env.metadata.get("autoreset_mode")
-        if mode != gym.vector.AutoresetMode.NEXT_STEP:
-            raise AbsLabError(f"{config.env_id} resets as {mode}; AutoresetMode.NEXT_STEP is needed, which keeps final observations")
+        if mode != wanted: raise AbsLabError(f"{config.env_id} resets as {mode}; {wanted} is needed" + ", which keeps final observations" * (not config.same_step_reset))
         self.obs_space, self.action_space = self.env.single_observation_space, self.env.single_action_space
         self.first = self.env.reset(seed=seeds if sync else seeds[0])[0]
 
@@ -230,6 +240,8 @@ class EnvPool(Simulators):
         atari = is_atari(config.env_id)
         for name in ("episodic_life", "sticky_actions", "fire_reset"):
             if getattr(config, name) != getattr(EnvConfig, name) and not atari: raise AbsLabError(f"{name}={getattr(config, name)} is for Atari games such as Pong-v5; {config.env_id} has no such thing")
+        if config.minatar_sticky != EnvConfig.minatar_sticky: raise AbsLabError(f"minatar_sticky={config.minatar_sticky} is for MinAtar's games such as MinAtar/Breakout-v1; {config.env_id} has no such thing")
+        if config.same_step_reset: raise AbsLabError("same_step_reset needs the Gymnasium backend: EnvPool resets on the next step")
         before, threads, self.waiting, self.atari = thread_ids(), config.env_threads or min(cores(), config.num_envs), False, atari
         options = dict(env_type="gymnasium", num_envs=config.num_envs, seed=seeds, num_threads=threads)
         if threads > 1 and threads == whole_machine(): options["thread_affinity_offset"] = 0
@@ -237,6 +249,7 @@ class EnvPool(Simulators):
         if config.episodic_life: options["episodic_life"] = True
         if config.sticky_actions: options["repeat_action_probability"] = config.sticky_actions
         if not config.fire_reset: options["use_fire_reset"] = False
+        if config.max_episode_steps: options["max_episode_steps"] = config.max_episode_steps
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Gymnasium warns of the precision of EnvPool's bounds
@@ -437,7 +450,7 @@ class CheckedEnvs:
         self.rows += 1
         real = ~self.resetting
         ended = self.games.add(reward, real, over, at)
-        self.resetting = (terminated | truncated) & real
+        if not self.config.same_step_reset: self.resetting = (terminated | truncated) & real
         self.newest, self._obs = obs, None
         self.ahead, self.receiving = None, False
         self.sent = None  # last: until here an interrupted step is refused
