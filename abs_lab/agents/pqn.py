@@ -129,7 +129,7 @@ def rate_at(
     total: int,         # environment steps of the run
 ) -> float:             # above 0
     "The learning rate of an update."
-    lr = config.lr * (1 - step / total) if config.anneal_lr else config.lr
+    lr = config.lr * max(1 - step / total, 0) if config.anneal_lr else config.lr
     return lr * config.lr_factors[bisect_right(config.lr_starts, step) - 1] if config.lr_factors else lr
 
 # %% ../../nbs/agents/01_pqn.ipynb #4c199517
