@@ -109,8 +109,8 @@ def test_exploration_at_random_outlasts_the_start_of_learning_and_ends(name, sca
 
 def test_all_that_is_asked_for_is_there():
     assert set(STUDIES) == {"quick", "sanity", "atari-pqn", "scaling", "output-norm", "adaptive", "late", "controllers", "thresholds", "why", "divergence", "plasticity",
-                            "ppo-parity", "ppo-mujoco", "btr-batch", "btr-ladder"}
-    for name in set(STUDIES) - {"quick", "sanity", "output-norm", "adaptive", "late", "ppo-parity", "ppo-mujoco"}: assert {"smoke", "cpu", "gpu", "paper"} <= set(STUDIES[name].scales), name
+                            "pqn-parity", "ppo-parity", "ppo-mujoco", "btr-batch", "btr-ladder"}
+    for name in set(STUDIES) - {"quick", "sanity", "output-norm", "adaptive", "late", "pqn-parity", "ppo-parity", "ppo-mujoco"}: assert {"smoke", "cpu", "gpu", "paper"} <= set(STUDIES[name].scales), name
     assert {"smoke", "cpu", "paper"} <= set(STUDIES["ppo-mujoco"].scales)
 
 

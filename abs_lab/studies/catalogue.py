@@ -180,6 +180,12 @@ _TIMELY = (
           primary="ABS 16–256 against fixed 16 with the matched rate, in the mean training return over the last fifth, paired by seed. What matters: 20 points of return, a tenth of what counts as solved."),
 )
 
+# %% ../../nbs/studies/01_catalogue.ipynb #96e78225
+_PQN_PARITY = Study(
+    "pqn-parity", "Does `minatar` return what purejaxql's own setting returns?", _PQN, "nbs/figures/pqn-parity.ipynb",
+    {"minatar, decayed rate": dict(preset="minatar"), "purejaxql_minatar, decayed rate": dict(preset="purejaxql_minatar")},
+    {_MINATAR: dict(total_steps=73 * 32 * 128)}, _fixed(32) | _DECAY | _epochs(2), seeds=5, scales={"cpu": {}, "smoke": dict(total_steps=8_192, eval_envs=4, seeds=1)})
+
 # %% ../../nbs/studies/01_catalogue.ipynb #b5a08b7d
 _PPO = "nbs/experiments/ppo.ipynb"
 
@@ -243,7 +249,7 @@ _WITH_BTR = (
 )
 
 # %% ../../nbs/studies/01_catalogue.ipynb #19c00001
-STUDIES = {s.name: s for s in (*_QUICK_SANITY, *_ON_ATARI, _SCALING, _OUTPUT_NORM, *_OTHER_RULES, _WHY, *_MEASURES, *_TIMELY, *_WITH_PPO, *_WITH_BTR)}
+STUDIES = {s.name: s for s in (*_QUICK_SANITY, *_ON_ATARI, _SCALING, _OUTPUT_NORM, *_OTHER_RULES, _WHY, *_MEASURES, *_TIMELY, _PQN_PARITY, *_WITH_PPO, *_WITH_BTR)}
 
 # %% ../../nbs/studies/01_catalogue.ipynb #c5a1ccbb
 def find_study(
