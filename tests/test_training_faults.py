@@ -1,6 +1,7 @@
 "What people meet while they train: a run that moves between devices, an interrupted loop, an episode without end, weights that are no numbers, shared generators."
 import json, os, random, signal, time
 from dataclasses import dataclass, make_dataclass
+from fractions import Fraction
 
 import gymnasium as gym
 import numpy as np
@@ -12,7 +13,7 @@ from abs_lab.agents.networks import Pixels, feature_rank
 from abs_lab.agents.ppo import PPO, PPOConfig
 from abs_lab.agents.pqn import PQN, PQNConfig
 from abs_lab.core import envs as envs_module
-from abs_lab.core.contract import Controller, Meter
+from abs_lab.core.contract import Controller, Meter, Metric
 from abs_lab.core.envs import EnvConfig, VecEnvs
 from abs_lab.core.interfaces import AbsLabError, BatchPlan, Progress
 from abs_lab.core.machine import allowed_cores, cores
@@ -23,6 +24,7 @@ from abs_lab.runs.config import configure
 from abs_lab.runs.runner import Run, _weights, load_agent, run
 from abs_lab.runs.registry import register
 from abs_lab.runs.session import Session
+from abs_lab.runs.storage import steps_of
 from own_agents import Reinforce, ReinforceConfig
 from support import ROOT, assert_same_run, events, settings  # noqa: F401 (settings is a fixture)
 
@@ -517,3 +519,48 @@ def test_a_parameter_of_ones_own_may_be_called_like_anything_in_the_notebook(tmp
     finally: shells.InteractiveShell.clear_instance()
     params = json.loads((tmp_path/"x"/"config.json").read_text())["config"]
     assert {name: params[name] for name in NAMES} == {name: given[name] for name in NAMES} and (tmp_path/"x"/"result.json").exists()
+
+
+# -- numbers that are none ----------------------------------------------------------------------------------------------
+
+ODD = {"a list": [1.0], "two": torch.ones(2), "none of them": np.zeros(0), "text": "x" * 100_000, "nothing": None, "complex": 1j, "a complex tensor": torch.ones(1, dtype=torch.complex64), "an array": np.zeros((2, 2)),
+       "too large": 10**400, "a float too large": 1e305, "an infinite one": np.float64("inf"), "an object": object(), "a dict": {}, "a time": np.datetime64("2026-01-01")}
+PLAIN = {"a": np.float32(0.5), "b": np.array(2), "c": np.ones((1, 1)), "d": torch.ones(1, 1), "e": torch.tensor(3, dtype=torch.int16), "f": True, "g": Fraction(1, 4), "h": np.int64(7), "i": torch.tensor(1.0, requires_grad=True), 5: 1, ("a", 1): 2.0}
+
+class Logging(Reinforce):
+    reported = {}
+    def update(self, rollout, plan): super().update(rollout, plan); return self.reported
+
+@dataclass
+class Sizing(Controller):
+    "Answers in numbers of NumPy, and calls something else its mean."
+    size: int = 16  # steps
+    def __call__(self, m): self.size = np.int64(16); return self.size
+    def mean(self): return self
+
+@dataclass
+class Signalling(Meter):
+    "Reports what it likes."
+    quantity, signal, answers = "divergence", Metric("a thing"), None
+    def after(self, agent, rollout): return self.answers
+
+def logged(dir, reported=PLAIN, signal=None, controller="sizing", **params):
+    "Train a little with an agent and a meter that report these."
+    for cls in (Logging, Sizing, Signalling): register(cls)
+    Logging.reported, Signalling.answers = reported, signal
+    return run(configure("logging", env_id="CartPole-v1", num_envs=4, total_steps=200, eval_envs=1, **(dict(size=16) if controller != "abs" else {}), controller=controller, meter="signalling", **params), dir)
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_metric_or_a_signal_that_is_no_number_is_named(name, tmp_path):
+    with pytest.raises(AbsLabError, match="(?s)odd.*(a number is needed|became)") as e: logged(tmp_path/"metric", dict(loss=1.0, odd=ODD[name]), record_every=2)
+    assert len(str(e.value)) < 700
+    if ODD[name] is None: return  # nothing was measured
+    for controller in ("fixed",) if name != "two" else ("fixed", "abs"):
+        with pytest.raises(AbsLabError, match="signal"): logged(tmp_path/controller, signal=ODD[name], controller=controller)
+
+def test_what_is_a_number_is_logged_and_what_is_no_metrics_is_refused(tmp_path):
+    result = logged(tmp_path/"x", signal=torch.ones(1, 1))
+    row = steps_of(tmp_path/"x")[-1]
+    assert [row[str(k)] for k in PLAIN] == [0.5, 2, 1.0, 1.0, 3.0, True, 0.25, 7, 1.0, 1, 2.0] and row["signal"] == 1.0 and row["mean"] is None and result["final_size"] == row["size"] == 16
+    for reported in (None, [1.0], 3):
+        with pytest.raises(AbsLabError, match="the agent's update returned"): logged(tmp_path/repr(reported), reported)

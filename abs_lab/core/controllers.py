@@ -16,7 +16,7 @@ from numbers import Real
 
 # %% ../../nbs/core/06_controllers.ipynb #e7521a9e
 from .contract import Controller
-from .interfaces import AbsLabError, choose, quoted, whole
+from .interfaces import AbsLabError, choose, plain_number, quoted, whole
 
 # %% ../../nbs/core/06_controllers.ipynb #c49f7154
 def _is_number(value) -> bool:
@@ -184,8 +184,9 @@ def unit_map(
 # %% ../../nbs/core/06_controllers.ipynb #7249ecbc
 def _finite(signal) -> float:
     "The signal as a float; raises `AbsLabError` unless it is finite."
-    if math.isfinite(signal): return float(signal)
-    raise AbsLabError(f"the signal must be finite, not {signal}: has the policy diverged?")
+    number = plain_number(signal)
+    if number is not None and abs(number) < 1e300: return float(number)
+    raise AbsLabError(f"the signal must be a finite number, not {quoted(signal)}: has the policy diverged?")
 
 def _check_thresholds(low, high):
     "Refuse thresholds that are out of order or not positive."

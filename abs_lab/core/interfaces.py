@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['printable', 'warn', 'AbsLabError', 'shortened', 'quoted', 'choose', 'at_least', 'positive', 'shares', 'whole',
-           'set_fields', 'BatchPlan', 'Progress', 'Measurement', 'Episode', 'Step', 'AgentLike', 'MeterLike',
-           'ControllerLike']
+           'plain_number', 'set_fields', 'BatchPlan', 'Progress', 'Measurement', 'Episode', 'Step', 'AgentLike',
+           'MeterLike', 'ControllerLike']
 
 # %% ../../nbs/core/00_interfaces.ipynb #a74b5582
 import difflib
@@ -105,6 +105,16 @@ def whole(
     try: near = max(least, round(float(value))) if isinstance(value, Real) else least
     except (ValueError, OverflowError): near = least  # NaN; more than a float holds
     raise AbsLabError(f"{name} must be a whole number of at least {least}, not {quoted(value)}; the nearest is {near}")
+
+def plain_number(
+    value: Any,                   # what somebody's class has returned
+) -> bool | int | float | None:   # None: it is no number, or more than one
+    "A number as Python's own: a scalar of NumPy, or an array or a tensor that holds one, counts as well."
+    try: value = value.item() if hasattr(value, "item") else value
+    except Exception: return None  # there are several
+    if isinstance(value, (bool, int, float)): return value
+    try: return float(value) if isinstance(value, Real) else None
+    except OverflowError: return None
 
 # %% ../../nbs/core/00_interfaces.ipynb #7cdf7de8
 def set_fields(

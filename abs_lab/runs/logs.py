@@ -10,7 +10,7 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 # %% ../../nbs/runs/06_logs.ipynb #12936472
@@ -18,17 +18,22 @@ import numpy as np
 import torch
 
 # %% ../../nbs/runs/06_logs.ipynb #007e43fd
-from ..core.interfaces import AbsLabError, Step, quoted
+from ..core.interfaces import AbsLabError, Step, plain_number, quoted, shortened, whole
 from .checkpoints import what_is_left
 from .storage import contents, numbered, regular, sealed_line
 
 # %% ../../nbs/runs/06_logs.ipynb #75b026fd
 def _numbers(waiting: list):
-    "Turn metrics that are still on the agent's device into numbers, with one wait for it."
-    for w in waiting: w["metrics"] = {k: v.item() if isinstance(v, np.generic) else v for k, v in w["metrics"].items()}
-    left = [(w["metrics"], k, v) for w in waiting for k, v in w["metrics"].items() if isinstance(v, torch.Tensor)]
-    values = torch.stack([v.float() for *_, v in left]).tolist() if left else []
+    "Turn metrics that are still on the agent's device into numbers, with one wait for it; raises `AbsLabError` for one that is no number."
+    for w in waiting: w["metrics"] = {k: v if isinstance(v, torch.Tensor) and v.numel() == 1 and not v.is_complex() else _number(f"the metric {quoted(k)}", v) for k, v in w["metrics"].items()}
+    left = [(w["metrics"], k, v.float().reshape(())) for w in waiting for k, v in w["metrics"].items() if isinstance(v, torch.Tensor)]
+    values = torch.stack([v.to(left[0][2].device) for *_, v in left]).tolist() if left else []
     for (metrics, k, _), value in zip(left, values): metrics[k] = value
+
+def _number(what, value):
+    number = plain_number(value)
+    if number is None: raise AbsLabError(f"{what} is {quoted(value)}: a number is needed, or a tensor that holds one")
+    return number
 
 def _gather(waiting, part, of) -> dict:
     "One value for each name that occurs in a part of the updates that wait."
@@ -64,18 +69,20 @@ class StepLog:
         num_envs: int,   # environments stepped together
         **more,          # columns beside those of the update
     ):
-        "Enter an update; raises `AbsLabError` for a metric that is not finite."
-        self.waiting.append(dict(metrics=dict(s.metrics), seconds=s.seconds, episodes=[[e.step, e.env, e.ret, e.length] for e in s.episodes]))
+        "Enter an update; raises `AbsLabError` for a metric or a signal that is no finite number."
+        if not isinstance(s.metrics, Mapping): raise AbsLabError(f"the agent's update returned {quoted(s.metrics)}: its metrics are needed, a dict of numbers by their names")
+        self.waiting.append(dict(metrics={str(k): v for k, v in s.metrics.items()}, seconds=s.seconds, episodes=[[e.step, e.env, e.ret, e.length] for e in s.episodes]))
         self.at = s.step, s.update
         if not due and s.update % self.every and s.signal is None: return
         self.check()
         waited, self.waiting = self.waiting, []
         metrics = _gather(waited, "metrics", lambda x: math.fsum(x) / len(x) if len(x) > 1 else x[0])
-        drawn, new = s.plan.gradient_steps * s.plan.minibatch, s.plan.rollout * num_envs  # transitions: learned from, collected
+        drawn, new = int(s.plan.gradient_steps) * int(s.plan.minibatch), int(s.plan.rollout) * num_envs  # transitions: learned from, collected
         taken = metrics.keys() & {*COLUMNS, *more}
         if taken: raise AbsLabError(f"the agent reports a metric {quoted(min(taken))}, which is the name of a column of every run: give it another name")
-        row = dict(update=s.update, step=s.step, gradient_steps=s.gradient_steps, size=s.size, rollout=s.plan.rollout, minibatch=s.plan.minibatch,
-                   epochs=drawn / new if drawn % new else drawn // new, signal=None if s.signal is None else float(s.signal), **more, **metrics,
+        if s.signal is not None: self._check("the meter's signal", signal := _number("the meter's signal", s.signal))
+        row = dict(update=s.update, step=s.step, gradient_steps=whole("gradient_steps", s.gradient_steps, 0), size=whole("the controller's size", s.size), rollout=int(s.plan.rollout), minibatch=int(s.plan.minibatch),
+                   epochs=drawn / new if drawn % new else drawn // new, signal=None if s.signal is None else float(signal), **{k: n if (n := plain_number(v)) is not None and abs(n) < 1e300 else None for k, v in more.items()}, **metrics,
                    episodes=[e for w in waited for e in w["episodes"]], seconds=_gather(waited, "seconds", math.fsum) | dict(total=seconds))
         line, self.crc = sealed_line(row, self.crc)
         self.file.write(line)
@@ -83,8 +90,11 @@ class StepLog:
     def check(self):
         "Raise `AbsLabError` for a metric that is not finite, its row being due or not."
         _numbers(self.waiting)
-        for k, v in (m for w in self.waiting for m in w["metrics"].items() if not math.isfinite(m[1])):
-            raise AbsLabError(f"{k} became {v} at step {self.at[0]}, update {self.at[1]}; {what_is_left(self.path.parent)}")
+        for w in self.waiting:
+            for name, value in w["metrics"].items(): self._check(name, value)
+
+    def _check(self, name, value):
+        if not abs(value) < 1e300: raise AbsLabError(f"{shortened(name)} became {quoted(value)} at step {self.at[0]}, update {self.at[1]}; {what_is_left(self.path.parent)}")
 
     def flush(self):
         "Hand what was written to the operating system."

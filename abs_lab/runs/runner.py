@@ -23,7 +23,7 @@ import torch
 
 # %% ../../nbs/runs/08_runner.ipynb #ac7ea9d9
 from ..core.envs import spaces_of
-from ..core.interfaces import AbsLabError, Progress, Step, quoted, warn
+from ..core.interfaces import AbsLabError, Progress, Step, quoted, warn, whole
 from ..core.train import evaluate, train
 from .checkpoints import BEFORE, LAST, last_standing, save_tree, what_is_left
 from .config import RunConfig, recall, recorded
@@ -219,8 +219,8 @@ class Run(_Saved):
         returns, updates = [e[2] for row in rows for e in row["episodes"]], np.diff([0, *(row["update"] for row in rows)])
         now = provenance(self.config)
         earlier = [t for t in _trainings(self.dir) if t != {k: now[k] for k in t}]
-        result = dict(id=self.config.id, status="finished", steps=p.step, updates=p.update, gradient_steps=p.gradient_steps, frames=p.step * skip if skip else None,
-                      seconds=round(self.seconds, 2), eval=score, measurements=sum(row["signal"] is not None for row in rows), final_size=self.controller.size,
+        result = dict(id=self.config.id, status="finished", steps=p.step, updates=p.update, gradient_steps=rows[-1]["gradient_steps"], frames=p.step * skip if skip else None,
+                      seconds=round(self.seconds, 2), eval=score, measurements=sum(row["signal"] is not None for row in rows), final_size=whole("the controller's size", self.controller.size),
                       mean_size=float(np.average([row["size"] for row in rows], weights=updates)), episodes=len(returns),
                       train_return=float(np.mean(returns[-100:])) if returns else None, backend=self.envs.backend,
                       device=str(self.device), **(dict(interventions=len(self.history)) if self.history else {}), **(dict(earlier=earlier) if earlier else {}), **now)
