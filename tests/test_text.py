@@ -1,5 +1,5 @@
 "Text and arguments on their way out: to files and terminals of any locale, to processes, to pages that are open for long."
-import ast, json, subprocess, sys
+import ast, json, subprocess, sys, time
 from types import SimpleNamespace
 
 import pytest
@@ -87,3 +87,29 @@ def test_a_page_that_is_open_for_long_closes_its_widgets(tmp_path, monkeypatch, 
         page.leave(page.boards[0])
         after.append(len(widget._instances))
     assert len({*after}) == 1 and not page.boards, after
+
+
+def test_a_board_that_is_left_while_it_trains_closes_its_widgets_and_the_run_goes_on(tmp_path, monkeypatch):
+    widget = pytest.importorskip("ipywidgets").widgets.widget
+    from abs_lab.live.page import Page
+    from abs_lab.runs.config import configure
+    from abs_lab.runs.session import Session
+    monkeypatch.setenv("ABS_LAB_RUNS_DIR", str(tmp_path))
+    session = Session(configure(env_id="CartPole-v1", num_envs=4, total_steps=10**9))
+    page = Page()
+    before = len(widget._instances)
+    for _ in range(2):
+        page.open_board(lambda: session if not session.alive else page.session_of(session.dir))
+        board = page.boards[0]
+        assert board.session is session
+        if session.alive: board.controls.fields["low"].value = 0.01  # and at once away
+        else: session.start()
+        page.leave(board)
+        assert len(widget._instances) == before and not page.boards and page.training == [session]
+    board.thread.join(5)
+    assert not board.thread.is_alive() and len(widget._instances) == before
+    until = time.monotonic() + 20
+    while not (session.run and session.run.progress.update > 3) and time.monotonic() < until: time.sleep(0.02)
+    assert session.alive and session.run.progress.update > 3 and session.present.controller.low == 0.01
+    session.stop()
+    assert session.wait(20) == "stopped" and page.session_of(session.dir) is not session

@@ -219,7 +219,8 @@ class LiveView(Displayable):
     def _loop(self):
         while not self.closed.wait(0.1):
             try:
-                with self.lock: self.commit()
+                with self.lock:
+                    if not self.closed.is_set(): self.commit()
                 if time.monotonic() - self.looked_at >= self.refresh: self.tick()
             except Exception as e: self.say(str(e), True, traceback.format_exc())
 
@@ -229,6 +230,7 @@ class LiveView(Displayable):
     def tick(self):
         "Look at the runs, and show what is new."
         with self.lock:
+            if self.closed.is_set(): return
             self.looked_at = time.monotonic()
             if self.read(): self.plots.send()
             self.show_state()
@@ -280,6 +282,7 @@ class SteeredView(LiveView):
     ):
         "Take in a session, and choose it."
         with self.lock:
+            if self.closed.is_set(): return
             self.plots.add(Trace(session.dir, session.config), session.dir.name.replace(session.config.env.env_id.replace("/", "-") + "-", ""))
             self.sessions.append(session)
             self.adding = True
@@ -360,6 +363,13 @@ class Dashboard(SteeredView):
         except AbsLabError as e:
             self.say(str(e), True)
             self.choose()
+
+    def close(self):
+        "Set what was asked for, and follow the runs no longer; the sessions go on."
+        with self.lock:
+            self.controls.changed_at = 0.0  # the hand is gone
+            self.commit()
+            super().close()
 
     def _changed(self):
         with self.lock:

@@ -113,14 +113,14 @@ class Form:
 class Page(Displayable):
     "The form and the live view; the run browser; the what-if view."
     def __init__(self):
-        self.form, self.boards = Form(), []
+        self.form, self.boards, self.training = Form(), [], []  # training: sessions whose board was left
         self.tabs = W.ToggleButtons(options=["Train", "Runs", "What if"], style=dict(button_width="100px"))
         self.tabs.observe(lambda _: self.turn(), "value")
         self.existing = W.Dropdown(description="or a run that is there", style=dict(description_width="initial"), layout=W.Layout(width="480px"))
         create = W.Button(description="Create", button_style="primary", tooltip="make a new run with these parameters; it is started by Start", layout=W.Layout(width="auto"))
         reopen = W.Button(description="Open", tooltip="draw what is recorded; Start goes on with it", layout=W.Layout(width="auto"))
         create.on_click(lambda _: self.open_board(lambda: Session(self.form.config())))
-        reopen.on_click(lambda _: self.open_board(lambda: Session.open(self.existing.value)) if self.existing.value else None)
+        reopen.on_click(lambda _: self.open_board(lambda: self.session_of(self.existing.value)) if self.existing.value else None)
         self.new = W.VBox([self.form.widget, toolbar(create, self.existing, reopen)])
         self.live, self.views, self.place = W.VBox([self.new]), {}, None
         self.area = W.VBox([self.live])
@@ -135,6 +135,13 @@ class Page(Displayable):
         "List the runs that were started here."
         found = sorted(run_dirs(Path(settings()["runs_dir"]) / "live"), key=lambda p: -(p / "config.json").lstat().st_mtime)
         self.existing.options = {f"{p.name} ({'finished' if result_of(p) else f'{steps_done(p):,} steps'})": p for p in found}
+
+    def session_of(
+        self,
+        dir: Path,  # a run directory
+    ) -> Session:
+        "The session that trains a run here, else a new one that goes on with it."
+        return next((session for session in self.training if session.alive and session.dir == dir), None) or Session.open(dir)
 
     def open_board(
         self,
@@ -154,12 +161,12 @@ class Page(Displayable):
         self,
         board: Dashboard,  # the one that is shown
     ):
-        "Go back to the form; the run goes on, and what shows one that stands still is closed."
+        "Go back to the form and close what was shown; the run goes on, and `Open` shows it again."
         self.list_existing()
         old, self.live.children = self.live.children, [self.new]
-        if any(session.alive for session in board.sessions): return
         board.close()
         self.boards.remove(board)
+        self.training = [session for session in dict.fromkeys([*self.training, *board.sessions]) if session.alive]
         with board.lock: discard(*old, board.film.widget, board.plots.main.figure, board.plots.diagnostics.figure, board.plots.nothing)
 
     def turn(self):
