@@ -317,11 +317,22 @@ def readers(dir):
         chosen=lambda: [small_of(r) for r in records()], costs=lambda: costs(), compact=lambda: compact(dir, "a"), set_events=lambda: set_events(dir), lineage=lambda: lineage(dir), look=lambda: look_at(dir),
         read=lambda: read_config(dir), about=lambda: about_of(dir), trace=lambda: Trace(dir).read(), session=lambda: Session.open(dir).present, result=lambda: result_of(dir), held=lambda: Lease.held(dir/"lock"))
 
+def views(dir):
+    "What the dashboard opens a run with."
+    from abs_lab.live.board import Dashboard
+    from abs_lab.live.what_if import WhatIf
+    from abs_lab.live.widgets import discard
+    def opened():
+        board = Dashboard(Session.open(dir))
+        board.tick()
+        board.close(), discard(board.widget)
+    return dict(what_if=lambda: discard(WhatIf(dir).widget), open=opened)
+
 LISTS = ("status", "command", "verify", "steps_done", "last_words", "browser", "costs", "table")  # one folder never ends these
 
-def look(dir, only=None):
+def look(dir, only=None, of=readers):
     "Ask every reader; only `AbsLabError` may come of it, and nothing at all from what lists many folders."
-    for name, read in readers(dir).items():
+    for name, read in of(dir).items():
         if only and name not in only: continue
         try:
             with warnings.catch_warnings():
@@ -455,6 +466,36 @@ def test_one_value_of_a_file_is_another(made, tmp_path, capsys): fuzzed(12, made
 
 @pytest.mark.long
 def test_many_values_of_files_are_others(made, tmp_path, capsys): fuzzed(4_000, made, tmp_path)
+
+
+def elsewhere_made(folder):
+    "The parameters of a run whose classes are somebody's own."
+    found = config_json(folder)
+    for kind in found["kinds"]: found["config"][kind] = found["kinds"][kind]["name"] = f"elsewhere:{kind}"
+    return found
+
+def test_the_dashboard_opens_a_run_whose_kinds_are_odd_or_says_why_not(folder):
+    pytest.importorskip("ipywidgets")
+    good = elsewhere_made(folder)
+    odd = [("agent", "parameters", {name: "a comment"}) for name in ("_described", "__class__")] + [("agent", "parameters", dict(lam=0)), ("controller", "parameters", dict(low="", high=[["x"]])), ("meter", "parameters", dict(interval={})),
+           ("agent", "settable", ["low"]), ("agent", "settable", ["smallest"]), ("controller", "settable", ["low"]), ("controller", "name", {}), ("agent", "size", [1, 2]), ("meter", "signal", {}), ("agent", "metrics", dict(loss=[5]))]
+    for kind, part, value in odd:
+        kinds = good["kinds"] | {kind: good["kinds"][kind] | {part: value}}
+        write_sealed(folder/"config.json", good | dict(kinds=kinds, config=good["config"] | {name: 3 for name in value if part == "parameters" and name[0] == "_"}))
+        look(folder, of=views), look(folder, ("about", "look", "session"))
+    write_sealed(folder/"config.json", good | dict(config=good["config"] | dict(size_max="x", multiple=None, low=None)))
+    look(folder, of=views)
+
+@pytest.mark.long
+def test_the_dashboard_opens_whatever_is_there(made, tmp_path):
+    pytest.importorskip("ipywidgets")
+    dir = tmp_path/"runs"/"s"/"x"
+    shutil.copytree(made/"killed whole", dir)
+    good = elsewhere_made(dir)
+    for at in [*leaves(good)][1:]:
+        for new in (None, "x", 5, [], [["x"]], {}, True, 10**30):
+            write_sealed(dir/"config.json", planted(good, at, new))
+            look(dir, of=views)
 
 
 # -- names that a file holds -------------------------------------------------------------------------------------------

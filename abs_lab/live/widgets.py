@@ -399,7 +399,7 @@ def push_apart(
 def _settable(config):
     "The parameters of a run that may be set and that a widget can hold: name -> (its owner, value, comment)."
     about, parts = config.about(), dict(controller=config.controller, meter=config.meter, agent=config.agent)
-    found = {name: (part, getattr(part, name), about[kind]["parameters"][name]) for kind, part in parts.items() for name in about[kind]["settable"]}
+    found = {name: (part, getattr(part, name), about[kind]["parameters"][name]) for kind, part in parts.items() for name in about[kind]["settable"] if name in about[kind]["parameters"] and hasattr(part, name)}
     return {name: field for name, field in found.items() if isinstance(field[1], (bool, int, float, str))}
 
 def _size_slider(rule, value, **options):

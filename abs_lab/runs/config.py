@@ -247,7 +247,12 @@ class Recorded:
 
 def _limit(name, of):
     "A property: a limit of the sizes, as far as the parameters tell."
-    return property(lambda self: getattr(self, name, None) or (of(self.sizes) if hasattr(self, "sizes") else getattr(self, "size", 1)))
+    def limit(self):
+        whole = lambda value: isinstance(value, int) and 0 < value < 2**31  # what else may be called so in a class of somebody's own
+        sizes = getattr(self, "sizes", ())
+        listed = of(sizes) if isinstance(sizes, (list, tuple)) and sizes and all(map(whole, sizes)) else None
+        return next((value for value in (getattr(self, name, None), listed, getattr(self, "size", None)) if whole(value)), 1)
+    return property(limit)
 
 _LIMITS = dict(smallest=_limit("size_min", min), largest=_limit("size_max", max))
 
@@ -287,7 +292,7 @@ def recorded(
     if not kinds or not own and all(built_in(kind, flat.get(kind, "")) for kind in kinds): return recall(flat)
     for about in kinds.values():
         for name in about["parameters"]:
-            if not name.isidentifier() or iskeyword(name): raise AbsLabError(f"{quoted(name)} cannot name a parameter of {shortened(about['name'])}: a Python identifier such as 'size_max' can")
+            if not name.isidentifier() or iskeyword(name) or hasattr(Recorded, name): raise AbsLabError(f"{quoted(name)} cannot name a parameter of {shortened(about['name'])}: a Python identifier such as 'size_max' can")
     env = EnvConfig(**_take(EnvConfig, flat))
     agent, meter, controller = (_party(kind, kinds[kind], flat) for kind in ("agent", "meter", "controller"))
     names = tuple(flat[name] for name in ("agent", "preset", "controller", "meter"))

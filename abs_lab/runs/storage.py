@@ -200,7 +200,7 @@ def read_json(
 
 # %% ../../nbs/runs/02_storage.ipynb #c13cf16b
 FORMAT = 2  # of the run directory; raised when a default changes its meaning or older folders can no longer be read
-PARTY = dict(name=str, parameters=dict, settable=[str])
+PARTY = dict(name=str, parameters={...: str}, settable=[str])
 METRIC = lambda value: misfit(value, [str]) is None and 1 <= len(value) <= 2  # noqa: E731 (a label, and its unit)
 CONFIG = dict(id=is_name, config=dict(env_id=str, seed=whole, total_steps=whole) | dict.fromkeys(("agent", "preset", "controller", "meter", "network", "origin"), maybe(str)), identity=maybe(dict), kinds=maybe(dict(
     agent=PARTY | dict(size=METRIC, metrics=lambda value: isinstance(value, dict) and all(map(METRIC, value.values()))), meter=PARTY | dict(signal=METRIC), controller=PARTY)))

@@ -22,7 +22,7 @@ from ..core.text import Markup, escaped, tag
 from .forks import lineage
 from .parties import with_changes
 from .runner import about_of, look_at
-from .storage import EVENT, ROW, Tail
+from .storage import EVENT, ROW, Tail, number
 
 # %% ../../nbs/runs/12_traces.ipynb #888ecb0f
 def _last(kept, point, n): return [point]
@@ -199,7 +199,7 @@ class Trace(_Follower):
     ) -> tuple:          # ([n] x, [n] y), to be drawn as steps
         "The values of a parameter over the run."
         values = [(self.place(at, x), getattr(c.controller, name, None)) for at, c in self.rules]
-        values = [(a, v) for a, v in values if v is not None] or [(0, np.nan)]
+        values = [(a, v) for a, v in values if number(v)] or [(0, np.nan)]
         return np.array([a for a, _ in values] + [self.place(self.end(), x)], float), np.array([v for _, v in values] + [values[-1][1]], float)
 
 def _short(value): return f"{value:.4g}" if isinstance(value, float) else str(value)
