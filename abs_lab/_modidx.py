@@ -1679,6 +1679,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'abs_lab.studies.results._named': ('studies/results.html#_named', 'abs_lab/studies/results.py'),
                                          'abs_lab.studies.results._plain': ('studies/results.html#_plain', 'abs_lab/studies/results.py'),
                                          'abs_lab.studies.results._rises': ('studies/results.html#_rises', 'abs_lab/studies/results.py'),
+                                         'abs_lab.studies.results._sound': ('studies/results.html#_sound', 'abs_lab/studies/results.py'),
                                          'abs_lab.studies.results._stands': ('studies/results.html#_stands', 'abs_lab/studies/results.py'),
                                          'abs_lab.studies.results._text': ('studies/results.html#_text', 'abs_lab/studies/results.py'),
                                          'abs_lab.studies.results._wrong': ('studies/results.html#_wrong', 'abs_lab/studies/results.py'),

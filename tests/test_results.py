@@ -5,9 +5,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from abs_lab.core import divergence
 from abs_lab.core.interfaces import AbsLabError
 from abs_lab.reports import figures, sentences
 from abs_lab.runs.config import recorded
+from abs_lab.studies import results
 from abs_lab.studies.results import environments, load_small, merge, read_result
 from strategies import HOSTILE, NUMBERS, plain
 from support import ROOT
@@ -64,6 +66,21 @@ def draw(small, whole=False):
         for figure in (figures.final, figures.learning_curves, figures.batch_size, figures.gradient_steps, figures.divergence, figures.wall_clock): figure(runs).to_json()
 
 
+def test_the_distances_are_those_of_the_library():
+    assert {*results.DISTANCES} == {"auto", "kl", *divergence.DISTANCES}
+
+
+def written(small, folder):
+    (folder/f"{small['id']}.json").write_text(json.dumps(small))
+    return folder/f"{small['id']}.json"
+
+
+def test_an_estimator_that_there_is_not(small, tmp_path):
+    bare = {k: v for k, v in small.items() if k not in ("kinds", "identity")}
+    for estimator in ("made up", None):
+        with pytest.raises(AbsLabError, match="has no estimator"): load_small(written(bare | dict(params=small["params"] | dict(meter="gns", estimator=estimator)), tmp_path))
+
+
 def test_every_committed_file_holds_what_it_has_to():
     for path in sorted((ROOT/"reports").glob("*/data/*.json")): assert load_small(path)["result"]["status"] == "finished"
 
@@ -77,9 +94,12 @@ def test_every_committed_file_holds_what_it_has_to():
     ("result.eval.mean", 1e6), ("result.eval.mean", None), ("result.eval.returns", []), ("result.eval.returns", None), ("result.eval.returns.0", 1e6), ("result.eval.returns.0", math.nan),
     ("params.arm", 3), ("params.arm", ""), ("params.arm", GONE), ("params.arm", "\x1b[2J"), ("params.arm", "x" * 10_000), ("params.seed", "0"), ("params.seed", GONE), ("params.env_id", None), ("params.controller", ["abs"]),
     ("params.epochs", "2"), ("params.low", "0.05"), ("params.total_steps", 10**12), ("params.lr", math.nan), ("params", []), ("schedule.ends", []), ("schedule.sizes.0", 0), ("schedule.ends.0", 10**9), ("schedule", "x"),
-    ("identity.format", 10**400), ("identity", [1]), ("kinds.meter", "x"), ("kinds.meter.signal", []), ("kinds.agent", {}), ("study", "../elsewhere"), ("id", "../../evil"), ("id", 7),
+    ("result.eval.num_envs", "x"), ("result.eval.episodes_per_env", 0), ("result.eval.epsilon", 2), ("result.eval.unfinished", math.nan), ("result.eval.unfinished", 10**6), ("result.eval.lengths", [5]), ("result.eval.lengths.0", "x"),
+    ("result.eval.mine", math.nan), ("result.episodes", "many"), ("result.backend", 5), ("result.device", {}), ("params.distance", "made up"), ("params.distance", {}), ("params.per_step", math.nan), ("jobs", "x"), ("jobs", math.nan), ("jobs", 0),
+    ("kinds.meter.quantity", math.nan), ("kinds.agent", dict(size=["L"], metrics={}, settable=[math.inf])), ("mine", math.nan), ("identity.format", 10**400), ("identity", [1]), ("kinds.meter", "x"), ("kinds.meter.signal", []), ("kinds.agent", {}), ("study", "../elsewhere"), ("id", "../../evil"), ("id", 7),
 ], ids=lambda v: v if isinstance(v, str) and "." in v else ascii(v)[:24] if v is not GONE else "gone")
 def test_what_cannot_be_drawn_or_does_not_follow_is_refused(small, tmp_path, at, value):
+    if at == "params.distance": small = {k: v for k, v in small.items() if k != "kinds"}  # nothing but the distance names the signal
     bad = changed(small, [int(part) if part.isdigit() else part for part in at.split(".")], value)
     if "study" not in at: assert read(bad, tmp_path, small["id"]) is None
     (tmp_path/"in").mkdir()
