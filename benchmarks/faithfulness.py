@@ -3,11 +3,11 @@
     python benchmarks/faithfulness.py --abs DIR --cleanrl DIR --purejaxql DIR --btr DIR
 
 Each DIR is a clone of a public repository: `daisophila/ABS`, `vwxyzjn/cleanrl`, `mttga/purejaxql`, `VIPTankz/BeyondTheRainbow`. What is not given, or
-cannot be imported, is left out, and the table says so. Their code is executed as it is, with three things in its way replaced: the simulator (by one that gives
-invented observations, rewards and ends, or by Gymnasium's Pendulum), the command line, and what writes logs. Their training loop records what it sees; an agent of abs_lab gets the same
-first weights, the same rollouts and the same shuffles, and both are compared after every update. The scripts of ABS and CleanRL run in double precision, which separates another
-order of summation (1e-14) from another algorithm; purejaxql and BTR in single precision, as they are written. purejaxql needs `pip install "jax[cpu]" flax optax chex`, in an
-environment of its own that sees abs_lab's packages.
+cannot be imported, is left out, and the reason is printed. Their code is executed as it is, with what is in its way replaced: the simulator (by
+invented observations, rewards and ends, or by Gymnasium's Pendulum), BTR's replay (by invented batches), the command line, and what writes logs. An agent
+of abs_lab gets the same first weights, batches and shuffles, and both are compared after every update. All but purejaxql run in double precision,
+which separates another order of summation (1e-14) from another algorithm. purejaxql needs `pip install "jax[cpu]" flax optax chex`, in an environment
+of its own that sees abs_lab's packages.
 
 A number is the largest difference divided by the largest number of its kind; of weights, by how far they have moved. It is not asserted: it is what the table shows.
 The results go to benchmarks/results/faithfulness.json and .md; a part that is left out keeps what an earlier run found, with that run's versions.
@@ -24,7 +24,7 @@ import torch
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]  # runs from a clone, installed or not
 
 from abs_lab.agents.actor_critic import log_prob
-from abs_lab.agents.btr_networks import quantile_network
+from abs_lab.agents.btr import BTR
 from abs_lab.agents.ppo import PPO
 from abs_lab.agents.pqn import PQN
 from abs_lab.core.controllers import ABS
@@ -293,41 +293,85 @@ def purejaxql(folder, updates=10, envs=16, length=32):
 
 # ---- BTR ----
 
-def btr(folder):
-    "The network of BTR's authors beside ours, with the same weights, levels and noise, and its gradient."
-    with standing_in({"torchvision": module("torchvision"), "torchvision.utils": module("u", save_image=None)}):
-        names = {"__name__": "theirs"}
-        exec(compile((folder/"networks.py").read_text(encoding="utf-8"), "networks.py", "exec"), names)
-    torch.manual_seed(0)
-    theirs = names["ImpalaCNNLargeIQN"](4, 6, spectral=True, device="cpu", noisy=True, maxpool=True, linear_size=512)
-    ours = quantile_network("impala", (4, 84, 84), 6, bias_sigma="outputs")
-    blocks = [m for m in ours.features if isinstance(m, torch.nn.Sequential)]
-    pairs = []
-    with torch.no_grad():
-        for a, block in zip(list(theirs.conv)[:3], blocks):
-            pairs += [(a.conv.weight, block[0].weight), (a.conv.bias, block[0].bias)]
-            for unit, mine in zip((a.residual_0, a.residual_1), (block[2], block[3])):
-                for conv, layer in zip((unit.conv_0, unit.conv_1), (mine.first, mine.second)):
-                    norm = conv.parametrizations.weight
-                    pairs += [(norm.original, layer.weight), (conv.bias, layer.bias)]
-                    layer.u.copy_(norm[0]._u); layer.v.copy_(norm[0]._v)
-        pairs += [(theirs.cos_embedding.weight, ours.embedding.linear.weight), (theirs.cos_embedding.bias, ours.embedding.linear.bias)]
-        noisy = [(theirs.dueling.value_branch[0], ours.value.hidden), (theirs.dueling.value_branch[2], ours.value.out), (theirs.dueling.advantage_branch[0], ours.advantage.hidden), (theirs.dueling.advantage_branch[2], ours.advantage.out)]
-        deviations = max(max(apart(a.weight_sigma, b.weight_sigma), apart(a.bias_sigma, b.bias_sigma)) for a, b in noisy)
-        for a, b in noisy:
-            pairs += [(a.weight_mu, b.weight), (a.weight_sigma, b.weight_sigma), (a.bias_mu, b.bias), (a.bias_sigma, b.bias_sigma)]
-            b.noise_out = a.bias_epsilon.clone()
-            b.noise_in = a.weight_epsilon[a.bias_epsilon.abs().argmax()] / a.bias_epsilon[a.bias_epsilon.abs().argmax()]
-        for a, b in pairs: b.copy_(a)
-    obs = torch.randint(0, 256, (16, 4, 84, 84), dtype=torch.uint8)
-    for m in theirs.conv.modules():
-        if hasattr(m, "_u"): m.eval()           # they take a power iteration at every pass; here none
-    quantiles, taus = theirs(obs)
-    mine = ours.quantiles(obs, taus[..., 0], noise=True)
-    rows = [dict(what="deviations that the noise begins with", digits=deviations), dict(what="quantiles of every action at the same levels and noise", digits=apart(mine, quantiles))]
-    for q in (quantiles, mine): q.square().mean().backward()
-    gradients = [torch.cat([x[i].grad.flatten() for x in pairs]) for i in (0, 1)]
-    return rows + [dict(what=f"gradient by all {len(gradients[0]):,} parameters", digits=apart(gradients[1], gradients[0]))]
+def btr_pairs(theirs, ours):
+    "Their parameters and ours, in pairs; what is no parameter (noise, directions of the spectral norm) is copied."
+    blocks, pairs = [m for m in ours.features if isinstance(m, torch.nn.Sequential)], []
+    for a, block in zip(list(theirs.conv)[:3], blocks):
+        pairs += [(a.conv.weight, block[0].weight), (a.conv.bias, block[0].bias)]
+        for unit, mine in zip((a.residual_0, a.residual_1), (block[2], block[3])):
+            for conv, layer in zip((unit.conv_0, unit.conv_1), (mine.first, mine.second)):
+                norm = conv.parametrizations.weight
+                pairs += [(norm.original, layer.weight), (conv.bias, layer.bias)]
+                layer.u.copy_(norm[0]._u)
+                layer.v.copy_(norm[0]._v)
+    pairs += [(theirs.cos_embedding.weight, ours.embedding.linear.weight), (theirs.cos_embedding.bias, ours.embedding.linear.bias)]
+    ours.embedding.steps = theirs.pis.flatten()
+    value, advantage = theirs.dueling.value_branch, theirs.dueling.advantage_branch
+    for a, b in zip((value[0], value[2], advantage[0], advantage[2]), (ours.value.hidden, ours.value.out, ours.advantage.hidden, ours.advantage.out)):
+        pairs += [(a.weight_mu, b.weight), (a.weight_sigma, b.weight_sigma), (a.bias_mu, b.bias), (a.bias_sigma, b.bias_sigma)]
+        b.noise_out, most = a.bias_epsilon.clone(), a.bias_epsilon.abs().argmax()
+        b.noise_in = a.weight_epsilon[most] / a.bias_epsilon[most]
+    return pairs
+
+
+class Memory:
+    "In the place of their replay: keeps the priorities that it is told."
+    priority_weight = 0.4
+    def __init__(self, *a, **k): self.told = []
+    def update_priorities(self, slots, priorities): self.told.append(priorities)
+
+
+def btr(folder, steps=5, batch=16):
+    "The gradient steps of BTR's authors beside ours, on the same batches, with the same levels and noise and no power iterations."
+    given = {"torchvision": module("torchvision"), "torchvision.utils": module("u", save_image=None), "memory": module("memory", ReplayMemory=Memory),
+             "ExperienceReplay": module("ExperienceReplay", RegularReplayMemory=Memory), "matplotlib": module("matplotlib"), "matplotlib.pyplot": module("pyplot")}
+    with double(), mock.patch.object(torch.Tensor, "float", torch.Tensor.double):
+        networks, theirs = {"__name__": "networks"}, {"__name__": "Agent"}
+        with standing_in(given):
+            exec(compile((folder/"networks.py").read_text(encoding="utf-8"), "networks.py", "exec"), networks)
+            with standing_in({"networks": module("networks", **{k: v for k, v in networks.items() if not k.startswith("__")})}):
+                exec(compile((folder/"Agent.py").read_text(encoding="utf-8"), "Agent.py", "exec"), theirs)
+        torch.manual_seed(0)
+        author = theirs["Agent"](6, (4, 84, 84), "cpu", 2, "compared", 10**8, batch_size=batch)
+        for net in (author.net, author.tgt_net):
+            net.pis = net.pis.double()
+            for m in net.modules():
+                if isinstance(m, torch.nn.utils.parametrizations._SpectralNorm): m.eval()   # no power iteration
+        author.env_steps = author.min_sampling_size
+        config = replace(configure("btr", preset="paper", controller="fixed").agent, replay_size=64, optimizer="adamw", adam_eps=0.005 / batch, munchausen_policy="online")
+        ours = BTR(config, gym.spaces.Box(0, 255, (4, 84, 84), np.uint8), gym.spaces.Discrete(6), 2, Progress(1))
+        with torch.no_grad():
+            pairs = btr_pairs(author.net, ours.net)
+            rows = [dict(what="deviations that the noise begins with", digits=max(apart(a, b) for a, b in pairs[-16:][1::2]))]
+            for a, b in pairs: b.copy_(a)
+        start, draws, drawn, told = flat(a for a, _ in pairs), torch.Generator().manual_seed(1), [], []
+        ours.net.draw = ours.target.draw = lambda generator: None
+        ours.net.iterate = lambda: None
+        ours._rand = lambda n, k: drawn.pop(0)
+        ours.replay.update_priorities = lambda slots, priorities: told.append(priorities)
+        found, real = dict(loss=0.0, weights=0.0), torch.rand
+        for _ in range(steps):
+            b = types.SimpleNamespace(obs=torch.randint(0, 256, (batch, 4, 84, 84), dtype=torch.uint8, generator=draws), next_obs=torch.randint(0, 256, (batch, 4, 84, 84), dtype=torch.uint8, generator=draws),
+                                      actions=torch.randint(6, (batch,), generator=draws), rewards=torch.randn(batch, generator=draws), weights=real(batch, generator=draws), slots=None)
+            over = real(batch, generator=draws) < 0.2
+            b.discounts = 0.997**3 * (~over).double()
+            def sample():
+                with torch.no_grad():
+                    for a, mine in ((author.net, ours.net), (author.tgt_net, ours.target)):
+                        for x, y in btr_pairs(a, mine):
+                            if mine is ours.target: y.copy_(x)
+                return b.obs, b.rewards, b.actions, b.next_obs, over, b.weights, None, 0, 0  # noqa: B023 (called in this round)
+            author.sample = sample
+            def recorded(*size):
+                drawn.append(real(*size, generator=draws))
+                return drawn[-1]
+            with mock.patch("torch.rand", recorded): author.learn_call()
+            ours._gradient_step(b)
+            found["loss"] = max(found["loss"], apart(told[-1], author.memories[0].told[-1]))
+            after = flat(a for a, _ in pairs)
+            found["weights"] = max(found["weights"], apart(flat(b for _, b in pairs), after, (after - start).abs().max()))
+    return rows + [dict(what=f"priorities of {steps} batches (forward passes, Munchausen targets, with ends)", digits=found["loss"]),
+                   dict(what=f"weights after each of {steps} gradient steps (loss, gradient of {len(start):,} parameters, clipping, AdamW), with the log-policy of the online network", digits=found["weights"])]
 
 
 # ---- the table ----
@@ -337,19 +381,19 @@ LEFT_OUT = {
     "abs_ppo": "not compared here: the wrappers (their pinned Gymnasium is another version), the sizes of ABS(KL), the divergence",
     "cleanrl": "not compared here: the wrappers (its pinned Gymnasium is another version), acting, first weights",
     "purejaxql": "not compared here: exploration, shuffled minibatches, its games in JAX, its Atari script, returns of a whole run",
-    "btr": "not compared here: loss, targets, optimiser, replay, priorities, an update, a whole run",
+    "btr": "not compared here: acting, replay and what is drawn from it, n-step returns, the noise's and the levels' own draws, power iterations, a whole run",
 }
 DEVIATIONS = {
     "abs": "none in `paper` in what was compared; `paper_masked`, which studies use, leaves autoreset rows out and bootstraps where a time limit cut an episode off",
     "abs_ppo": "none in `paper` in what was compared; EnvPool's reset takes a step of its own, whose row is masked",
     "cleanrl": "none in `paper` in what was compared; EnvPool's reset takes a step of its own, whose row is masked",
     "purejaxql": "RAdam, from the sixth gradient step on: optax computes the rectification in single precision, where it cancels; torch in double precision, as the formula means it. Games: MinAtar's own, from which those in JAX were rewritten. Evaluation: whole episodes, where purejaxql counts those that end within 1,000 steps",
-    "btr": "`paper` takes σ0/√out for the biases' noise as the authors do; the other choices in which it differs, each with its reason, are listed in the notebook `agents/08_btr`",
+    "btr": "`paper` takes Adam and the log-policy of the target network, as the paper has it, where the code has AdamW and the online network; both were set as in the code for this comparison. The other choices in which it differs, each with its reason, are listed in the notebook `agents/08_btr`",
 }
 TITLES = {
     "abs": ("PQN, PQN-L and ABS, preset `paper`", "daisophila/ABS, `algos/pqn_atari_envpool_ours.py`"), "abs_ppo": ("PPO, preset `paper`", "daisophila/ABS, `algos/ppo_continuous_action_ours.py`"),
     "cleanrl": ("PPO, preset `paper`", "vwxyzjn/cleanrl, `cleanrl/ppo_continuous_action.py`"), "purejaxql": ("PQN, preset `purejaxql_minatar`", "mttga/purejaxql, `purejaxql/pqn_minatar.py`"),
-    "btr": ("BTR, preset `paper`", "VIPTankz/BeyondTheRainbow, `networks.py`"),
+    "btr": ("BTR, preset `paper`", "VIPTankz/BeyondTheRainbow, `Agent.py` and `networks.py`"),
 }
 
 
@@ -378,7 +422,7 @@ def written(results):
     "The table, as Markdown."
     lines = ["# How closely the agents agree with their authors' code", "",
              "Same first weights, same rollouts, same shuffles; a number is the largest difference as a share of the largest number of its kind (of weights: of how far they have moved). "
-             "ABS and CleanRL in double precision, purejaxql and BTR in single precision. Made by `benchmarks/faithfulness.py`, which imports their code and holds none of it.", "",
+             "All in double precision but purejaxql, which is in single precision. Made by `benchmarks/faithfulness.py`, which imports their code and holds none of it.", "",
              "| agent | published code | compared | largest difference |", "|---|---|---|---|"]
     for key, (agent, code) in TITLES.items():
         found = results.get(key)
