@@ -747,6 +747,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'abs_lab.core.interfaces.Step': ('core/interfaces.html#step', 'abs_lab/core/interfaces.py'),
                                          'abs_lab.core.interfaces.at_least': ( 'core/interfaces.html#at_least',
                                                                                'abs_lab/core/interfaces.py'),
+                                         'abs_lab.core.interfaces.at_most': ('core/interfaces.html#at_most', 'abs_lab/core/interfaces.py'),
                                          'abs_lab.core.interfaces.choose': ('core/interfaces.html#choose', 'abs_lab/core/interfaces.py'),
                                          'abs_lab.core.interfaces.plain_number': ( 'core/interfaces.html#plain_number',
                                                                                    'abs_lab/core/interfaces.py'),

@@ -11,6 +11,7 @@ from abs_lab.core.contract import AgentConfig
 from abs_lab.core.envs import EnvConfig, backend_for
 from abs_lab.core.interfaces import AbsLabError, quoted, whole
 from abs_lab.runs.config import OWN, _built, configure, recorded
+from abs_lab.runs import runner
 from abs_lab.runs.parties import device_of
 from abs_lab.runs.registry import BUILT_IN, find
 from abs_lab.runs.settings import DEFAULTS, FOLDERS, settings as settings_
@@ -114,3 +115,16 @@ def test_nothing_that_somebody_gave_is_repeated_at_length(tmp_path, monkeypatch,
                 lambda: device_of(LONG), lambda: contents(tmp_path/LONG), lambda: Lease(tmp_path/"lock")): assert len(said(act)) < 1_500
     for argv in (["merge", LONG], ["verify", LONG], ["status", LONG], ["train", LONG], ["reproduce", LONG], [LONG]):
         assert cli.main(argv) == 2 and len(capsys.readouterr().err) < 1_500, argv[0]
+
+
+@pytest.mark.parametrize("name", ["num_envs", "env_threads", "eval_envs", "threads", "jobs"])
+def test_a_count_that_no_machine_holds_is_refused_before_any_work(name, monkeypatch):
+    monkeypatch.setenv(f"ABS_LAB_{name.upper()}", str(10**13))
+    assert f"{name} must be at most" in said(settings_ if name in DEFAULTS else lambda: configure(**{name: 10**13}))
+
+
+def test_too_little_memory_is_a_sentence(tmp_path, monkeypatch):
+    for error in (MemoryError("Unable to allocate 36.4 TiB"), RuntimeError("can't allocate memory: you tried to allocate 1 bytes")):
+        def refuse(*_, error=error): raise error
+        monkeypatch.setattr(runner, "Run", refuse)
+        assert "this machine has not the memory" in said(lambda: runner.run(configure(), tmp_path/"x"))

@@ -27,7 +27,7 @@ import numpy as np
 # %% ../../nbs/runs/03_config.ipynb #c01f0006
 from ..core.contract import Agent, settable
 from ..core.envs import EnvConfig
-from ..core.interfaces import AbsLabError, Progress, at_least, choose, quoted, shortened
+from ..core.interfaces import AbsLabError, Progress, at_least, at_most, choose, quoted, shortened
 from .registry import built_in, find
 from .storage import FORMAT, run_id
 
@@ -211,6 +211,7 @@ def _known(parts):
 
 def _check(config, kind):
     at_least(config, seed=0, total_steps=1, eval_envs=1, eval_episodes=1, eval_max_steps=1, record_every=1)
+    at_most(config, eval_envs=2**24)
     if config.env.change_at >= config.total_steps: raise AbsLabError(f"change_at must come before total_steps={config.total_steps}, not at {config.env.change_at}")
     if config.env.change_every >= config.total_steps: raise AbsLabError(f"change_every must be below total_steps={config.total_steps}, not {config.env.change_every}")
     kind.check(config)

@@ -23,7 +23,7 @@ import torch
 
 # %% ../../nbs/runs/08_runner.ipynb #ac7ea9d9
 from ..core.envs import spaces_of
-from ..core.interfaces import AbsLabError, Progress, Step, quoted, warn, whole
+from ..core.interfaces import AbsLabError, Progress, Step, quoted, shortened, warn, whole
 from ..core.train import evaluate, train
 from .checkpoints import BEFORE, LAST, last_standing, save_tree, what_is_left
 from .config import RunConfig, recall, recorded
@@ -249,6 +249,9 @@ def run(
     if (found := result_of(dir)) and read_config(dir).identity() == config.identity(): return found
     try: r = Run(config, dir)
     except OSError as e: raise AbsLabError(f"cannot write {dir}: {e}") from e
+    except (MemoryError, RuntimeError) as e:
+        if not isinstance(e, MemoryError) and "memory" not in str(e): raise
+        raise AbsLabError(f"this machine has not the memory for the run ({shortened(e)}): choose fewer environments, a smaller network or a smaller replay") from e
     try:
         try:
             for _ in (watch(r.steps(), config) if watch else r.steps()): pass

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 # %% ../../nbs/runs/00_settings.ipynb #8094db2b
-from ..core.interfaces import AbsLabError, at_least, choose, quoted, shortened
+from ..core.interfaces import AbsLabError, at_least, at_most, choose, quoted, shortened
 
 # %% ../../nbs/runs/00_settings.ipynb #6a259a01
 DEFAULTS: dict[str, Any] = dict(
@@ -57,5 +57,6 @@ def settings() -> dict:  # every key of DEFAULTS, in its type; folders as absolu
         value = _expanded(key, value)
         try: out[key] = type(DEFAULTS[key])(value)
         except ValueError as e: raise AbsLabError(f"setting {key} must be of type {type(DEFAULTS[key]).__name__}, not {quoted(value)}") from e
-    at_least(SimpleNamespace(**out), threads=0, jobs=0, cpus_per_run=0, gpus_per_run=0, checkpoint_seconds=0)
+    at_least(taken := SimpleNamespace(**out), threads=0, jobs=0, cpus_per_run=0, gpus_per_run=0, checkpoint_seconds=0)
+    at_most(taken, threads=2**16, jobs=2**16)
     return out | {k: str((root / out[k]).resolve()) for k in FOLDERS}
