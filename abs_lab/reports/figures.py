@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['CONTROLLER_COLOURS', 'OTHER_COLOURS', 'FIXED', 'SHADES', 'DASHES', 'FONT', 'LABELS', 'DRAWN', 'MEASURED', 'load',
            'by_arm', 'by_task', 'styles', 'column', 'series', 'on_grid', 'faint', 'curves', 'learning_curves',
-           'batch_size', 'gradient_steps', 'smoothed', 'unit', 'by_unit', 'thresholds', 'divergence', 'dots', 'score',
-           'final', 'wall_clock']
+           'batch_size', 'gradient_steps', 'smoothed', 'unit', 'by_unit', 'thresholds', 'divergence', 'motion', 'dots',
+           'score', 'training_return', 'last_fifth', 'final', 'wall_clock']
 
 # %% ../../nbs/reports/01_figures.ipynb #b7d9b89a
+import functools
+import itertools
 import textwrap
 import zlib
 from pathlib import Path
@@ -22,8 +24,9 @@ from ..core.contract import Agent, Metric
 from ..core.divergence import SIGNALS, GradientNoise, distance_for
 from ..core.interfaces import AbsLabError, quoted
 from ..core.text import BR, Markup, escaped, joined
-from .stats import MIN_SEEDS, band, interval, iqm
+from .stats import MIN_SEEDS, band, between, interval, iqm
 from ..runs.registry import built_in, find
+from ..studies.catalogue import STUDIES
 from ..studies.results import load_small
 
 # %% ../../nbs/reports/01_figures.ipynb #9fee3499
@@ -73,16 +76,34 @@ def _shade(colour, amount) -> str:
     parts = [int(colour[i:i + 2], 16) for i in (1, 3, 5)]
     return "#" + "".join(f"{round(c * (1 - abs(amount)) + 255 * max(amount, 0)):02X}" for c in parts)
 
+def _look(colour, place) -> tuple:
+    "Colour and dash of the arm that comes at this place among those of its colour: the first is pure and solid."
+    n = len(DASHES)
+    return _shade(colour, SHADES[place % n]), DASHES[(place + place // n) % n]
+
+@functools.cache
+def _known() -> dict:
+    "The arms of the built-in studies -> colour, and place among those of this colour, in the order of the catalogue."
+    found, palette = {}, [*FIXED.values(), "#009E73", *CONTROLLER_COLOURS.values()]
+    for study in STUDIES.values():
+        colours = {arm: _colour(dict(controller="abs", size=None) | study.common | params) for arm, params in study.arms.items()}
+        if len(colours) > 1 and {*colours.values()} <= {"#009E73"}: colours = {arm: palette[i % len(palette)] for i, arm in enumerate(colours)}
+        for arm, colour in colours.items(): found.setdefault(arm, (colour, sum(other == colour for other, _ in found.values())))
+    return found
+
 def styles(
     arms: dict,    # arm -> its runs
 ) -> dict:         # arm -> (colour, dash)
-    "Line style of every arm: its controller's colour; the first arm of a colour is pure and solid."
-    colours = {arm: _colour(group[0]["params"]) for arm, group in arms.items()}
-    if len(arms) > 1 and set(colours.values()) < {*FIXED.values(), "#009E73"} and len(set(colours.values())) == 1:
-        colours = {arm: [*FIXED.values(), "#009E73", *CONTROLLER_COLOURS.values()][i % 8] for i, arm in enumerate(arms)}
-    places = {arm: [a for a in colours if colours[a] == colours[arm]].index(arm) for arm in colours}
-    look = {arm: n and (n - 1) % (len(DASHES) - 1) + 1 for arm, n in places.items()}
-    return {arm: (_shade(colours[arm], SHADES[look[arm]]), DASHES[look[arm]]) for arm in colours}
+    "Line style of every arm: its controller's colour. An arm of a built-in study has one style on every page."
+    places = {arm: _known()[arm] for arm in arms if arm in _known()}
+    own = {arm: _colour(group[0]["params"]) for arm, group in arms.items() if arm not in places}
+    palette = [*FIXED.values(), "#009E73", *CONTROLLER_COLOURS.values()]
+    if len(own) > 1 and len({*own.values()}) == 1 and {*own.values()} < {*FIXED.values(), "#009E73"}: own = {arm: palette[i % len(palette)] for i, arm in enumerate(own)}
+    for arm, colour in own.items():
+        taken = {place for other, place in places.values() if other == colour}
+        places[arm] = colour, next(place for place in itertools.count() if place not in taken)
+    return {arm: _look(*places[arm]) for arm in arms}
+
 
 # %% ../../nbs/reports/01_figures.ipynb #cfcbcbe8
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -324,6 +345,34 @@ def divergence(
     fig.update_xaxes(rangemode="tozero", tickformat="~s")
     return fig.update_xaxes(title_text=LABELS["step"], row=len(rows))
 
+# %% ../../nbs/reports/01_figures.ipynb #89fff14d
+def motion(
+    runs: list,        # runs of one task
+    groups: dict | None = None,  # panels: title -> arms
+) -> go.Figure:        # left the smoothed signal, right the size in force; a row a group of arms of one unit
+    "What the arms measured, and the size that they had, over time."
+    arms = by_arm(runs)
+    style, rows, named = styles(arms), [], set()
+    for title, names in _grouped(groups, arms).items():
+        for name, alike in by_unit([run for arm in names for run in arms[arm]]).items(): rows.append((title, name, by_arm(alike)))
+    fig = make_subplots(rows=len(rows), cols=2, shared_xaxes=True, vertical_spacing=0.2 / len(rows), horizontal_spacing=0.1, column_titles=["divergence", "size"])
+    for row, (_, name, alike) in enumerate(rows, 1):
+        for arm, group in alike.items():
+            measured = [smoothed(run) for run in group if len(series(run, "signal")[0])]
+            for col, (part, y) in enumerate(((measured, "signal"), (group, "size")), 1):
+                if not part or not (shared := on_grid(part, y)): continue
+                fig.add_scatter(**_even(shared[0]), y=_numbers(shared[1].mean(axis=0)), mode="lines", name=escaped(arm), legendgroup=arm, showlegend=arm not in named,
+                                line=dict(color=style[arm][0], width=2, dash=style[arm][1]), hovertemplate="%{y:.4~g}<extra>%{fullData.name}</extra>", row=row, col=col)
+                named.add(arm)
+        for value in {value for group in alike.values() for value in thresholds(group) or ()}: fig.add_hline(y=value, row=row, col=1, line=dict(color="#1f2328", width=1, dash="dash"))
+        values = [float(v) for trace in fig.select_traces(row=row, col=1) for v in trace.y]
+        fig.update_yaxes(_reach(name, values or [1]), row=row, col=1)
+        fig.update_yaxes(title_text=escaped(column(runs[0], "size")), rangemode="tozero", row=row, col=2)
+    fig.update_layout(template="abs_lab", height=140 + 210 * len(rows))
+    fig.update_annotations(font=dict(size=13))
+    fig.update_xaxes(rangemode="tozero", tickformat="~s", nticks=5)
+    return fig.update_xaxes(title_text=LABELS["step"], row=len(rows))
+
 # %% ../../nbs/reports/01_figures.ipynb #ebae411c
 def _wrapped(arm) -> Markup:
     "The arm's name on lines of up to 13 characters."
@@ -360,6 +409,23 @@ def score(
 ) -> float:        # mean return of the evaluation episodes, undiscounted and unclipped
     "Final evaluation of a run."
     return float(run["result"]["eval"]["mean"])
+
+def training_return(
+    run: dict,     # a run
+    begin: float,  # step
+    end: float,    # step
+) -> float:        # NaN where no episode ended in between
+    "Mean training return between two steps."
+    steps, values = (np.array(run["curve"].get(name, []), float) for name in ("step", "return"))
+    return np.nan if len(values) == 0 else between(steps, values, begin, end)
+
+def last_fifth(
+    run: dict,          # a run
+    part: float = 1.0,  # of the run, above 0 to 1, whose last fifth is meant
+) -> float:             # NaN where no episode ended in it
+    "Mean training return over the last fifth."
+    total = part * run["params"]["total_steps"]
+    return training_return(run, 0.8 * total, total)
 
 def final(
     runs: list,    # finished runs
