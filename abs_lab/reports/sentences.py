@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RESULTS', 'OUTCOMES', 'SAME', 'MARGIN', 'area', 'results', 'repeated', 'evaluation', 'gradient_rate', 'cost',
-           'divergence_table', 'parameters', 'provenance', 'lacking', 'undecided', 'findings', 'normalised', 'scores',
-           'Pair', 'matched', 'contrasts', 'conclusion', 'compared', 'power', 'cautions', 'task_table', 'markdown']
+           'divergence_table', 'parameters', 'provenance', 'lacking', 'undecided', 'normalised', 'scores', 'Pair',
+           'matched', 'contrasts', 'conclusion', 'compared', 'power', 'cautions', 'task_table', 'markdown']
 
 # %% ../../nbs/reports/02_sentences.ipynb #e9375c1a
 import math
@@ -17,7 +17,7 @@ import pandas as pd
 import scipy.stats
 
 from . import stats
-from .figures import by_arm, by_task, by_unit, column, last_fifth, score, series, thresholds, unit
+from .figures import by_arm, by_task, by_unit, column, last_fifth, on_grid, score, series, thresholds, unit
 from ..core.interfaces import AbsLabError
 from ..core.text import in_markdown
 from .stats import auc, compare, number, number_list, percent, summarise
@@ -184,7 +184,9 @@ def _acted(group, arm) -> str:
         if len(change): moved.append(xs[change[0]] / run["curve"]["step"][-1])
     if not moved: return f"{arm} never changed its size in any run, so these runs do not test it."
     when = _span([100 * share for share in moved])
-    return f"{arm} changed its size in {len(moved)} of {len(group)} runs, first after {when} % of the run."
+    largest, limit = max(max(run["curve"]["size"]) for run in group), group[0]["params"].get("size_max")
+    short = f" No run went above {largest:g} of {limit:g}: its largest sizes were not tested." if built_in("controller", group[0]["params"]["controller"]) and group[0]["params"]["controller"] != "fixed" and limit and largest < 0.75 * limit else ""
+    return f"{arm} changed its size in {len(moved)} of {len(group)} runs, first after {when} % of the run.{short}"
 
 # %% ../../nbs/reports/02_sentences.ipynb #a60a0034
 def _settled(group, arm) -> list:
@@ -233,19 +235,6 @@ def undecided(
     few = sum(min(counts) < stats.MIN_SEEDS for counts in there)
     return [f"For {few} of {len(there)} pairs there are {stats.FEW}: of those only the numbers are given."] if few else []
 
-def findings(
-    runs: list,            # finished runs of one task
-    arm: str,              # the arm of interest, compared with every other
-    absent: Sequence = (),  # names of the missing runs
-) -> list:                 # sentences, the most important first
-    "What the data does and does not show, derived from the numbers."
-    arms = by_arm(runs)
-    scores = {name: [score(run) for run in group] for name, group in arms.items()}
-    out = lacking(absent)
-    if arm not in arms: return [*out, f"There is no finished run of {arm}, so nothing can be said about it."]
-    others = [other for other in arms if other != arm]
-    out += [*undecided(runs, [("", arm, other) for other in others]), *(compare(scores[arm], scores[other], arm, other).replace(f": {stats.FEW}. ", ": ") for other in others)]
-    return [*out, _confound(arms), _acted(arms[arm], arm), *_settled(arms[arm], arm)]
 
 # %% ../../nbs/reports/02_sentences.ipynb #16d00002
 def normalised(
@@ -288,6 +277,7 @@ class Pair:
     outcomes: dict     # outcome -> {task: ([seeds] of the arm, [seeds] of the other)}
     whole: bool        # both have enough seeds on every task of the page
     same: bool         # both hold the same runs
+    sizes: dict        # task -> mean |difference of the sizes| of runs of one seed, in relation to their mean; of two controllers only
 
     def pooled(self, outcome="score") -> tuple | None:
         "The scores of both arms by task; None of a single task, and where an arm lacks one."
@@ -300,6 +290,16 @@ def _same(arms, arm, other, without=()) -> bool:
     found, seen = [by_task(arms[a]) for a in (arm, other)], lambda run: (run["params"]["seed"], run["curve"].get("size"), run["curve"].get("signal"), score(run))
     return all([*map(seen, found[0][task])] == [*map(seen, found[1][task])] for task in {*found[0]} & {*found[1]} - {*without})
 
+def _sizes(arms, arm, other) -> dict:
+    "By how much the sizes of two controllers differ, task by task, in relation to their mean."
+    first, second = ({(r["params"].get("env_id", ""), r["params"]["seed"]): r for r in arms[a]} for a in (arm, other))
+    found: dict = {}
+    for task, seed in first.keys() & second.keys():
+        pair = [first[task, seed], second[task, seed]]
+        if len({r["params"]["controller"] for r in pair}) == 2 and (shared := on_grid(pair, "size")):
+            found.setdefault(task, []).append(np.abs(np.diff(shared[1], axis=0)).mean() / shared[1].mean())
+    return {task: float(np.mean(values)) for task, values in sorted(found.items())}
+
 def matched(
     runs: list,            # finished runs of a study
     pairs: list,           # (what differs, arm, other arm)
@@ -310,7 +310,7 @@ def matched(
         shared = {name: {t: (by[arm][t], by[other][t]) for t in by.get(arm, {}) if t in by.get(other, {})} for name, by in found.items()}
         if not shared["score"]: continue
         enough = {t for t, both in shared["score"].items() if min(map(len, both)) >= stats.MIN_SEEDS}
-        out.append(Pair(about.rstrip(":"), arm, other, shared, enough == tasks, _same(arms, arm, other, {*shared["score"]} - enough if enough else ())))
+        out.append(Pair(about.rstrip(":"), arm, other, shared, enough == tasks, _same(arms, arm, other, {*shared["score"]} - enough if enough else ()), _sizes(arms, arm, other)))
     return out
 
 def _chance(x, y) -> str:
@@ -352,15 +352,19 @@ def conclusion(
     tasks = pair.outcomes["score"]
     signs = {np.sign(stats.improvement(*both) - 0.5) for both in tasks.values()} - {0}
     apart = [f"{task} {_chance(*both)}" for task, both in tasks.items()]
+    near = {task: share for task, share in pair.sizes.items() if share < 0.1}
+    empty = f" Their sizes differ by {' and '.join(f'{100 * share:.1f} % ({task})' for task, share in near.items())} in the mean, so the two arms are nearly one treatment, and this pair can hardly show anything." if near else ""
     few = "Preliminary, with fewer than eight seeds: " if stats.MIN_SEEDS <= min(len(s) for both in tasks.values() for s in both) < stats.SURE_SEEDS else ""
     of = f"share of the pairs of seeds in which {pair.arm} is higher"
     if len(tasks) == 1 or pair.pooled() and len(signs) < 2:
         x, y = pair.pooled() or next(iter(tasks.values()))
         numbers = _chance(x, y) + (f"; {', '.join(apart)}" if len(tasks) > 1 else "")
-        return f"{few}{stats.conclude(x, y, pair.arm, pair.other).rstrip('.')} ({of}: {numbers})."
-    parts = " ".join(f"On {task}: {stats.conclude(*both, pair.arm, pair.other)}" for task, both in tasks.items())
+        return f"{few}{stats.conclude(x, y, pair.arm, pair.other).rstrip('.')} ({of}: {numbers}).{empty}"
+    words = {task: stats.conclude(*both, pair.arm, pair.other) for task, both in tasks.items()}
+    alike = {text: [task for task in words if words[task] == text] for text in words.values()}
+    parts = " ".join(f"On {' and on '.join(names)}: {text}" for text, names in alike.items())
     whole = f", all tasks {_chance(*both)}" if (both := pair.pooled()) else ""
-    return f"{few}{parts} ({of[0].upper()}{of[1:]}: {', '.join(apart)}{whole}.)"
+    return f"{few}{parts} ({of[0].upper()}{of[1:]}: {', '.join(apart)}{whole}.){empty}"
 
 def compared(
     runs: list,            # finished runs, of several tasks on one scale
