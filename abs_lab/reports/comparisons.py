@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from ..core.text import escaped, joined, tag
+from ..core.text import BR, escaped, joined, tag
 from . import stats
 from .figures import DASHES, _band, _even, _grouped, _numbers, _wrapped, by_arm, by_task, faint, on_grid, score, styles
 from .sentences import MARGIN, OUTCOMES, matched, results, scores
@@ -26,14 +26,14 @@ def forest(
     "Probability of improvement of every pair of arms, task by task."
     found, tasks, shown = matched(runs, pairs), [*by_task(runs)], ["score", "last_fifth"]
     several = 1 < len(tasks) <= len(TASK_COLOURS)
-    fig = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.05, column_titles=[OUTCOMES[name][0] for name in shown])
+    fig = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.05, column_titles=["final evaluation", "training, last fifth"])
     lines = [*(tasks if several else ()), "all tasks" if len(tasks) > 1 else tasks[0]]
     tall, drawn = len(lines), set()
     for row, pair in enumerate(found):
         for col, name in enumerate(shown, 1):
             here = {task: both for task, both in pair.outcomes[name].items() if several or len(tasks) == 1} | ({"all tasks": both} if (both := pair.pooled(name)) else {})
             for task, both in here.items():
-                y, alone = row + (0.5 + lines.index(task)) * 0.6 / tall - 0.1, task == "all tasks" or len(tasks) == 1
+                y, alone = row + (0.5 + lines.index(task)) * 0.55 / tall - 0.12, task == "all tasks" or len(tasks) == 1
                 colour, symbol = ("#1f2328", "diamond") if alone else (TASK_COLOURS[tasks.index(task)], SYMBOLS[tasks.index(task)])
                 ends, where = stats.improvement_interval(*both), dict(row=1, col=col)
                 if ends: fig.add_scatter(x=ends, y=[y] * 2, mode="lines", line=dict(color=colour, width=2), hoverinfo="skip", showlegend=False, legendgroup=task, **where)
@@ -41,13 +41,13 @@ def forest(
                                 marker=dict(color=colour, size=11 if alone else 8, symbol=symbol, line=dict(color="white", width=1)), hovertemplate="%{x:.0%}<extra>%{fullData.name}</extra>", **where)
                 drawn.add(task)
         counts = ", ".join(dict.fromkeys(f"{len(x)} + {len(y)}" for x, y in pair.outcomes["score"].values()))
-        for text, x, anchor in ((joined(tag("b", pair.about), f" · {pair.arm} over {pair.other}"), 0, "left"), (escaped(f"{counts} seeds"), 1, "right")):
-            fig.add_annotation(x=x, xref="paper", y=row - 0.28, text=text, showarrow=False, xanchor=anchor, font=dict(size=12))
+        text = joined(tag("b", pair.about), f" · {counts} seeds", BR, f"{pair.arm} over {pair.other}")
+        fig.add_annotation(x=0, xref="paper", y=row - 0.15, text=text, showarrow=False, xanchor="left", yanchor="bottom", align="left", font=dict(size=11))
     for col in (1, 2):
         fig.add_vrect(x0=0.5 - MARGIN, x1=0.5 + MARGIN, fillcolor="#8a9099", opacity=0.15, line_width=0, row=1, col=col)
         fig.add_vline(x=0.5, line=dict(color="#1f2328", width=1, dash="dash"), row=1, col=col)
-    fig.update_layout(template="abs_lab", height=150 + (34 + 14 * tall) * len(found), margin=dict(l=14, t=40))
-    fig.update_yaxes(range=[len(found) - 0.4, -0.5], showticklabels=False, showgrid=False, ticks="")
+    fig.update_layout(template="abs_lab", height=160 + (50 + 14 * tall) * len(found), margin=dict(l=14, t=40))
+    fig.update_yaxes(range=[len(found) - 0.4, -0.7], showticklabels=False, showgrid=False, ticks="")
     return fig.update_xaxes(title_text="first arm higher", range=[-0.03, 1.03], tickformat=".0%", nticks=5)
 
 # %% ../../nbs/reports/03_comparisons.ipynb #24a0000c

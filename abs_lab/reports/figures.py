@@ -355,7 +355,7 @@ def motion(
     style, rows, named = styles(arms), [], set()
     for title, names in _grouped(groups, arms).items():
         for name, alike in by_unit([run for arm in names for run in arms[arm]]).items(): rows.append((title, name, by_arm(alike)))
-    fig = make_subplots(rows=len(rows), cols=2, shared_xaxes=True, vertical_spacing=0.2 / len(rows), horizontal_spacing=0.1, column_titles=["divergence", "size"])
+    fig = make_subplots(rows=len(rows), cols=2, shared_xaxes=True, vertical_spacing=0.2 / len(rows), horizontal_spacing=0.1, column_titles=["divergence", column(runs[0], "size").label])
     for row, (_, name, alike) in enumerate(rows, 1):
         for arm, group in alike.items():
             measured = [smoothed(run) for run in group if len(series(run, "signal")[0])]
@@ -367,7 +367,7 @@ def motion(
         for value in {value for group in alike.values() for value in thresholds(group) or ()}: fig.add_hline(y=value, row=row, col=1, line=dict(color="#1f2328", width=1, dash="dash"))
         values = [float(v) for trace in fig.select_traces(row=row, col=1) for v in trace.y]
         fig.update_yaxes(_reach(name, values or [1]), row=row, col=1)
-        fig.update_yaxes(title_text=escaped(column(runs[0], "size")), rangemode="tozero", row=row, col=2)
+        fig.update_yaxes(rangemode="tozero", row=row, col=2)
     fig.update_layout(template="abs_lab", height=140 + 210 * len(rows))
     fig.update_annotations(font=dict(size=13))
     fig.update_xaxes(rangemode="tozero", tickformat="~s", nticks=5)

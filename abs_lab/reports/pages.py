@@ -49,7 +49,7 @@ def box(
     sentences: Sequence,  # one a line
 ) -> Markup:              # a block of a report
     "What a reader should see first."
-    return tag("div", _prose("\n".join(f"- {sentence}" for sentence in sentences)), class_="box")
+    return tag("div", _prose("\n".join(f"- {sentence}" for sentence in sentences) if len(sentences) > 1 else sentences[0]), class_="box")
 
 # %% ../../nbs/reports/04_pages.ipynb #6f3f0e12
 def _table(table) -> Markup:
@@ -225,7 +225,7 @@ def what_was_run(
 # %% ../../nbs/reports/04_pages.ipynb #25b00004
 READING = """The **probability** is the share of all pairs of a run of one arm and a run of the other in which the first is higher, ties counting half; between 40 and 60 % (shaded) a difference hardly matters. The **IQM** (interquartile mean) is the mean of the middle half of the seeds.
 Intervals are 95 % percentile-bootstrap intervals over seeds, stratified by task, over all resamples or a million of them, given with five seeds or more; with five to ten seeds they are narrower than their name says. Differences of means have Welch's intervals.
-Two outcomes were fixed beforehand: the greedy evaluation after training, and the return of training over the last fifth of the run. With fewer than eight seeds a verdict is preliminary. Comparisons are not corrected for their number, and one setting of the remaining parameters was tried."""
+Two outcomes were fixed beforehand: the greedy evaluation after training, and the return of training over the last fifth of the run. With fewer than eight seeds a verdict is preliminary, and a difference that was not found may still be there. Comparisons are not corrected for their number, and one setting of the remaining parameters was tried."""
 UNLABELLED = "All arms have a constant learning rate unless their label says otherwise. A fixed arm of 64 or more names its epochs: the author's rule takes max(2L // 32, 2) passes over a rollout."
 
 CAPTIONS = dict(
