@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEMPLATE', 'CONFIG', 'CSS', 'PAGE', 'READING', 'UNLABELLED', 'CAPTIONS', 'box', 'details', 'report', 'static',
-           'rebuilt', 'finished', 'what_was_run', 'summary', 'study']
+           'tables', 'rebuilt', 'finished', 'what_was_run', 'summary', 'study']
 
 # %% ../../nbs/reports/04_pages.ipynb #25a00002
 import json
@@ -182,6 +182,16 @@ def static(
     _replace(Path(path), image)
     return Path(path)
 
+# %% ../../nbs/reports/04_pages.ipynb #2d67da46
+def tables(
+    page: Path,     # a report's index.html
+    runs: list,     # finished runs
+    compare: list,  # tables of `sentences.markdown`, and paragraphs; none: no compare.md
+):
+    "Write results.csv, a row a run, and compare.md beside a page."
+    _replace(page.with_name("results.csv"), sentences.results(runs).map(in_csv).rename(columns=in_csv).to_csv(index=False).encode())
+    if compare: _replace(page.with_name("compare.md"), "\n\n".join(map(str.strip, compare)).encode() + b"\n")
+
 # %% ../../nbs/reports/04_pages.ipynb #25b00001
 def rebuilt(
     name: str,           # a study
@@ -312,9 +322,7 @@ def study(
                "## Where the numbers come from", rebuilt(name, runs), *sentences.lacking(missing), *sentences.repeated(runs),
                details("Provenance and parameters", (origin, "Provenance."), (turned, "Parameters that differ between the arms."), (shared, "Parameters that all arms share."))]
     page = report(Path(report_dir) / "index.html", question, [b for b in blocks if not isinstance(b, str) or b])
-    sentences.results(runs).map(in_csv).rename(columns=in_csv).to_csv(page.with_name("results.csv"), index=False, encoding="utf-8")
-    compare = [question, verdict, sentences.markdown(table), captions["table"], sentences.markdown(what_was_run(runs))]
-    _replace(page.with_name("compare.md"), "\n\n".join(map(str.strip, compare)).encode() + b"\n")
+    tables(page, runs, [question, verdict, sentences.markdown(table), captions["table"], sentences.markdown(what_was_run(runs))])
     _replace(page.with_name("summary.json"), json.dumps(summary(name, runs, verdict), indent=1, ensure_ascii=False).encode() + b"\n")
     if found: static(comparisons.forest(units, pairs), page.with_name("pairs.svg"))
     return page
