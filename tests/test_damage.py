@@ -507,8 +507,8 @@ def test_an_id_leads_nowhere_else(id, made, tmp_path):
     config, there = configure(**SMALL), {p for p in tmp_path.parent.glob("*")}
     dir = tmp_path/"a"/"b"/"c"/"runs"/config.id
     shutil.copytree(made/"killed whole", dir)
-    write_sealed(dir/"config.json", config_json(dir) | dict(id=id))
     write_sealed(dir/"result.json", result_of(dir) | (dict(id=id) if isinstance(id, str) else {}))
+    write_sealed(dir/"config.json", config_json(dir) | dict(id=id))
     with pytest.raises(AbsLabError), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = collect([dict(arm="a")], [config], dir.parent, tmp_path/"a"/"b"/"c"/"data")

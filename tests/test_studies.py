@@ -324,8 +324,8 @@ def foreign(tmp_path_factory):
             found["kinds"]["meter"]["signal"] = ["Fisher norm", "1 / step"]
             found["kinds"]["agent"] |= dict(size=["horizon", "steps"])
         found["id"] = run_id(config.env.env_id, found["config"]["controller"], seed, found["identity"])
-        write_sealed(dir/"config.json", found)
         write_sealed(dir/"result.json", result_of(dir) | dict(id=found["id"]))
+        write_sealed(dir/"config.json", found)
         files.append(compact(dir, arm) | dict(study="theirs"))
     return files
 

@@ -355,7 +355,7 @@ def motion(
     style, rows, named = styles(arms), [], set()
     for title, names in _grouped(groups, arms).items():
         for name, alike in by_unit([run for arm in names for run in arms[arm]]).items(): rows.append((title, name, by_arm(alike)))
-    fig = make_subplots(rows=len(rows), cols=2, shared_xaxes=True, vertical_spacing=0.2 / len(rows), horizontal_spacing=0.1, column_titles=["divergence", column(runs[0], "size").label])
+    fig = make_subplots(rows=len(rows), cols=2, shared_xaxes=True, vertical_spacing=0.2 / len(rows), horizontal_spacing=0.1, column_titles=["divergence", escaped(column(runs[0], "size"))])
     for row, (_, name, alike) in enumerate(rows, 1):
         for arm, group in alike.items():
             measured = [smoothed(run) for run in group if len(series(run, "signal")[0])]
