@@ -45,15 +45,26 @@ class Data(dict):
 
 def not_tested(
     *studies,          # names of built-in studies
+    scale: str = "cpu",  # one of their scales
 ) -> tuple:            # as a claim's `tell` returns
     "What is said of a claim that no run has tested: what the test would cost."
-    counts = [f"`abs-lab reproduce {name}` ({len(STUDIES[name].grid('cpu' if 'cpu' in STUDIES[name].scales else [*STUDIES[name].scales][0]))} runs)" for name in studies]
+    counts = [f"abs-lab reproduce {name}{f' --scale {scale}' * (scale != 'cpu')} ({len(STUDIES[name].grid(scale))} runs)" for name in studies]
     return "not tested", f"No run yet. It takes {' and '.join(counts)}.", []
+
+def _higher(pair) -> bool:
+    "Whether all that is said of a pair is that the first arm is higher."
+    text = sentences.conclusion(pair)
+    return f"{pair.arm} scores higher" in text and not any(words in text for words in (f"{pair.other} scores higher", "no difference", "leans", "too few"))
+
+def _won(pairs) -> str:
+    "Where the first arm is higher, and where not."
+    parts = {True: [pair.other for pair in pairs if _higher(pair)], False: [pair.other for pair in pairs if not _higher(pair)]}
+    said = [f"ABS is higher than {' and '.join(parts[True])}"] * bool(parts[True]) + [f"it is not shown to be higher than {' or '.join(parts[False])}"] * bool(parts[False])
+    return f"{said[0][0].upper()}{'; '.join(said)[1:]}."
 
 def _weigh(pairs) -> str:
     "The verdict of pairs in which a claim says that the first arm is higher."
-    words = [sentences.conclusion(pair) for pair in pairs]
-    won = [f"{pair.arm} scores higher" in text and f"{pair.other} scores higher" not in text and "no difference" not in text for pair, text in zip(pairs, words)]
+    won = [_higher(pair) for pair in pairs]
     return "supported" if all(won) else "supported in part" if any(won) else "not supported"
 
 def _pairs(runs, *arms) -> list:
@@ -141,8 +152,9 @@ def beats_fixed(
         for task, both in pair.outcomes["area"].items(): details.append(f"By the area under the training curve, ABS 16–64 is higher than fixed 16 in {sentences._chance(*both)} of the pairs on {task}.")
     shared = {run["id"] for run in data["quick"]} & {run["id"] for run in data["why"]}
     if shared: details.append(f"`quick` and `why` share {len(shared)} of `quick`'s {len(data['quick'])} runs and are not independent.")
-    details.append("Gradient steps differ between these arms by a factor of up to 4.")
-    return verdict, f"At a small scale ({_where(data['why'])}) ABS is above fixed 64 with two epochs, which takes a quarter of the gradient steps of fixed 16; against fixed 16, see the details." if verdict == "supported in part" else f"At a small scale ({_where(data['why'])}).", details
+    rates = [np.mean([sentences.gradient_rate(run) for run in group]) for arm, group in figures.by_arm(data["why"]).items() if arm in ("ABS 16–64", *others)]
+    details.append(f"Gradient steps per environment step differ between these arms by a factor of up to {max(rates) / min(rates):.1f}.")
+    return verdict, f"{_won(found)} ({_where(data['why'])}.)", details
 
 def beats_schedules(
     data: Data,     # the runs
@@ -150,7 +162,7 @@ def beats_schedules(
     "Whether ABS beats schedules of the size that do not listen."
     found = [*_pairs(data["quick"], ("ABS 16–64", "ramp 16→64")), *_pairs(data["why"], ("ABS 16–64", "replayed ABS 16–64")), *_pairs(data["ppo-mujoco"], ("ABS 1024–8192", "ramp 1024→8192"))] if data["quick"] and data["why"] and data["ppo-mujoco"] else []
     if not found: return not_tested("controllers")
-    return _weigh(found), "Neither a linear ramp nor the mean of ABS's own sizes, played back, is told apart from ABS." if _weigh(found) == "not supported" else "Against a linear ramp, and against the mean of ABS's own sizes, played back.", [sentences.conclusion(pair) for pair in found]
+    return _weigh(found), _won(found), [sentences.conclusion(pair) for pair in found]
 
 def adaptivity(
     data: Data,     # the runs
@@ -193,7 +205,7 @@ CLAIMS = [
     Claim("Divergence measures that motion", ("divergence",), lambda data: not_tested("divergence")),
     Claim("Small early batches keep the network plastic", ("plasticity",), lambda data: not_tested("plasticity")),
     Claim("Large late batches let it converge precisely", ("late", "why"), late_batches),
-    Claim("ABS beats fixed batches with PQN on Atari", ("atari-pqn",), lambda data: not_tested("atari-pqn")),
+    Claim("ABS beats fixed batches with PQN on Atari", ("atari-pqn",), lambda data: not_tested("atari-pqn", scale="gpu")),
     Claim("… and on other tasks", ("quick", "why"), beats_fixed),
     Claim("Larger networks profit from larger batches, and only with ABS", ("scaling",), larger_networks),
     Claim("ABS beats other schedules of the batch", ("quick", "why", "ppo-mujoco"), beats_schedules),

@@ -352,7 +352,7 @@ def conclusion(
     tasks = pair.outcomes["score"]
     signs = {np.sign(stats.improvement(*both) - 0.5) for both in tasks.values()} - {0}
     apart = [f"{task} {_chance(*both)}" for task, both in tasks.items()]
-    near = {task: share for task, share in pair.sizes.items() if share < 0.1}
+    near = {task: share for task, share in pair.sizes.items() if share < 0.05}
     empty = f" Their sizes differ by {' and '.join(f'{100 * share:.1f} % ({task})' for task, share in near.items())} in the mean, so the two arms are nearly one treatment, and this pair can hardly show anything." if near else ""
     few = "Preliminary, with fewer than eight seeds: " if stats.MIN_SEEDS <= min(len(s) for both in tasks.values() for s in both) < stats.SURE_SEEDS else ""
     plain = lambda x, y: stats.conclude(x, y, pair.arm, pair.other).rstrip(".").removesuffix(", which is not evidence that there is none")
