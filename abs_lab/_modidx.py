@@ -1043,6 +1043,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'abs_lab.reports.claims._falls': ('reports/claims.html#_falls', 'abs_lab/reports/claims.py'),
                                         'abs_lab.reports.claims._higher': ('reports/claims.html#_higher', 'abs_lab/reports/claims.py'),
                                         'abs_lab.reports.claims._pairs': ('reports/claims.html#_pairs', 'abs_lab/reports/claims.py'),
+                                        'abs_lab.reports.claims._short': ('reports/claims.html#_short', 'abs_lab/reports/claims.py'),
                                         'abs_lab.reports.claims._sizes_reached': ( 'reports/claims.html#_sizes_reached',
                                                                                    'abs_lab/reports/claims.py'),
                                         'abs_lab.reports.claims._weigh': ('reports/claims.html#_weigh', 'abs_lab/reports/claims.py'),

@@ -62,6 +62,10 @@ def _won(pairs) -> str:
     said = [f"ABS is higher than {' and '.join(parts[True])}"] * bool(parts[True]) + [f"it is not shown to be higher than {' or '.join(parts[False])}"] * bool(parts[False])
     return f"{said[0][0].upper()}{'; '.join(said)[1:]}."
 
+def _short(pair) -> str:
+    "What is said of a pair, without its numbers."
+    return sentences.conclusion(pair).split(" (share of the pairs")[0] + "."
+
 def _weigh(pairs) -> str:
     "The verdict of pairs in which a claim says that the first arm is higher."
     won = [_higher(pair) for pair in pairs]
@@ -189,7 +193,7 @@ def with_ppo(
     "Whether it carries over to PPO."
     if not data["ppo-mujoco"]: return not_tested("ppo-mujoco")
     found = _pairs(data["ppo-mujoco"], ("ABS 1024–8192", "fixed 2048"), ("ABS 1024–8192", "ramp 1024→8192"), ("ABS 1024–8192", "fixed 8192 (10 epochs)"))
-    return _weigh(found[:1]), f"1M steps on 64 environments where the paper has 5M on one ({_where(data['ppo-mujoco'])}): against the usual batch, {sentences.conclusion(found[0])[0].lower()}{sentences.conclusion(found[0])[1:]}", [sentences.conclusion(pair) for pair in found]
+    return _weigh(found[:1]), f"1M steps on 64 environments where the paper has 5M on one ({_where(data['ppo-mujoco'])}): {_short(found[0])}", [sentences.conclusion(pair) for pair in found]
 
 def with_btr(
     data: Data,     # the runs
@@ -198,7 +202,7 @@ def with_btr(
     if not data["btr-batch"]: return not_tested("btr-batch")
     arm = "ABS ½–4 × base"
     found = _pairs(data["btr-batch"], (arm, "fixed base"), (arm, "fixed 2 × base"), (arm, "fixed ½ × base"), ("fixed 2 × base", "fixed ½ × base"), ("fixed 2 × base", "fixed base"))
-    return _weigh(found[:1]), sentences.conclusion(found[0]), [sentences.conclusion(pair) for pair in found[1:]]
+    return _weigh(found[:1]), _short(found[0]), [sentences.conclusion(pair) for pair in found]
 
 CLAIMS = [
     Claim("Non-stationarity falls: the policy moves fast early in training and little late", ("why", "btr-batch", "ppo-mujoco"), motion_falls),
@@ -243,7 +247,8 @@ def index(
 ) -> Path:          # index.html in it
     "Write the page that lists claims and studies."
     root, rows = Path(reports_dir), []
-    for path in sorted(root.glob("*/summary.json")):
+    order = [*STUDIES]
+    for path in sorted(root.glob("*/summary.json"), key=lambda path: (order.index(path.parent.name) if path.parent.name in order else len(order), path)):
         said = json.loads(path.read_text(encoding="utf-8"))
         picture = next((p for p in (path.with_name("pairs.svg"), *sorted(path.parent.glob("final-*.svg"))) if p.exists()), None)
         rows.append(tag("section", tag("h3", tag("a", f"{said['study']}", href=f"{path.parent.name}/index.html"), f": {said['question']}"), tag("p", said["verdict"]), tag("p", tag("small", said["scale"])),

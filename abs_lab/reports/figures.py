@@ -352,6 +352,7 @@ def motion(
 ) -> go.Figure:        # left the smoothed signal, right the size in force; a row a group of arms of one unit
     "What the arms measured, and the size that they had, over time."
     arms = by_arm(runs)
+    if not any(len(series(run, "signal")[0]) for run in runs): return _nothing("No run measured its divergence.")
     style, rows, named = styles(arms), [], set()
     for title, names in _grouped(groups, arms).items():
         for name, alike in by_unit([run for arm in names for run in arms[arm]]).items(): rows.append((title, name, by_arm(alike)))

@@ -273,6 +273,7 @@ def _task(task, runs, groups, more, captions) -> list:
 def summary(
     page: Path,            # the study's index.html
     name: str,             # a study
+    question: str,         # what it is to answer
     runs: list,            # its finished runs
     verdict: str,          # one sentence
 ):
@@ -280,7 +281,7 @@ def summary(
     tasks = figures.by_task(runs)
     steps = sentences._span([run["result"]["steps"] for run in runs])
     seeds = sentences._span([len(group) for mine in tasks.values() for group in figures.by_arm(mine).values()])
-    said = dict(study=name, question=find_study(name).question, verdict=verdict, scale=f"{', '.join(tasks)}; {seeds} seeds an arm; {steps} environment steps")
+    said = dict(study=name, question=question, verdict=verdict, scale=f"{', '.join(tasks)}; {seeds} seeds an arm; {steps} environment steps")
     _replace(page.with_name("summary.json"), json.dumps(said, indent=1, ensure_ascii=False).encode() + b"\n")
 
 # %% ../../nbs/reports/04_pages.ipynb #25b00006
@@ -325,7 +326,7 @@ def study(
                details("Provenance and parameters", (origin, "Provenance."), (turned, "Parameters that differ between the arms."), (shared, "Parameters that all arms share."))]
     page = report(Path(report_dir) / "index.html", question, [b for b in blocks if not isinstance(b, str) or b])
     tables(page, runs, [question, verdict, sentences.markdown(table), captions["table"], sentences.markdown(what_was_run(runs))])
-    summary(page, name, runs, verdict)
+    summary(page, name, question, runs, verdict)
     for task, group in [*tasks.items()][:3]: static(figures.final(group), page.with_name(f"final-{task.replace('/', '-')}.svg"))
     if found: static(comparisons.forest(units, pairs), page.with_name("pairs.svg"))
     return page

@@ -355,6 +355,7 @@ def conclusion(
     near = {task: share for task, share in pair.sizes.items() if share < 0.05}
     empty = f" Their sizes differ by {' and '.join(f'{100 * share:.1f} % ({task})' for task, share in near.items())} in the mean, so the two arms are nearly one treatment, and this pair can hardly show anything." if near else ""
     few = "Preliminary, with fewer than eight seeds: " if stats.MIN_SEEDS <= min(len(s) for both in tasks.values() for s in both) < stats.SURE_SEEDS else ""
+    listed = lambda names: " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
     plain = lambda x, y: stats.conclude(x, y, pair.arm, pair.other).rstrip(".").removesuffix(", which is not evidence that there is none")
     of = f"share of the pairs of seeds in which {pair.arm} is higher"
     if len(tasks) == 1 or pair.pooled() and len(signs) < 2:
@@ -363,7 +364,7 @@ def conclusion(
         return f"{few}{plain(x, y)} ({of}: {numbers}).{empty}"
     words = {task: plain(*both) for task, both in tasks.items()}
     alike = {text: [task for task in words if words[task] == text] for text in words.values()}
-    parts = "; ".join(f"on {' and '.join(names)} {text if text.startswith(pair.arm) or text.startswith(pair.other) else text[0].lower() + text[1:]}" for text, names in alike.items())
+    parts = "; ".join(f"on {listed(names)} {text if text.startswith(pair.arm) or text.startswith(pair.other) else text[0].lower() + text[1:]}" for text, names in alike.items())
     whole = f", all tasks {_chance(*both)}" if (both := pair.pooled()) else ""
     return f"{few}{parts[0].upper()}{parts[1:]} ({of}: {', '.join(apart)}{whole}).{empty}"
 

@@ -1,0 +1,42 @@
+"What CLAIMS.md and the list of all studies say is what the committed runs say."
+import json, re, shutil
+
+from abs_lab import cli
+from abs_lab.reports import pages, sentences
+from abs_lab.reports.claims import Data, markdown, told
+from support import ROOT
+
+REPORTS = ROOT/"reports"
+
+
+def test_every_number_of_the_claims_is_computed_from_the_committed_runs():
+    assert (REPORTS/"CLAIMS.md").read_text(encoding="utf-8") == markdown(told(Data(REPORTS)))
+
+
+def test_other_runs_give_other_claims(tmp_path, monkeypatch, capsys):
+    "One arm of BTR twice as good: its verdict changes, and nothing is written until it is asked for."
+    shutil.copytree(REPORTS/"btr-batch"/"data", tmp_path/"btr-batch"/"data")
+    found = Data(tmp_path)
+    for run in found["btr-batch"]:
+        if run["params"]["arm"].startswith("ABS"): run["result"]["eval"]["mean"] += 1_000
+    verdicts = {claim.claim: (verdict, sentence) for claim, verdict, sentence, _ in told(found)}
+    assert verdicts["It carries over to BTR off-policy"] == ("supported", "Preliminary, with fewer than eight seeds: ABS ½–4 × base scores higher than fixed base in this data.")
+    assert verdicts["ABS beats the gradient noise scale"][0] == "not tested"
+    monkeypatch.setenv("ABS_LAB_REPORTS_DIR", str(tmp_path))
+    assert cli.main(["claims"]) == 0 and "It carries over to BTR off-policy" in capsys.readouterr().out and not (tmp_path/"CLAIMS.md").exists()
+    assert cli.main(["claims", "--publish"]) == 0 and (tmp_path/"CLAIMS.md").exists() and "not tested" in (tmp_path/"index.html").read_text()
+
+
+def test_the_list_of_studies_says_what_their_pages_say():
+    index = (REPORTS/"index.html").read_text(encoding="utf-8")
+    summaries = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(REPORTS.glob("*/summary.json"))]
+    assert len(summaries) == len(re.findall("<section>", index)) >= 7
+    for said in summaries:
+        page = (REPORTS/said["study"]/"index.html").read_text(encoding="utf-8")
+        for text in (index, page): assert pages._inline(said["verdict"]).replace("\u00a0", " ")[:60].split("&")[0] in text.replace("\u00a0", " ")
+
+
+def test_a_pair_of_one_treatment_is_called_so():
+    runs = pages.finished("why", REPORTS/"why"/"data")
+    pair, = sentences.matched(sentences.normalised(runs)[0], [("Adaptivity", "ABS 16–64", "replayed ABS 16–64")])
+    assert max(pair.sizes.values()) < 0.05 and "nearly one treatment" in sentences.conclusion(pair)
