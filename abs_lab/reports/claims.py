@@ -16,8 +16,8 @@ import numpy as np
 
 # %% ../../nbs/reports/06_claims.ipynb #b989e9ac
 from ..core.interfaces import AbsLabError
-from ..core.text import Markup, escaped, in_markdown, joined, tag
-from . import figures, pages, sentences, stats
+from ..core.text import in_markdown, joined, tag
+from . import figures, pages, sentences
 from .primary import PRIMARIES, answer, in_words
 from ..studies.catalogue import STUDIES
 

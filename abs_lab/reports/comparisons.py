@@ -12,8 +12,8 @@ from plotly.subplots import make_subplots
 
 from ..core.text import BR, escaped, joined, tag
 from . import stats
-from .figures import DASHES, _band, _even, _grouped, _numbers, _wrapped, by_arm, by_task, faint, on_grid, score, styles
-from .sentences import MARGIN, OUTCOMES, matched, results, scores
+from .figures import DASHES, _band, _even, _grouped, _numbers, _wrapped, by_arm, by_task, on_grid, score, styles
+from .sentences import MARGIN, matched, results, scores
 
 # %% ../../nbs/reports/03_comparisons.ipynb #24a00008
 SYMBOLS = ["circle", "square", "diamond", "triangle-up", "x", "star"]

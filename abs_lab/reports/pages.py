@@ -251,11 +251,11 @@ CAPTIONS = dict(
     aggregates="Diamond: value over all tasks. Bar: 95 % stratified-bootstrap interval, where every task has five seeds or more. Optimality gap: mean shortfall from 1; less is better.")
 
 # %% ../../nbs/reports/04_pages.ipynb #25b00005
-def _merged(runs) -> list:
-    "The runs without the arms that hold the same runs as an arm before them, which gets both names."
+def _merged(runs) -> tuple:
+    "The runs without the arms that hold the same runs as an arm before them, and those arms -> that arm."
     arms, twins = figures.by_arm(runs), {}
-    for arm in arms:
-        first = next((other for other in arms if other not in twins and other != arm and [*arms].index(other) < [*arms].index(arm) and sentences._same(arms, other, arm) and len(arms[other]) == len(arms[arm])), None)
+    for i, arm in enumerate(arms):
+        first = next((other for other in [*arms][:i] if other not in twins and len(arms[other]) == len(arms[arm]) and sentences._same(arms, other, arm)), None)
         if first: twins[arm] = first
     return [run for run in runs if run["params"]["arm"] not in twins], twins
 
@@ -312,7 +312,7 @@ def study(
     turned = differing.set_index("Parameter").T.reset_index(names="Arm") if len(differing) else differing
     table = sentences.task_table(runs)
     smoke = "**A smoke run: it shows that the chain works, and nothing about learning.**" if any(part.endswith("-smoke") for part in Path(report_dir).parts[-2:]) else ""
-    blocks = [smoke, box([verdict]), primary and f"**Written down before the first run.** {primary} Everything else on this page explores."]
+    blocks: list = [smoke, box([verdict]), primary and f"**Written down before the first run.** {primary} Everything else on this page explores."]
     if found: blocks.append((comparisons.forest(units, pairs), captions["pairs"]))
     blocks += ["\n".join(f"- {sentence}" for sentence in said[1:]), (what_was_run(runs), "What was run.")]
     if found: blocks.append(details("Every pair in numbers", (sentences.contrasts(runs, pairs), "Probabilities with their intervals, differences of means with Welch's intervals and in standard deviations between seeds.")))

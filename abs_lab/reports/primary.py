@@ -11,9 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-# %% ../../nbs/reports/05_primary.ipynb #8f7a7a49
-import numpy as np
-
 # %% ../../nbs/reports/05_primary.ipynb #c051f4b6
 from ..core.envs import change_moments
 from . import figures, stats

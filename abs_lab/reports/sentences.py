@@ -20,7 +20,7 @@ from . import stats
 from .figures import by_arm, by_task, by_unit, column, last_fifth, on_grid, score, series, thresholds, unit
 from ..core.interfaces import AbsLabError
 from ..core.text import in_markdown
-from .stats import auc, compare, number, number_list, percent, summarise
+from .stats import auc, number, number_list, percent, summarise
 from ..runs.registry import built_in
 from ..runs.provenance import differences
 
@@ -320,11 +320,12 @@ def _chance(x, y) -> str:
 
 def _difference(x, y) -> str:
     "Difference of the means with Welch's 95 % interval, and in standard deviations."
-    if min(len(x), len(y)) < stats.MIN_SEEDS: return number(np.mean(x) - np.mean(y))
-    test, spread = scipy.stats.ttest_ind(x, y, equal_var=False), math.sqrt((np.var(x, ddof=1) + np.var(y, ddof=1)) / 2)
-    if not spread: return number(np.mean(x) - np.mean(y))
-    low, high = test.confidence_interval(0.95)
-    return f"{number(np.mean(x) - np.mean(y))} [{number(low)}, {number(high)}], {(np.mean(x) - np.mean(y)) / spread:.1f} SD"
+    apart = float(np.mean(x) - np.mean(y))
+    if min(len(x), len(y)) < stats.MIN_SEEDS: return number(apart)
+    spread = math.sqrt((np.var(x, ddof=1) + np.var(y, ddof=1)) / 2)
+    if not spread: return number(apart)
+    low, high = scipy.stats.ttest_ind(x, y, equal_var=False).confidence_interval(0.95)
+    return f"{number(apart)} [{number(low)}, {number(high)}], {apart / spread:.1f} SD"
 
 def contrasts(
     runs: list,            # finished runs of a study
