@@ -10,7 +10,7 @@ REPORTS = ROOT/"reports"
 
 
 def test_every_number_of_the_claims_is_computed_from_the_committed_runs():
-    assert (REPORTS/"CLAIMS.md").read_text(encoding="utf-8") == markdown(told(Data(REPORTS)))
+    assert (REPORTS/"CLAIMS.md").read_text(encoding="utf-8") == markdown(REPORTS, told(Data(REPORTS)))
 
 
 def test_other_runs_give_other_claims(tmp_path, monkeypatch, capsys):

@@ -430,7 +430,7 @@ def test_a_report_of_ones_own_leaves_the_committed_one_alone_and_is_held_against
     assert (tmp_path/"runs"/"tiny"/"plotly.min.js").stat().st_size > 1e6 and 'src="../plotly.min.js"' in page
     assert "Of the runs of the committed report 6 were trained again here: 5 of 6 returns the same to the last digit. Others are: fixed 16, CartPole-v1, seed 0:" in page and "instead of 12.2" in page
     assert "As the committed runs" in page and "2 of 3 the same to the last digit; seed 0:" in page and "<td>3 of 3 the same to the last digit</td>" in page
-    assert {f.name for f in outcome.report.parent.iterdir() if f.suffix != ".svg"} >= {"data", "index.html", "results.csv"}
+    assert {f.name for f in outcome.report.parent.iterdir() if f.suffix != ".svg"} >= {"data", "index.html", "summary.json", "results.csv"}
 
 
 def test_publish_writes_the_committed_report(rerun, tmp_path):
@@ -485,8 +485,8 @@ def test_a_study_of_ones_own_is_reproduced_merged_and_looked_at_in_a_folder_of_i
     report = tmp_path/"runs"/"mine"/"report"
     assert (code, out) == (0, f"report: {report/'index.html'}\n"), err
     page = (report/"index.html").read_text()
-    assert "<title>Is b better than a?</title>" in page and "b against a:" in page and "abs-lab reproduce my_studies:mine" in page and not (tmp_path/"reports").exists()
-    assert {f.name for f in report.iterdir() if f.suffix != ".svg"} == {"data", "index.html", "results.csv", "compare.md", "mine.ipynb"}
+    assert "<title>Is b better than a?</title>" in page and "b over a" in page and "abs-lab reproduce my_studies:mine" in page and not (tmp_path/"reports").exists()
+    assert {f.name for f in report.iterdir() if f.suffix != ".svg"} == {"data", "index.html", "summary.json", "results.csv", "compare.md", "mine.ipynb"}
     (tmp_path/"my_studies.py").unlink()                  # from here on nothing needs it
     assert call("status")[1] == "mine: 2 of 2 runs finished\n"
     assert call("merge", "runs/mine/report/data", "mine")[1].endswith("2 taken, 0 there already, 0 refused\n")

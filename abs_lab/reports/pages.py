@@ -20,7 +20,7 @@ from plotly.io.json import to_json_plotly
 
 from . import comparisons, figures, sentences
 from ..core.interfaces import AbsLabError
-from ..core.text import Markup, escaped, in_csv, joined, tag
+from ..core.text import Markup, escaped, in_csv, in_markdown, joined, tag
 from ..runs.provenance import differences
 from .stats import ATARI_SCORES
 from ..runs.registry import built_in, find
@@ -325,7 +325,7 @@ def study(
                "## Where the numbers come from", rebuilt(name, runs), *sentences.lacking(missing), *sentences.repeated(runs),
                details("Provenance and parameters", (origin, "Provenance."), (turned, "Parameters that differ between the arms."), (shared, "Parameters that all arms share."))]
     page = report(Path(report_dir) / "index.html", question, [b for b in blocks if not isinstance(b, str) or b])
-    tables(page, runs, [question, verdict, sentences.markdown(table), captions["table"], sentences.markdown(what_was_run(runs))])
+    tables(page, runs, [in_markdown(question), in_markdown(verdict), sentences.markdown(table), captions["table"], sentences.markdown(what_was_run(runs))])
     summary(page, name, question, runs, verdict)
     for task, group in [*tasks.items()][:3]: static(figures.final(group), page.with_name(f"final-{task.replace('/', '-')}.svg"))
     if found: static(comparisons.forest(units, pairs), page.with_name("pairs.svg"))
