@@ -76,6 +76,10 @@ def _pairs(runs, *arms) -> list:
     units = sentences.normalised(runs)[0] if len(figures.by_task(runs)) > 1 else runs
     return sentences.matched(units, [("", arm, other) for arm, other in arms])
 
+def _answered(found, what) -> tuple:
+    "Verdict and sentence of a contrast that was written down beforehand."
+    return "supported" if found["verdict"].startswith("a difference") and found["estimate"] > 0 else "not supported", f"{what}: {in_words(found)}; {found['verdict']}."
+
 def _where(runs) -> str:
     "Tasks and seeds, in words."
     tasks = figures.by_task(runs)
@@ -134,7 +138,7 @@ def late_batches(
     "Whether large late batches let training converge precisely."
     if data["late"]:
         found = answer(data["late"], PRIMARIES["late"])
-        if found: return ("supported" if found["verdict"].startswith("a difference") and found["estimate"] > 0 else "not supported"), f"ABS 16–256 less the matched falling rate, return of training over the last fifth: {in_words(found)}; {found['verdict']}.", []
+        if found: return *_answered(found, "ABS 16–256 less the matched falling rate, return of training over the last fifth"), []
     verdict, sentence, _ = not_tested("late")
     return verdict, sentence, _sizes_reached(data["why"], "ABS 16–64") + (["So `quick` and `why` did not test large late batches."] if data["why"] else [])
 
@@ -173,7 +177,7 @@ def adaptivity(
 ) -> tuple:
     "Whether it is the adaptivity that does it."
     if found := data["adaptive"] and answer(data["adaptive"], PRIMARIES["adaptive"]):
-        return ("supported" if found["verdict"].startswith("a difference") and found["estimate"] > 0 else "not supported"), f"ABS less its yoked partner, training return from the first change on: {in_words(found)}; {found['verdict']}.", []
+        return *_answered(found, "ABS less its yoked partner, training return from the first change on"), []
     if not data["why"]: return not_tested("why", "adaptive")
     null, *rest = _pairs(data["why"], ("ABS 16–64", "replayed ABS 16–64"), ("ABS 16–64", "fixed 16"), ("fixed 16", "fixed 64 (2 epochs)"), ("fixed 64 (8 epochs)", "fixed 16"), ("ABS 16–64 (equal gradient steps)", "fixed 32"), ("ABS 16–64", "fixed 16, decayed rate"), ("ABS 16–64, decayed rate", "fixed 16, decayed rate"))
     verdict, cost, _ = not_tested("adaptive")
@@ -185,7 +189,7 @@ def larger_networks(
     "Whether larger networks profit from larger batches, and only with ABS."
     found = data["scaling"] and answer(data["scaling"], PRIMARIES["scaling"])
     if not found: return not_tested("scaling")
-    return ("supported" if found["verdict"].startswith("a difference") and found["estimate"] > 0 else "not supported"), f"(XL − S) × (ABS − fixed 16), log of the training return over the last fifth: {in_words(found)}; {found['verdict']}.", [STUDIES["scaling"].primary]
+    return *_answered(found, "(XL − S) × (ABS − fixed 16), log of the training return over the last fifth"), [STUDIES["scaling"].primary]
 
 def with_ppo(
     data: Data,     # the runs

@@ -81,13 +81,18 @@ def _look(colour, place) -> tuple:
     n = len(DASHES)
     return _shade(colour, SHADES[place % n]), DASHES[(place + place // n) % n]
 
+def _apart(arms) -> dict:
+    "A colour each, for arms whose controllers would give all of them the same."
+    palette = [*FIXED.values(), "#009E73", *CONTROLLER_COLOURS.values()]
+    return {arm: palette[i % len(palette)] for i, arm in enumerate(arms)}
+
 @functools.cache
 def _known() -> dict:
     "The arms of the built-in studies -> colour, and place among those of this colour, in the order of the catalogue."
-    found, palette = {}, [*FIXED.values(), "#009E73", *CONTROLLER_COLOURS.values()]
+    found: dict = {}
     for study in STUDIES.values():
         colours = {arm: _colour(dict(controller="abs", size=None) | study.common | params) for arm, params in study.arms.items()}
-        if len(colours) > 1 and {*colours.values()} <= {"#009E73"}: colours = {arm: palette[i % len(palette)] for i, arm in enumerate(colours)}
+        if len(colours) > 1 and {*colours.values()} <= {"#009E73"}: colours = _apart(colours)
         for arm, colour in colours.items(): found.setdefault(arm, (colour, sum(other == colour for other, _ in found.values())))
     return found
 
@@ -97,8 +102,7 @@ def styles(
     "Line style of every arm: its controller's colour. An arm of a built-in study has one style on every page."
     places = {arm: _known()[arm] for arm in arms if arm in _known()}
     own = {arm: _colour(group[0]["params"]) for arm, group in arms.items() if arm not in places}
-    palette = [*FIXED.values(), "#009E73", *CONTROLLER_COLOURS.values()]
-    if len(own) > 1 and len({*own.values()}) == 1 and {*own.values()} < {*FIXED.values(), "#009E73"}: own = {arm: palette[i % len(palette)] for i, arm in enumerate(own)}
+    if len(own) > 1 and len({*own.values()}) == 1 and {*own.values()} < {*FIXED.values(), "#009E73"}: own = _apart(own)
     for arm, colour in own.items():
         taken = {place for other, place in places.values() if other == colour}
         places[arm] = colour, next(place for place in itertools.count() if place not in taken)
