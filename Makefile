@@ -15,19 +15,20 @@ setup:  ## make .venv and install into it
 reproduce: setup  ## the main job: PQN with fixed batches against ABS, into runs/quick/report/index.html
 	abs-lab reproduce quick
 
-test: setup  ## what CI runs: generated files in step, lint and types, every notebook, every test that is not long
+OUTPUTS = check
+test: setup  ## what CI runs: generated files in step, lint and types, every notebook and its outputs, every test that is not long
 	python tools/sync.py check
 	ruff check abs_lab tests benchmarks tools
 	mypy
-	OMP_NUM_THREADS=1 nbdev-test --n-workers 2
+	OMP_NUM_THREADS=1 python tools/outputs.py $(OUTPUTS)
 	OMP_NUM_THREADS=1 python -m pytest -m "not long" -n 2 --dist loadfile --no-loadscope-reorder --durations 20
 
 test-long: setup  ## the tests that take minutes to hours
 	OMP_NUM_THREADS=1 python -m pytest -m long
 
-prepare: setup  ## before a commit: export the notebooks, clean them, write README.md, test
+prepare: setup  ## before a commit: export the notebooks, clean them, run them and store their outputs, write README.md, test
 	python tools/sync.py write
-	@$(MAKE) --no-print-directory test
+	@$(MAKE) --no-print-directory test OUTPUTS=write
 
 hooks: setup  ## clean notebooks on save, diff and merge them by cell (sets up this clone's git, and your Jupyter)
 	nbdev-install-hooks

@@ -22,6 +22,7 @@ def readme(notebook: Path) -> str:
         if cell["cell_type"] == "markdown":
             parts.append(re.sub(r'(\]\(|src=")\.\./', r"\1", source))  # links are from nbs/ there, from the root here
         elif cell["cell_type"] == "code":
+            source = re.sub(r"^#\|.*\n", "", source, flags=re.M)
             parts.append(f"```python\n{source}\n```")
             texts = [o.get("text") or o.get("data", {}).get("text/plain") or "" for o in cell["outputs"]
                      if o.get("name") != "stderr"]

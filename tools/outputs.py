@@ -1,0 +1,141 @@
+"""Run each notebook of the library once, and hold its stored outputs to what its code gives.
+
+    python tools/outputs.py check [NOTEBOOK...]    name each cell that differs, change nothing; exit code 1 if any does
+    python tools/outputs.py write [NOTEBOOK...]    store what differs, and write README.md
+
+Texts are the same if their words and whole numbers are, and their other numbers to one in a thousand. Of a picture its presence and size count.
+A cell whose text comes out of training, which rounds differently on another processor, begins with `#| varies` and contains an assertion.
+What code hosts do not show (Plotly, widgets, scripts) and what another run would not print again (progress bars, warnings) is not stored.
+"""
+import base64, contextlib, math, multiprocessing, os, re, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import sync
+from execnb.shell import CaptureShell
+from fastcore.nbio import read_nb, write_nb
+from nbdev.clean import clean_nb
+from nbdev.config import get_config
+from nbdev.doclinks import nbglob
+from nbdev.test import nb_test_cells
+
+WORKERS, SECONDS = 2, 600              # notebooks at once; the longest that a cell may take
+PICTURE, NOTEBOOK = 60_000, 1_000_000  # the most bytes of each
+TEXTS = {"text/plain", "text/html", "text/markdown", "text/latex"}
+NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?(?!\w)")
+PRELOADED = ["torch", "numpy", "gymnasium", "envpool", "pandas", "scipy.stats", "plotly.graph_objects", "matplotlib.pyplot", "ipywidgets", "execnb.shell", "nbdev.test"]
+UNFIT = re.compile(r"site-packages|/home/\w|/root/|/tmp/\w| at 0x[0-9a-f]{6}")  # paths and addresses
+PROCESSES = multiprocessing.get_context("forkserver")
+
+
+# -- one notebook in a process of its own ------------------------------------------------------------------------------
+
+def kept(output: dict) -> dict | None:
+    "What is stored of an output."
+    if output["output_type"] == "stream": return dict(output) if output["name"] == "stdout" else None
+    data = output.get("data", {})
+    if "image/png" in data: return dict(output, data={"image/png": data["image/png"]})
+    html = "".join(data.get("text/html", ""))
+    if any(k.startswith("application/") for k in data) or re.search(r"<(script|iframe|video|img)\b", html): return None
+    return dict(output, data={k: v for k, v in data.items() if k in TEXTS})
+
+
+def executed(notebook: Path, root: Path, answer):
+    "Run the cells that `nbdev-test` would, and send their outputs by cell id, or the traceback."
+    os.environ["IN_TEST"] = "1"
+    sys.path.insert(0, str(root))
+    nb, due = read_nb(notebook), {c.id for c in nb_test_cells(notebook, skip_flags=get_config(root).tst_flags.split())}
+    shell = CaptureShell(notebook, mpl_format="png")
+    try:
+        with contextlib.chdir(notebook.parent): shell.run_all(nb, exc_stop=True, preproc=lambda cell: cell.id not in due, cell_timeout=SECONDS)
+    except Exception: answer.send(shell.prettytb(fname=notebook))
+    else:
+        clean_nb(nb)
+        answer.send({c.id: [k for o in c.outputs if (k := kept(o))] for c in nb.cells if c.id in due})
+    os._exit(0)  # whatever threads the notebook left behind
+
+
+def outputs(notebook: Path, root: Path) -> dict | str:
+    "The outputs that the code of `notebook` gives, by cell id, or why it failed."
+    here, there = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=executed, args=(notebook, root, there))
+    process.start()
+    there.close()
+    try: return here.recv()
+    except EOFError:
+        process.join()
+        return f"{notebook}: its process ended with code {process.exitcode}\n"
+
+
+# -- the comparison ----------------------------------------------------------------------------------------------------
+
+def same(a: str, b: str) -> bool:
+    "Whether two texts agree: numbers with a point or an exponent to one in a thousand, all else but spacing exactly."
+    if NUMBER.sub("0", a).split() != NUMBER.sub("0", b).split(): return False
+    return all(x == y or not (x + y).lstrip("+-").isdigit() and math.isclose(float(x), float(y), rel_tol=1e-3, abs_tol=1e-7)
+               for x, y in zip(NUMBER.findall(a), NUMBER.findall(b)))
+
+
+def dimensions(png: str) -> tuple[int, int]:
+    "Width and height of a PNG in base 64."
+    head = base64.b64decode(png[:32])
+    return int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
+
+
+def parts(outputs: list) -> list:
+    "Kind and content of everything in `outputs`."
+    return [(kind, "".join(value)) for o in outputs for kind, value in sorted(o.get("data", {o.get("name"): o.get("text")}).items())]
+
+
+def difference(cell: dict, gives: list) -> str | None:
+    "How the stored outputs of `cell` differ from those that its code gives."
+    stored, given = parts(cell.outputs), parts(gives)
+    if [k for k, _ in stored] != [k for k, _ in given]:
+        names = lambda found: ", ".join(k for k, _ in found) or "nothing"
+        return f"stored is {names(stored)}; the code gives {names(given)}"
+    for (kind, a), (_, b) in zip(stored, given):
+        if kind == "image/png":
+            if any(abs(x - y) > 0.1 * max(x, y) for x, y in zip(dimensions(a), dimensions(b))): return f"the stored picture measures {dimensions(a)}; the code gives {dimensions(b)}"
+        elif "varies" not in cell.directives and not same(a, b):
+            x, y = next(((x, y) for x, y in zip(a.splitlines(), b.splitlines()) if not same(x, y)), (a, b))
+            return f"stored is      {x.strip()[:150]}\n    the code gives {y.strip()[:150]}"
+
+
+def fault(cell: dict, gives: list) -> str | None:
+    "Why the outputs that a cell's code gives cannot be stored."
+    if "varies" in cell.directives and not re.search(r"^\s*(assert\b|test_\w+\()", cell.source, re.M): return "it is marked `#| varies` and asserts nothing"
+    for kind, value in parts(gives):
+        if kind == "image/png" and len(value) * 3 // 4 > PICTURE: return f"its picture has {len(value) * 3 // 4} bytes, of at most {PICTURE}"
+        if found := UNFIT.search(value): return f"its output names a path or an address: {value[max(0, found.start() - 40):found.end() + 20]!r}"
+
+
+def main(root: Path, write: bool, names: list) -> int:  # exit code
+    "Run the notebooks, two at once."
+    began = time.time()
+    notebooks = [Path(n).resolve() for n in names] or sorted(f.resolve() for f in nbglob(root/"nbs", as_path=True) if not (f.parent/".notest").exists())
+    if not names: PROCESSES.set_forkserver_preload(PRELOADED)  # imported once: each notebook's process is a copy
+    wrong = stored = 0
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for notebook, gives in zip(notebooks, pool.map(lambda f: outputs(f, root), notebooks)):
+            name, nb, found = notebook.relative_to(root), read_nb(notebook), []
+            if isinstance(gives, str): found.append(gives)
+            else:
+                for i, cell in enumerate(nb.cells):
+                    if cell.cell_type != "code": continue
+                    new = gives.get(cell.id, [])
+                    if problem := fault(cell, new) or not write and difference(cell, new): found.append(f"{name}, cell {i} ({cell.id}): {problem}")
+                    if write and (difference(cell, new) or [p for p in parts(cell.outputs) if p not in parts(new) and ("varies" in cell.directives or p[0] == "image/png")]):
+                        cell.outputs, stored = new, stored + 1
+                if write: write_nb(nb, notebook)
+                if notebook.stat().st_size > NOTEBOOK: found.append(f"{name}: {notebook.stat().st_size} bytes, of at most {NOTEBOOK}")
+            if found: print(*found, sep="\n", flush=True)
+            wrong += len(found)
+    if write: (root/"README.md").write_text(sync.readme(root/"nbs"/"index.ipynb"), encoding="utf-8")
+    print(f"{len(notebooks)} notebooks in {time.time() - began:.0f} s: " + (f"{stored} cells stored" if write else "their outputs are what the code gives" if not wrong else
+          f"{wrong} faults. If the code is right, `python tools/outputs.py write NOTEBOOK` stores what it gives"))
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] not in (["check"], ["write"]): sys.exit(__doc__)
+    sys.exit(main(Path(__file__).resolve().parent.parent, sys.argv[1] == "write", sys.argv[2:]))
