@@ -1,8 +1,10 @@
 "A run's folder: what is damaged is not used in silence, nothing hangs, no link is followed, and a name that a file holds leads nowhere else."
-import json, os, re, shutil, signal, sys, time, warnings
+import json, os, re, shutil, signal, time, warnings
 from pathlib import Path
 
+import nbformat
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings as hypothesis, strategies as st
@@ -26,7 +28,7 @@ from abs_lab.studies.results import collect, compact, last_words, load_small, me
 from abs_lab.studies.status import survey, table
 from abs_lab.studies import workers
 from abs_lab.studies.engine import Job, _Queue
-from abs_lab.studies.workers import _spawn, execute
+from abs_lab.studies.workers import _Worker, execute
 from support import MOVING, assert_same_run, events, rows, settings, start  # noqa: F401 (settings: a fixture that all tests here use)
 
 SMALL = dict(env_id="CartPole-v1", num_envs=16, total_steps=4_000, eval_envs=2) | MOVING
@@ -381,7 +383,7 @@ def test_a_link_in_place_of_a_worker_log_or_a_notebook_is_not_followed(tmp_path)
     outside, dir = tmp_path/"outside", tmp_path/"x"
     dir.mkdir(), outside.write_text("mine")
     (dir/"worker.log").symlink_to(outside)
-    with pytest.raises(OSError, match="it is a link"): _spawn([], dir/"worker.log", 1, tmp_path)
+    with pytest.raises(OSError, match="it is a link"): _Worker(None, [], dir/"worker.log")
     (dir/"executed.ipynb").symlink_to(outside)
     with pytest.raises(FileNotFoundError): execute(tmp_path/"nothing.ipynb", dir/"executed.ipynb", {})
     assert outside.read_text() == "mine"
@@ -596,15 +598,20 @@ def test_a_process_that_stands_still_is_named(code, tmp_path, capsys):
     assert {p.name for p in dir.iterdir()} == {"lock"}
 
 
-@pytest.mark.parametrize("how", ["ends", "is stopped", "loses its queue"])
-def test_a_workers_temporary_files_go_with_it(how, tmp_path, monkeypatch):
-    monkeypatch.setattr(workers.tempfile, "tempdir", str(tmp_path))
-    wait = "" if how == "ends" else "time.sleep(600)"
-    lose = "threading.Thread(target=workers._end_with, args=(1, tempfile.tempdir)).start();" if how == "loses its queue" else ""
-    monkeypatch.setattr(workers, "WORKER", [sys.executable, "-c", f"import os, tempfile, threading, time; from abs_lab.studies import workers; tempfile.tempdir = os.environ['ABS_LAB_SCRATCH']; tempfile.mkstemp('.json'); print(1, flush=True); {lose} {wait}"])
-    process = _spawn([], tmp_path/"log", 1, tmp_path)
+def test_a_workers_temporary_files_go_with_it(tmp_path, monkeypatch):
+    "One that ends, one that is stopped, and one whose nursery is killed."
+    (temporary := tmp_path/"temporary").mkdir()
+    monkeypatch.setattr(workers.tempfile, "tempdir", str(temporary))
+    cells = [nbformat.v4.new_code_cell("seconds = 0", metadata=dict(tags=["parameters"])), nbformat.v4.new_code_cell("import time; time.sleep(seconds)")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=dict(kernelspec=dict(name="python3", display_name="python3", language="python"))), tmp_path/"a.ipynb")
+    here = workers.Local(dict(jobs=3), tmp_path)
+    ends, stopped, loses = (here.start([str(tmp_path/"a.ipynb"), str(tmp_path/f"{i}.ipynb"), dict(seconds=s)], tmp_path/f"{i}.log") for i, s in enumerate((0, 600, 600)))
+    assert ends.wait() == 0, (tmp_path/"0.log").read_text()
     until = time.monotonic() + 60
-    while not (tmp_path/"log").read_text() and time.monotonic() < until: time.sleep(0.02)
-    if how == "is stopped": workers.Local.stop(None, process)
-    while (workers.Local.poll(None, process) is None or list(tmp_path.glob("abs_lab-*"))) and time.monotonic() < until: time.sleep(0.02)
-    assert (tmp_path/"log").read_text() == "1\n" and not list(tmp_path.glob("abs_lab-*"))
+    while not all([*Path(w.scratch).iterdir()] for w in (stopped, loses)): assert time.monotonic() < until; time.sleep(0.02)
+    here.stop(stopped)
+    assert {p.name for p in temporary.iterdir()} == {Path(loses.scratch).name}
+    family = [psutil.Process(loses.pid), *psutil.Process(loses.pid).children()]
+    here.nursery.process.kill()
+    assert not psutil.wait_procs(family, 60)[1] and not [*temporary.iterdir()]
+    with pytest.raises(OSError, match="ended with exit code -9"): here.poll(loses)

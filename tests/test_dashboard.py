@@ -74,7 +74,7 @@ class Lab:
     def open_notebook(self, address):
         self.page.goto(address)
         self.page.locator(".jp-CodeCell").first.wait_for()
-        self.page.wait_for_function("() => document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
+        self.page.locator(".jp-NotebookPanel .jp-Toolbar-kernelName", has_text="Python 3").wait_for()  # until then JupyterLab asks which kernel is meant when a cell is run
 
     def press(self, name, board=0): self.page.locator(".abs-lab").nth(board).get_by_role("button", name=name, exact=True).click()
 
@@ -142,7 +142,8 @@ def lab(browser, tmp_path_factory):
 
 def run_cell(lab, i):
     cell = lab.page.locator(".jp-CodeCell").nth(i)
-    def begun():  # a cell that is run before its kernel is there is not run at all
+    def begun():  # a cell that is run before its kernel is there is not run at all, or JupyterLab asks which kernel is meant
+        if (asked := lab.page.locator(".jp-Dialog .jp-mod-accept")).count(): asked.click()
         cell.locator(".jp-InputArea-editor").click()
         lab.page.keyboard.press("Control+Enter")
         time.sleep(1)

@@ -410,7 +410,7 @@ def test_ctrl_c_in_a_study_leaves_no_process_behind(tmp_path, monkeypatch):
                     preexec_fn=interruptible)
     try:
         assert wait_for(lambda: len(list(folder.glob("*/checkpoint.safetensors"))) == 2, process, every=0.1)
-        assert len(processes_of(mark)) == 5  # the queue, two workers, two kernels
+        assert len(processes_of(mark)) == 6  # the queue, its nursery, two workers, two kernels
         process.send_signal(signal.SIGINT)
         refused(finish(process, 60), "interrupted", "goes on", code=130)
         until = time.monotonic() + 10        # a kernel looks once a second for its parent

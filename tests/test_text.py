@@ -59,12 +59,11 @@ sys.exit(cli.main(["refuse"]) - 2 or cli.main(["reproduce", "--help"]))"""
 
 def test_more_arguments_than_a_command_line_holds(tmp_path, monkeypatch):
     "A page of 4,500 runs, and a run that replays a long schedule."
-    repeat = [sys.executable, "-c", "import sys; print(len(sys.stdin.read())); sys.exit(3)"]
+    repeat = [sys.executable, "-c", "import sys; print(len(sys.stdin.readline()), flush=True); sys.exit(3)"]
     monkeypatch.setattr(workers, "WORKER", repeat)
     monkeypatch.setattr(engine, "WORKER", repeat)
     point = dict(starts=[*range(100_000)], sizes=[16] * 100_000)
-    worker = workers.Local(dict(jobs=1), tmp_path).start(["in.ipynb", "out.ipynb", point], tmp_path/"worker.log")
-    assert worker.wait(60) == 3 and int((tmp_path/"worker.log").read_text()) > 1_000_000
+    assert workers._Nursery(1, tmp_path).ask([["in.ipynb", "out.ipynb", point], "worker.log", ""]) > 1_000_000
     study = SimpleNamespace(name="many", figures=str(ROOT/"nbs"/"figures"/"study.ipynb"), question="?", arms={})
     with pytest.raises(engine.AbsLabError, match="failed, see"):
         engine._draw(SimpleNamespace(study=study, report_dir=tmp_path, folders=[tmp_path]), "many", [f"LunarLander-v3-fixed-s{i}-{i:08x}" for i in range(45_000)], [], False, False)

@@ -6,16 +6,22 @@
 __all__ = ['RETRY', 'WORKER', 'ENGINES', 'execute', 'Local', 'Ray']
 
 # %% ../../nbs/studies/06_workers.ipynb #23a00003
+import gc
 import json
 import os
+import pkgutil
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import weakref
 from contextlib import suppress
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 # %% ../../nbs/studies/06_workers.ipynb #21e00001
 import psutil
@@ -45,29 +51,124 @@ def execute(
 
 WORKER = [sys.executable, "-m", "abs_lab.studies.workers"]  # the command; it reads the arguments of `execute` as JSON from its standard input, since a command line has no room for many
 
-class _Worker(subprocess.Popen):
-    "A worker's process, with a folder for its temporary files that goes with it: a worker that is killed clears nothing away."
-    def __init__(self, env, **options):
-        self.scratch = tempfile.mkdtemp(prefix="abs_lab-")
-        super().__init__(WORKER, env=env | dict(ABS_LAB_SCRATCH=self.scratch), start_new_session=True, **options)
+# %% ../../nbs/studies/06_workers.ipynb #8e894e56
+def _loaded():
+    "The files of the library that are imported, with the times of their last change."
+    files = [m.__file__ for name, m in [*sys.modules.items()] if name.partition(".")[0] == "abs_lab" and getattr(m, "__file__", None)]
+    return {f: os.stat(f).st_mtime_ns for f in files if f}
+
+def _serve():
+    "Answer the queue, line by line; returns the request in a process that was forked for it."
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what an import prints is no answer
+    for module in ("IPython", "ipykernel.kernelapp", "papermill", "tqdm.auto", "envpool", "torch._dynamo"): import_module(module)  # a run's first environment and first optimiser import the last two
+    for floor in ("core", "agents", "runs"):
+        for module in pkgutil.iter_modules(import_module(f"abs_lab.{floor}").__path__, f"abs_lab.{floor}."):
+            if not module.name.endswith("__main__"): import_module(module.name)
+    loaded = _loaded()
+    gc.freeze()
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if isinstance(asked, int):
+            ended, status = os.waitpid(asked, os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if ended else None
+        elif loaded != _loaded(): answer = "begins anew"
+        elif not (answer := os.fork()):
+            replies.close()
+            return asked
+        print(json.dumps(answer), file=replies, flush=True)
+        if answer == "begins anew":
+            os.dup2(replies.fileno(), 1)
+            os.execv(WORKER[0], [*WORKER, "serve"])
+    sys.exit()
+
+class _Nursery:
+    "A process that forks workers, as its parent sees it; it ends with its parent, and the workers with it."
+    def __init__(self, threads, root):
+        self.said = tempfile.TemporaryFile()
+        env = os.environ | dict(OMP_NUM_THREADS=str(threads), PYTHONPATH=python_path())
+        self.process = subprocess.Popen([*WORKER, "serve"], env=env, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.said, start_new_session=True)
+        weakref.finalize(self, self._end, self.process)
+
+    @staticmethod
+    def _end(process):
+        process.kill()
+        process.communicate()
+
+    def ask(self, what):
+        "Its answer to a worker's arguments, log and folder, or to a process id."
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps(what).encode() + b"\n")
+            self.process.stdin.flush()
+        if line := self.process.stdout.readline():
+            answer = json.loads(line)
+            return self.ask(what) if answer == "begins anew" else answer
+        self.said.seek(0)
+        raise OSError(f"the process that starts the workers ended with exit code {self.process.wait()}: {shortened(self.said.read().decode(errors='replace').strip()[-200:])}")
+
+class _Worker:
+    "A worker, as the queue sees it."
+    def __init__(self, nursery, args, log):
+        open(log, "wb", opener=regular).close()
+        self.nursery, self.code, self.scratch = nursery, None, tempfile.mkdtemp(prefix="abs_lab-")
+        self.pid = nursery.ask([args, str(log), self.scratch])
+
+    def poll(self):  # -> its exit code; None while it is at work
+        "Whether it has ended."
+        if self.code is None and (code := self.nursery.ask(self.pid)) is not None:
+            self.code = code
+            shutil.rmtree(self.scratch, ignore_errors=True)
+        return self.code
+
+    def wait(self):  # -> its exit code
+        "Wait until it has ended."
+        while self.poll() is None: time.sleep(0.05)
+        return self.code
+
+# %% ../../nbs/studies/06_workers.ipynb #649f6521
+class _Kernel(psutil.Process):
+    "A kernel's process, which waits for its command line."
+    stdin = stdout = stderr = None
+
+    def __init__(self):
+        read, self.write = os.pipe()
+        if pid := os.fork():
+            os.close(read)
+            return super().__init__(pid)
+        os.close(self.write)
+        with os.fdopen(read, "rb") as f: told = json.loads(f.read() or "null")
+        if not told: os._exit(0)  # it was not needed
+        os.setsid()
+        os.environ.clear()
+        os.environ.update(told["env"])
+        os.chdir(told["cwd"])
+        import numpy as np
+        from ipykernel.kernelapp import IPKernelApp
+        np.random.seed()  # numpy's global generator is the nursery's until then
+        IPKernelApp.launch_instance([*told["argv"], f"--IPKernelApp.parent_handle={os.getppid()}"])
+        sys.exit()
+
+    def begin(self, argv, env, cwd):
+        "Give it its command line, its environment and its folder."
+        with os.fdopen(self.write, "wb") as f: f.write(json.dumps(dict(argv=argv, env=dict(env), cwd=str(cwd))).encode())
 
     def poll(self):
-        code = super().poll()
-        if code is not None: shutil.rmtree(self.scratch, ignore_errors=True)
-        return code
+        with suppress(psutil.TimeoutExpired): return self.wait(0)
 
-    def wait(self, timeout=None):
-        code = super().wait(timeout)
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        return code
+def _provision(kernel):
+    "Let `jupyter_client` take a process that is there for the first kernel of this Python that it starts."
+    from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvisioner
 
-def _spawn(args, log, threads, root):
-    "Start a worker that ends with this process."
-    env = os.environ | dict(OMP_NUM_THREADS=str(threads), ABS_LAB_QUEUE=str(os.getpid()), PYTHONPATH=python_path())
-    with open(log, "wb", opener=regular) as f, tempfile.TemporaryFile() as given:
-        given.write(json.dumps(args).encode())
-        given.seek(0)
-        return _Worker(env, stdout=f, stderr=f, stdin=given, cwd=root)
+    class Forked(LocalProvisioner):
+        async def launch_kernel(self, cmd, **options):
+            if cmd[0] != sys.executable or "-f" not in cmd: return await super().launch_kernel(cmd, **options)
+            kernel.begin(cmd[cmd.index("-f"):], options["env"], options.get("cwd") or os.getcwd())
+            self.process, self.pid = kernel, kernel.pid
+            return self.connection_info
+
+    factory = KernelProvisionerFactory.instance()
+    factory.provisioners["forked"] = SimpleNamespace(load=lambda: Forked)
+    factory.default_provisioner_name = "forked"
 
 # %% ../../nbs/studies/06_workers.ipynb #21e00006
 def _kill(pid):
@@ -77,7 +178,7 @@ def _kill(pid):
             with suppress(psutil.NoSuchProcess): p.kill()
 
 def _end_with(parent, scratch):
-    "End this worker when the process that started it is gone, which would have cleared its temporary files away."
+    "End this worker when the process that forked it is gone, and clear its temporary files away."
     while os.getppid() == parent: time.sleep(1)
     if scratch: shutil.rmtree(scratch, ignore_errors=True)
     _kill(os.getpid())
@@ -92,13 +193,19 @@ class Local:
         jobs: int = 0,   # workers at once; 0: as the settings say, or one per core
     ): self.root, self.slots = root, jobs or settings["jobs"] or allowed_cores()
 
+    @cached_property
+    def nursery(self):
+        "The process that forks the workers."
+        return _Nursery(max(allowed_cores() // self.slots, 1), self.root)
+
     def start(
         self,
         args: list,      # of `execute`
         log: Path,       # receives what the worker prints
     ):                   # the worker, for `poll` and `stop`
         "Start a worker."
-        return _spawn(args, log, max(allowed_cores() // self.slots, 1), self.root)
+        if self.nursery.process.poll() is not None: del self.nursery  # it was killed
+        return _Worker(self.nursery, args, log)
 
     def poll(self, worker):  # what `start` returned -> its exit code; None while it is at work
         "Whether a worker has ended."
@@ -114,7 +221,7 @@ def _on_node(args, log, threads, root, env):
     "The task: a worker, from its start to its end, on whichever machine Ray chose."
     os.chdir(root)
     os.environ.update(env)
-    return _spawn(args, log, threads, root).wait()
+    return _Worker(_Nursery(threads, root), args, log).wait()
 
 class Ray:
     "Workers are tasks of a Ray cluster, whose machines share this project's folder and that of its runs."
@@ -156,9 +263,17 @@ ENGINES = dict(local=Local, ray=Ray)
 
 # %% ../../nbs/studies/06_workers.ipynb #1290ac36
 if __name__ == "__main__":
-    tempfile.tempdir = os.environ.pop("ABS_LAB_SCRATCH", None)  # of this process alone: what a kernel keeps for the next one stays where it is
-    if parent := os.environ.get("ABS_LAB_QUEUE"): threading.Thread(target=_end_with, args=(int(parent), tempfile.tempdir), daemon=True).start()
-    try: execute(*json.load(sys.stdin))
+    given = json.load(sys.stdin) if len(sys.argv) < 2 else None
+    if not given:
+        nursery = os.getpid()
+        given, log, scratch = _serve()
+        os.setsid()
+        with open(os.devnull) as nothing, open(log, "ab", opener=regular) as f:
+            for i, source in enumerate((nothing, f, f)): os.dup2(source.fileno(), i)
+        _provision(_Kernel())
+        tempfile.tempdir = scratch  # of this process alone: what a kernel keeps for the next one stays where it is
+        threading.Thread(target=_end_with, args=(nursery, scratch), daemon=True).start()
+    try: execute(*given)
     except Exception as e:
         if getattr(e, "ename", "") == "Busy": sys.exit(RETRY)  # papermill keeps the name of what a cell raised
         raise
