@@ -4,7 +4,7 @@ SHELL := /bin/bash
 export PYTHON
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup reproduce test test-long prepare hooks lab
+.PHONY: help setup reproduce test test-long prepare docs docs-serve hooks lab
 
 help:  ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS=$$'\t' read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -29,6 +29,12 @@ test-long: setup  ## the tests that take minutes to hours
 prepare: setup  ## before a commit: export the notebooks, clean them, run them and store their outputs, write README.md, test
 	python tools/sync.py write
 	@$(MAKE) --no-print-directory test OUTPUTS=write
+
+docs: setup  ## build the documentation into site/, without a network; fails on a broken link
+	python tools/docs.py build
+
+docs-serve: docs  ## build it and show it on this machine
+	python tools/docs.py serve
 
 hooks: setup  ## clean notebooks on save, diff and merge them by cell (sets up this clone's git, and your Jupyter)
 	nbdev-install-hooks
