@@ -388,6 +388,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'abs_lab.cli._table': ('cli.html#_table', 'abs_lab/cli.py'),
                              'abs_lab.cli._train': ('cli.html#_train', 'abs_lab/cli.py'),
                              'abs_lab.cli._verify': ('cli.html#_verify', 'abs_lab/cli.py'),
+                             'abs_lab.cli._versions': ('cli.html#_versions', 'abs_lab/cli.py'),
                              'abs_lab.cli.main': ('cli.html#main', 'abs_lab/cli.py'),
                              'abs_lab.cli.train_config': ('cli.html#train_config', 'abs_lab/cli.py')},
             'abs_lab.core.contract': { 'abs_lab.core.contract.Agent': ('core/contract.html#agent', 'abs_lab/core/contract.py'),

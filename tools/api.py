@@ -94,7 +94,8 @@ def _table(module, arguments):
 
 
 def prose(text: str) -> str:
-    "A comment or docstring as Markdown: what looks like markup and is none is escaped, outside of `code`."
+    "A comment or docstring as Markdown: what looks like markup and is none is escaped, outside of `code`; an example (>>>) is a block."
+    if ">>>" in text: return "\n\n".join(f"```pycon\n{part}\n```" if part.startswith(">>>") else prose(part) for part in text.split("\n\n"))
     return "".join(part if i % 2 else re.sub(r"([<>*_$\[\]{}~])", r"\\\1", part) for i, part in enumerate(re.split(r"(`[^`]*`)", text)))
 
 

@@ -94,7 +94,11 @@ class Part:
 
 # %% ../../nbs/core/01_contract.ipynb #dd180b8d
 class Controller(Part):
-    "Base of controllers: parameters that can be set, limits, and a memory that can be saved."
+    """Base of controllers: parameters that can be set, limits, and a memory that can be saved.
+
+    Derive a dataclass from it, set `size` in `__post_init__`, and change it in `observe(m)`, where `m.signal` is the measurement or None.
+    Called with a Measurement it answers with the next size. `memory` names the attributes that a checkpoint saves.
+    """
     memory: ClassVar[tuple] = ("size",)  # plain numbers and lists of them, fit for JSON
     size: int                            # the size in force
 
@@ -142,7 +146,11 @@ class Controller(Part):
 
 # %% ../../nbs/core/01_contract.ipynb #a3cd5fef
 class Meter(Part):
-    "Base of meters: parameters that can be set, a generator of its own, and what its signal is called."
+    """Base of meters: parameters that can be set, a generator of its own, and what its signal is called.
+
+    Derive a dataclass from it and fill in `before(agent, rollout)` and `after(agent, rollout)`, which are called around every update; `after` returns
+    the signal, or None where nothing was measured. Draw from `self._generator` alone, and change nothing of the agent.
+    """
     quantity: ClassVar[str] = "divergence"  # what it measures; thresholds of one quantity mean nothing for another
     reseeded = False                        # whether its generator could not go on from a saved state, and began anew
 
@@ -223,7 +231,11 @@ class AgentConfig:
         "Raise `AbsLabError` for a change that would have no effect, or would act on the past."
 
 class Agent:
-    "Base of agents: what the rest of the library asks of a kind of agent."
+    """Base of agents: what the rest of the library asks of a kind of agent.
+
+    Name the frozen dataclass of the settings (`Config`), and define `plan_update`, `act`, `update`, `policy`, `greedy`, `frozen`, `state_dict` and
+    `load_state_dict`. `presets`, `metrics` and `settable` say more of it to the command line, the dashboard and reports.
+    """
     Config: ClassVar[type] = AgentConfig                                      # the class of its settings
     presets: ClassVar[dict] = {"default": {}}                                 # name -> flat parameters of a run
     size_metric: ClassVar[Metric] = Metric("rollout L", "steps per environment")  # what a controller sets

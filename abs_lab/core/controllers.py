@@ -252,7 +252,14 @@ class ABSRule:
 # %% ../../nbs/core/06_controllers.ipynb #e90012fe
 @dataclass
 class ABS(ABSRule, Controller):
-    "Adaptive Batch Scaling: large batches while the policy is settled, small ones while it moves."
+    """Adaptive Batch Scaling: large batches while the policy is settled, small ones while it moves.
+
+    >>> controller = ABS(low=0.05, high=0.5, size_min=16, size_max=64)
+    >>> controller(Measurement(signal=0.1))    # after each update; signal=None where nothing was measured
+    16
+
+    `low` and `high` are in the unit of the signal. `describe(ABS)` of abs_lab.runs.config says what each parameter means.
+    """
     not_settable = ("start",)  # the first update is past
     start: int | None = None  # size of the first update, within the limits (None: size_min)
 

@@ -173,7 +173,13 @@ def _outputs(policy: Callable, states: torch.Tensor) -> Any: # a tensor, or a tu
 # %% ../../nbs/core/05_divergence.ipynb #a2ade03b
 @dataclass
 class Divergence(DivergenceSettings, Meter):
-    "Meter of behavioural divergence: how far an update moved the policy, on the same states before and after."
+    """Meter of behavioural divergence: how far an update moved the policy, on the same states before and after.
+
+    >>> meter = Divergence(interval=5)
+
+    Call `meter.seed(0)` once, `meter.before(agent, rollout)` just before every update and `meter.after(agent, rollout)` just after it, which returns
+    the signal at each fifth update and None at the others. Of the agent it asks for `policy(obs)`, and for `frozen()` where `lag` is above 1.
+    """
     def __post_init__(self):
         super().__post_init__()
         self._count, self._pair = 0, None  # updates seen; whether the policy returns a pair, once `check` has seen it

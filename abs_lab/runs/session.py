@@ -169,7 +169,15 @@ class _Trainer(_Held):
 
 # %% ../../nbs/runs/11_session.ipynb #c704eeb0
 class Session(_Trainer):
-    "A run that trains in a thread of its own and takes requests between two updates."
+    """A run that trains in a thread of its own and takes requests between two updates.
+
+    >>> session = Session(configure(env_id="CartPole-v1", num_envs=8, size_min=16, size_max=32, total_steps=4_000, eval_envs=2), folder)
+    >>> session.step(2); session.wait()
+    'paused'
+    >>> session.set(low=0.1, high=0.5)
+    >>> session.resume(); session.wait()
+    'finished'
+    """
     def start(self):
         "Begin to train, or go on from the last checkpoint."
         self._start(math.inf)

@@ -14,7 +14,10 @@ from .storage import config_json, result_of, run_dirs, steps_of
 
 # %% ../../nbs/runs/09_table.ipynb #e7d5e5d2
 class Runs:
-    "The runs in a folder, as a table."
+    """The runs in a folder, as a table.
+
+    `Runs(dir).table` has a row a run, with its parameters and results; `Runs(dir).steps(id)` a row an update of one run. Both are pandas DataFrames.
+    """
     def __init__(
         self,
         dir: Path,                   # folder of run directories

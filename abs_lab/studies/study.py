@@ -19,7 +19,14 @@ APART = ("seeds", "tasks", "arms", *FOLLOWS)  # of an arm or a task, and no para
 
 @dataclass(frozen=True)
 class Study:
-    "An experiment notebook, a grid, and a figure notebook."
+    """An experiment notebook, a grid, and a figure notebook.
+
+    >>> mine = Study("mine", "Is a larger batch better?", arms={"16": dict(size=16), "64": dict(size=64)}, common=dict(controller="fixed", env_id="CartPole-v1"), seeds=2)
+    >>> len(mine.grid())
+    4
+
+    In a module, my_studies.py, `abs-lab reproduce my_studies:mine` trains and reports it.
+    """
     name: str                     # also the folder below runs and reports
     question: str                 # what it is to answer
     notebook: str = "nbs/experiments/run.ipynb"  # experiment notebook, from the project's root; this one trains any agent

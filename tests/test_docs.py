@@ -1,0 +1,184 @@
+"The documentation: every public name has an entry, no link is broken, and what a page says to type can be typed."
+import doctest, json, os, re, shlex, shutil, sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT/"tools"))
+import api, docs, facts
+
+MODULES = api.modules(ROOT/"abs_lab")
+
+
+def prose(file):
+    "The Markdown of a page."
+    if file.suffix != ".ipynb": return file.read_text()
+    return "\n\n".join("".join(c["source"]) for c in json.loads(file.read_text())["cells"] if c["cell_type"] == "markdown")
+
+
+PAGES = {str(f.relative_to(ROOT)): prose(f) for f in [ROOT/"README.md", *docs.pages()]}
+
+
+def blocks(text, language): return re.findall(rf"^```{language}\n(.*?)^```", text, re.S | re.M)
+
+
+# -- the API -----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda m: m.name)
+def test_every_public_name_has_an_entry_and_a_docstring(module):
+    assert not api.undocumented(module)
+    entries = re.findall(r"^:+\{py:(?:class|function|data)\} ([\w.]+)", api.page(module), re.M)
+    assert entries == module.public
+
+
+def test_an_entry_has_signature_parameters_errors_and_source(tmp_path):
+    (tmp_path/"p").mkdir()
+    (tmp_path/"p"/"m.py").write_text('__all__ = ["f", "C", "N"]\nN = 3  # how many\ndef f(\n    a: int,  # a first one\n    b="x",   # a second\n) -> str:    # both\n    "Join."\n'
+                                     '    if not a: raise ValueError(f"a must not be {a}")\n    return b\nclass C:\n    "Holds."\n    x: int = 1  # its only field\n    def g(self): "Gives."\n    def h(self): pass\n')
+    module, = api.modules(tmp_path/"p")
+    page = api.page(module)
+    for said in ("{py:function} f(a, b='x')", "| `a` | `int` |  | a first one |", "| `b` |  | `'x'` | a second |", "Returns `str`, both.", "`ValueError`: a must not be ⟨a⟩", "m.html#L3",
+                 "{py:class} C(x=1)", "| `x` | `int` | `1` | its only field |", "{py:method} g()", "{py:data} N", "how many"): assert said in page, said
+    assert api.undocumented(module) == ["C.h"]
+
+
+def test_help_of_a_class_says_how_to_use_it(tmp_path):
+    "Its example runs, or it names what has to be filled in."
+    import abs_lab
+    told = {name: getattr(abs_lab, name).__doc__ for name in ("ABS", "Divergence", "Controller", "Meter", "Agent", "Study", "Runs", "Session")}
+    assert all(doc.count("\n") >= 3 for doc in told.values())
+    for name, doc in told.items():
+        space = {n: getattr(abs_lab, n) for n in abs_lab.__all__} | dict(folder=tmp_path/name)
+        failed = doctest.DocTestRunner(verbose=False).run(doctest.DocTestParser().get_doctest(doc, space, name, None, 0)).failed
+        assert not failed, name
+
+
+# -- the site ----------------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    "The site, and what was wrong with it."
+    pytest.importorskip("myst_nb")
+    folder = tmp_path_factory.mktemp("docs")
+    return folder/"site", docs.build(folder/"site", folder/"work")
+
+
+def test_no_link_anchor_or_picture_is_missing(site):
+    folder, wrong = site
+    assert not wrong, "\n".join(wrong)
+    assert len(list(folder.rglob("*.html"))) > 150
+
+
+def test_a_broken_link_is_named(tmp_path):
+    (tmp_path/"a.html").write_text('<p id="here"><a href="#here">x</a><a href="#there">x</a><a href="b.html">x</a><img src="c.png"><script src="https://elsewhere/x.js"></script><a href="https://elsewhere/">x</a>')
+    assert docs.broken(tmp_path) == ["a.html: #there has no such anchor", "a.html: b.html is not there", "a.html: c.png is not there", "a.html loads https://elsewhere/x.js"]
+
+
+@pytest.mark.long
+def test_every_page_in_a_browser_asks_no_other_host_and_reports_no_error(site):
+    chromium = shutil.which("chromium") or pytest.skip("needs Chromium")
+    sync = pytest.importorskip("playwright.sync_api")
+    folder = site[0]
+    handler = type("Quiet", (SimpleHTTPRequestHandler,), dict(log_message=lambda *args: None))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=folder))
+    Thread(target=server.serve_forever, daemon=True).start()
+    here, wrong = f"http://127.0.0.1:{server.server_port}/", []
+    with sync.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for width, scheme in ((1200, "light"), (400, "dark")):
+            tab = browser.new_context(viewport=dict(width=width, height=900), color_scheme=scheme).new_page()
+            tab.on("request", lambda r: r.url.startswith((here, "data:", "blob:")) or wrong.append(f"asks for {r.url}"))
+            tab.on("response", lambda r: r.status >= 400 and wrong.append(f"{r.status} {r.url}"))
+            tab.on("console", lambda m: m.type == "error" and wrong.append(f"{tab.url}: {m.text}"))
+            tab.on("pageerror", lambda e: wrong.append(f"{tab.url}: {e}"))
+            for file in sorted(folder.rglob("*.html")):
+                path = file.relative_to(folder).as_posix()
+                tab.goto(here + path, wait_until="load")
+                if tab.evaluate("[...document.images].some(i => i.complete && !i.naturalWidth)"): wrong.append(f"{path}: a picture is missing")
+                if width == 400 and not path.startswith(("source/", "reports/")) and tab.evaluate("document.documentElement.scrollWidth") > 402: wrong.append(f"{path}: wider than a phone")
+        browser.close()
+    server.shutdown()
+    assert not wrong, "\n".join(dict.fromkeys(wrong))
+
+
+# -- what a page says to type ------------------------------------------------------------------------------------------
+
+def commands():
+    "Each command of a shell block, with its page."
+    for page, text in PAGES.items():
+        for block in blocks(text, "sh"):
+            for line in block.replace("\\\n", " ").splitlines():
+                if words := shlex.split(line, comments=True): yield page, words
+
+
+def test_every_command_and_flag_of_a_shell_block_exists(tmp_path, monkeypatch):
+    from abs_lab.cli import COMMANDS, train_config
+    from abs_lab.studies.catalogue import find_study
+    monkeypatch.chdir(tmp_path)
+    for name in ("my_rules", "my_meters"): shutil.copy(ROOT/"tests"/"own_rules.py", f"{name}.py")
+    Path("my_envs.py").write_text("import gymnasium as gym\nfrom gymnasium.envs.classic_control import CartPoleEnv\nif 'Corridor-v0' not in gym.registry: gym.register('Corridor-v0', CartPoleEnv, max_episode_steps=50)\n")
+    targets = re.findall(r"^([a-z-]+):", (ROOT/"Makefile").read_text(), re.M)
+    campaign = (ROOT/"abs_lab"/"studies"/"campaign.py").read_text()
+    helps, seen = {}, 0
+    for page, words in commands():
+        said = f"{page}: {shlex.join(words)}"
+        flags = [w.split("=")[0] for w in words if w.startswith("--")]
+        match words:
+            case ["abs-lab", "train", *rest]:
+                if "--help" not in rest: train_config(rest)
+            case ["abs-lab", command, *rest]:
+                assert command in COMMANDS, said
+                if command not in helps: helps[command] = facts.help_of(command)
+                assert all(flag in helps[command] for flag in flags), said
+                if command in ("reproduce", "figure", "table") and rest and ":" not in rest[0]: find_study(rest[0])
+            case ["make", target]: assert target in targets, said
+            case ["python", "-m", "abs_lab.studies.campaign", study, *_]: assert find_study(study) and all(f'"{flag}"' in campaign for flag in flags), said
+            case ["python", "-m", "abs_lab.runs", *rest]: assert len(rest) == 2, said
+            case ["python", script, *_]: assert (ROOT/script).exists(), said
+            case ["papermill", *_]: assert any((ROOT/w).exists() for w in words if w.endswith(".ipynb")), said
+            case ["pip" | "git" | "source" | "export" | "ssh", *_]: pass
+            case _: pytest.fail(f"{said}: no test knows this command")
+        seen += 1
+    assert seen > 40
+
+
+@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if page != "README.md" and blocks(text, "(?:python|py)")])
+def test_every_python_block_of_a_page_runs(page, tmp_path, monkeypatch):
+    "Those of README.md are the cells of nbs/index.ipynb, which is executed."
+    monkeypatch.chdir(tmp_path)
+    space = {"__name__": "page"}
+    for block in blocks(PAGES[page], "(?:python|py)"): exec(compile(block, page, "exec"), space)
+
+
+def test_readme_shows_code_that_is_executed():
+    cells = ["".join(c["source"]) for c in json.loads((ROOT/"nbs"/"index.ipynb").read_text())["cells"] if c["cell_type"] == "code"]
+    assert all(any(block.strip() in cell for cell in cells) for block in blocks(PAGES["README.md"], "(?:python|py)"))
+    assert len(PAGES["README.md"]) < 9_000
+
+
+def test_messages_that_the_faq_quotes_are_the_codes_own():
+    code = "".join(m.text for m in MODULES)
+    quoted = re.findall(r"“([^”]+)”", PAGES["docs/faq.md"])
+    assert len(quoted) > 5
+    for message in quoted:
+        for part in message.split("…"): assert part.strip(" ,") in code, message
+
+
+def test_the_citation_names_this_version():
+    import abs_lab
+    assert f"version: {abs_lab.__version__}\n" in (ROOT/"CITATION.cff").read_text()
+
+
+def test_workflows_and_templates_are_what_a_code_host_reads():
+    yaml = pytest.importorskip("yaml")
+    for file in (ROOT/".github").rglob("*.yml"):
+        told = yaml.safe_load(file.read_text())
+        for job in told.get("jobs", {}).values():
+            for step in job["steps"]:
+                if command := step.get("run"): assert command == ".ci/run" and os.access(ROOT/command, os.X_OK) or command.split()[0] == "make", command
+    matrix = yaml.safe_load((ROOT/".github"/"workflows"/"test.yml").read_text())["jobs"]["test"]["strategy"]["matrix"]["python"]
+    assert [f"Programming Language :: Python :: {v}" in (ROOT/"pyproject.toml").read_text() for v in matrix] == [True] * 3
