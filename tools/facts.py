@@ -1,5 +1,5 @@
 """Tables of the documentation that the code knows: `<!-- table: NAME ARGUMENT -->` in a page is replaced by one of them."""
-import argparse, contextlib, io, re, sys
+import contextlib, io, re, sys
 from dataclasses import fields
 from pathlib import Path
 
