@@ -60,7 +60,7 @@ def test_each_difference_is_named_by_notebook_and_cell(project):
     index, nbs = project/"nbs"/"index.ipynb", project/"nbs"
     edited(index, nbs/"agrees.ipynb", {0: as_text("0.33333340"), 2: as_text("0.7")})  # a last digit, and another processor
     edited(index, nbs/"differs.ipynb", {0: as_text("0.3343"), 1: list.clear, 3: list.clear, 7: lambda outputs: outputs.append(dict(output_type="stream", name="stdout", text=["quiet"]))})
-    notebook(nbs/"unfit.ipynb", ["#| varies\nNone", "print('/tmp/x.txt')", "'" + "x" * 1_000_000 + "';"])
+    notebook(nbs/"unfit.ipynb", ["#| varies\nNone", "print('/root/x.txt')", "'" + "x" * 1_000_000 + "';"])
     notebook(nbs/"raises.ipynb", ["1 / 0"])
     before = {f: f.read_bytes() for f in nbs.glob("*.ipynb")}
     done = run(project, "check", *sorted(f"nbs/{f.name}" for f in before if f != index))

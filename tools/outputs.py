@@ -4,10 +4,11 @@
     python tools/outputs.py write [NOTEBOOK...]    store what differs, and write README.md
 
 Texts are the same if their words and whole numbers are, and their other numbers to one in a thousand. Of a picture its presence and size count.
-A cell whose text comes out of training, which rounds differently on another processor, begins with `#| varies` and contains an assertion.
+A cell whose text differs from run to run or from machine to machine (training rounds differently on another processor) begins with `#| varies`
+and contains an assertion; its text is stored anew when more than its numbers differ. The clone and temporary folders are stored as `…`.
 What code hosts do not show (Plotly, widgets, scripts) and what another run would not print again (progress bars, warnings) is not stored.
 """
-import base64, contextlib, math, multiprocessing, os, re, sys, time
+import base64, contextlib, math, multiprocessing, os, re, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from nbdev.doclinks import nbglob
 from nbdev.test import nb_test_cells
 
 WORKERS, SECONDS = 2, 600              # notebooks at once; the longest that a cell may take
-PICTURE, NOTEBOOK = 60_000, 1_000_000  # the most bytes of each
+PICTURE, NOTEBOOK = 80_000, 1_000_000  # the most bytes of each
 TEXTS = {"text/plain", "text/html", "text/markdown", "text/latex"}
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?(?!\w)")
 PRELOADED = ["torch", "numpy", "gymnasium", "envpool", "pandas", "scipy.stats", "plotly.graph_objects", "matplotlib.pyplot", "ipywidgets", "execnb.shell", "nbdev.test"]
@@ -30,14 +31,16 @@ PROCESSES = multiprocessing.get_context("forkserver")
 
 # -- one notebook in a process of its own ------------------------------------------------------------------------------
 
-def kept(output: dict) -> dict | None:
+def kept(output: dict, root: Path) -> dict | None:
     "What is stored of an output."
-    if output["output_type"] == "stream": return dict(output) if output["name"] == "stdout" else None
+    folders = re.compile(f"{re.escape(str(root))}|{re.escape(tempfile.gettempdir())}/\\w+")
+    here = lambda text: [folders.sub("…", line) for line in "".join(text).splitlines(True)]
+    if output["output_type"] == "stream": return dict(output, text=here(output["text"])) if output["name"] == "stdout" else None
     data = output.get("data", {})
-    if "image/png" in data: return dict(output, data={"image/png": data["image/png"]})
+    if picture := {k: v for k, v in data.items() if k in ("image/png", "image/svg+xml")}: return dict(output, data=picture)
     html = "".join(data.get("text/html", ""))
     if any(k.startswith("application/") for k in data) or re.search(r"<(script|iframe|video|img)\b", html): return None
-    return dict(output, data={k: v for k, v in data.items() if k in TEXTS})
+    return dict(output, data={k: here(v) for k, v in data.items() if k in TEXTS})
 
 
 def executed(notebook: Path, root: Path, answer):
@@ -51,7 +54,7 @@ def executed(notebook: Path, root: Path, answer):
     except Exception: answer.send(shell.prettytb(fname=notebook))
     else:
         clean_nb(nb)
-        answer.send({c.id: [k for o in c.outputs if (k := kept(o))] for c in nb.cells if c.id in due})
+        answer.send({c.id: [k for o in c.outputs if (k := kept(o, root))] for c in nb.cells if c.id in due})
     os._exit(0)  # whatever threads the notebook left behind
 
 
@@ -96,16 +99,23 @@ def difference(cell: dict, gives: list) -> str | None:
     for (kind, a), (_, b) in zip(stored, given):
         if kind == "image/png":
             if any(abs(x - y) > 0.1 * max(x, y) for x, y in zip(dimensions(a), dimensions(b))): return f"the stored picture measures {dimensions(a)}; the code gives {dimensions(b)}"
-        elif "varies" not in cell.directives and not same(a, b):
+        elif kind != "image/svg+xml" and "varies" not in cell.directives and not same(a, b):
             x, y = next(((x, y) for x, y in zip(a.splitlines(), b.splitlines()) if not same(x, y)), (a, b))
             return f"stored is      {x.strip()[:150]}\n    the code gives {y.strip()[:150]}"
 
 
+def changed(cell: dict, gives: list) -> bool:
+    "Whether outputs that do not count as different are stored anew: another picture, or other words of a text that varies."
+    return any(a != b if kind == "image/png" else "varies" in cell.directives and NUMBER.sub("0", a).split() != NUMBER.sub("0", b).split()
+               for (kind, a), (_, b) in zip(parts(cell.outputs), parts(gives)))
+
+
 def fault(cell: dict, gives: list) -> str | None:
     "Why the outputs that a cell's code gives cannot be stored."
-    if "varies" in cell.directives and not re.search(r"^\s*(assert\b|test_\w+\()", cell.source, re.M): return "it is marked `#| varies` and asserts nothing"
+    if "varies" in cell.directives and not re.search(r"[Aa]ssert|test_\w+\(", cell.source): return "it is marked `#| varies` and asserts nothing"
     for kind, value in parts(gives):
-        if kind == "image/png" and len(value) * 3 // 4 > PICTURE: return f"its picture has {len(value) * 3 // 4} bytes, of at most {PICTURE}"
+        size = len(value) * 3 // 4 if kind == "image/png" else len(value)
+        if kind.startswith("image") and size > PICTURE: return f"its picture has {size} bytes, of at most {PICTURE}"
         if found := UNFIT.search(value): return f"its output names a path or an address: {value[max(0, found.start() - 40):found.end() + 20]!r}"
 
 
@@ -124,7 +134,7 @@ def main(root: Path, write: bool, names: list) -> int:  # exit code
                     if cell.cell_type != "code": continue
                     new = gives.get(cell.id, [])
                     if problem := fault(cell, new) or not write and difference(cell, new): found.append(f"{name}, cell {i} ({cell.id}): {problem}")
-                    if write and (difference(cell, new) or [p for p in parts(cell.outputs) if p not in parts(new) and ("varies" in cell.directives or p[0] == "image/png")]):
+                    if write and (difference(cell, new) or changed(cell, new)):
                         cell.outputs, stored = new, stored + 1
                 if write: write_nb(nb, notebook)
                 if notebook.stat().st_size > NOTEBOOK: found.append(f"{name}: {notebook.stat().st_size} bytes, of at most {NOTEBOOK}")
