@@ -70,7 +70,7 @@ def help_of(*argv):
     import os
     from abs_lab.cli import main
     out, before = io.StringIO(), os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "110"
+    os.environ["COLUMNS"] = "84"
     try:
         with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit): main([*argv, "--help"])
     finally: os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
