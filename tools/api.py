@@ -40,9 +40,14 @@ def modules(package: Path) -> list[Module]:
 
 
 def undocumented(module: Module) -> list[str]:
-    "Public functions, classes and methods of a module without a docstring."
+    "Public functions, classes and methods of a module without a docstring, and their parameters without a comment."
     found = [(at, n) for name in module.public for at, n in [(name, module.defined[name]), *((f"{name}.{m.name}", m) for m in _methods(module.defined[name]))]]
-    return [at for at, n in found if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not ast.get_docstring(n)]
+    lacks = [at for at, n in found if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not ast.get_docstring(n)]
+    for at, n in found:
+        overrides = "." in at and module.defined[at.partition(".")[0]].bases  # its base says what the parameters are
+        arguments = _made(n) if isinstance(n, ast.ClassDef) else _arguments(n) if isinstance(n, ast.FunctionDef) and not overrides else []
+        lacks += [f"{at}({name})" for name, a, _ in arguments if a is not None and not module.comments.get(a.end_lineno)]
+    return lacks
 
 
 def _methods(node):
@@ -74,6 +79,11 @@ def _arguments(node):
 def _fields(node):
     "Each annotated field of a class, as an argument."
     return [(f.target.id, f, f.value) for f in node.body if isinstance(f, ast.AnnAssign) and not f.target.id.startswith("_") and "ClassVar" not in ast.unparse(f.annotation)]
+
+
+def _made(node):
+    "What a class is made of: the arguments of its `__init__`, or its fields."
+    return next((_arguments(m) for m in node.body if isinstance(m, ast.FunctionDef) and m.name == "__init__"), None) or _fields(node)
 
 
 def _signature(arguments):
@@ -131,7 +141,7 @@ def _entry(module, name, node, fence=5, owner=""):
     "The directive for one public name."
     colons, full = ":" * fence, f"{owner}.{name}" if owner else name
     if isinstance(node, ast.ClassDef):
-        made = _fields(node) or next((_arguments(m) for m in node.body if isinstance(m, ast.FunctionDef) and m.name == "__init__"), [])
+        made = _made(node)
         lines = [f"{colons}{{py:class}} {full}({_signature(made)})", "", prose(ast.get_docstring(node) or ""), "",
                  " · ".join([*([f"Bases: {', '.join(f'`{ast.unparse(b)}`' for b in node.bases)}"] if node.bases else []), _link(module, node)]), *_table(module, made), *_errors(node), ""]
         for m in _methods(node): lines += _entry(module, m.name, m, fence - 1)

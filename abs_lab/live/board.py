@@ -184,8 +184,8 @@ class LiveView(Displayable):
     "Sessions that are followed in a thread and drawn while they train."
     def __init__(
         self,
-        plots: Plots,
-        header: Header,
+        plots: Plots,     # to be drawn
+        header: Header,   # to be kept up to date
         refresh: float,   # seconds between looks
     ):
         self.plots, self.header, self.refresh, self.lock = plots, header, refresh, plots.lock
@@ -263,7 +263,7 @@ class SteeredView(LiveView):
     "A live view whose buttons act on the session that is chosen."
     def __init__(
         self,
-        plots: Plots,
+        plots: Plots,     # to be drawn
         refresh: float,   # seconds between looks
     ):
         super().__init__(plots, Header(self._press), refresh)

@@ -46,8 +46,8 @@ def curves(
 @dataclass(eq=False)
 class DrawnRun:
     "A run in the figures."
-    trace: Trace
-    name: str
+    trace: Trace  # its curves, as far as they are recorded
+    name: str     # as in the legend
     colour: str                                            # #rrggbb
     main_curves: list = field(default_factory=list)        # (series, its curve in the main figure)
     diagnostic_curves: list = field(default_factory=list)  # (series, its curve among the diagnostics)
@@ -130,7 +130,7 @@ class RunsFigure:
 
     def __init__(
         self,
-        x_axis: XAxis,
+        x_axis: XAxis,     # what the figures are drawn against
         own: OwnChanges,   # shared by all figures
         zoomed,            # function of an x range: a person has zoomed in here
     ):
@@ -183,7 +183,7 @@ class ThresholdLines:
         self,
         figure: Figure,   # that has these shapes and annotations
         log: W.Checkbox,  # whether its axis is logarithmic
-        own: OwnChanges,
+        own: OwnChanges,  # shared by all figures
         dropped,          # function of (low, high): where a person has dropped the lines; it answers with `place`
     ):
         self.figure, self.log, self.own, self.dropped, self.values, self.moments = figure, log, own, dropped, {}, []
@@ -257,8 +257,8 @@ class MainFigure(RunsFigure):
         self,
         config: RunConfig,   # of the first run
         height: int,         # pixels
-        x_axis: XAxis,
-        own: OwnChanges,
+        x_axis: XAxis,       # as `RunsFigure` has it
+        own: OwnChanges,     # shared by all figures
         zoomed,              # as `RunsFigure` has it
         dropped,             # as `ThresholdLines` has it
     ):
@@ -327,8 +327,8 @@ class Diagnostics(RunsFigure):
     def __init__(
         self,
         height: int,         # pixels
-        x_axis: XAxis,
-        own: OwnChanges,
+        x_axis: XAxis,       # as `RunsFigure` has it
+        own: OwnChanges,     # shared by all figures
         zoomed,              # as `RunsFigure` has it
     ):
         super().__init__(x_axis, own, zoomed)

@@ -197,7 +197,10 @@ class PageStyle(Reconnecting, anywidget.AnyWidget):
     css = T.Unicode(CSS).tag(sync=True)
     width = T.Int(900).tag(sync=True)  # pixels: of the element of class `figure-area` beside it, or of the whole
 
-    def __init__(self, *figures):
+    def __init__(
+        self,
+        *figures,  # to be kept as wide as their place
+    ):
         super().__init__()
         self.observe(lambda _: self.fit(*self.figures), "width")
         self.fit(*figures)

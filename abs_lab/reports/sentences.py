@@ -272,14 +272,17 @@ MARGIN = 0.1  # a probability of improvement within this of one half is a differ
 class Pair:
     "Two arms, and what their runs have."
     about: str         # what differs, in a few words
-    arm: str
-    other: str
+    arm: str           # label of the first
+    other: str         # label of the second
     outcomes: dict     # outcome -> {task: ([seeds] of the arm, [seeds] of the other)}
     whole: bool        # both have enough seeds on every task of the page
     same: bool         # both hold the same runs
     sizes: dict        # task -> mean |difference of the sizes| of runs of one seed, in relation to their mean; of two controllers only
 
-    def pooled(self, outcome="score") -> tuple | None:
+    def pooled(
+        self,
+        outcome="score",  # a key of `outcomes`
+    ) -> tuple | None:
         "The scores of both arms by task; None of a single task, and where an arm lacks one."
         tasks = self.outcomes[outcome]
         if not self.whole or len(tasks) < 2 or tasks.keys() < self.outcomes["score"].keys(): return None

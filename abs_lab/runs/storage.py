@@ -139,19 +139,27 @@ def is_name(
     return isinstance(value, str) and 0 < len(value.encode(errors="replace")) < 250 and value not in (".", "..") and not set("/\\\0") & set(value)
 
 # %% ../../nbs/runs/02_storage.ipynb #f41e44b2
-def whole(value) -> bool:
+def whole(
+    value,  # as JSON gives it
+) -> bool:
     "Whether a value is a number of steps, updates or bytes."
     return type(value) is int and 0 <= value < 2**63
 
-def number(value) -> bool:
+def number(
+    value,  # as JSON gives it
+) -> bool:
     "Whether a value is a finite number."
     return type(value) in (int, float) and abs(value) < 1e300
 
-def finite(value) -> bool:
+def finite(
+    value,  # as JSON gives it
+) -> bool:
     "Whether a value is anything but a number that cannot be counted with."
     return type(value) not in (int, float) or number(value)
 
-def maybe(shape):
+def maybe(
+    shape,  # as `misfit` takes it
+):
     "A shape for what may be None."
     return lambda value: value is None or misfit(value, shape) is None
 

@@ -240,7 +240,7 @@ def run_queue(
 @dataclass
 class Work:
     "A study at one scale: its runs, checked, and their folders."
-    study: Study
+    study: Study              # its question, arms and notebooks
     grid: list[dict]          # parameters of every run
     configs: list[RunConfig]  # the same, checked
     chosen: list[bool]        # whether it is asked for now
