@@ -86,6 +86,7 @@ def test_every_page_in_a_browser_asks_no_other_host_and_reports_no_error(tmp_pat
         browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for width, scheme in ((1200, "light"), (400, "dark")):
             tab = browser.new_context(viewport=dict(width=width, height=900), color_scheme=scheme).new_page()
+            tab.set_default_timeout(300_000)
             tab.on("request", lambda r: r.url.startswith((here, "data:", "blob:")) or wrong.append(f"asks for {r.url}"))
             tab.on("response", lambda r: r.status >= 400 and wrong.append(f"{r.status} {r.url}"))
             tab.on("console", lambda m: m.type == "error" and wrong.append(f"{m.location}: {m.text}"))
