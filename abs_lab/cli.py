@@ -146,6 +146,10 @@ def _reproduce_flags():
     add("--dry-run", action="store_true", help="list what would run, with its expected time and disk space, and start nothing")
     add("--allow-mixed-commits", action="store_true", help="report runs together that were trained by different code or packages")
     add("--publish", action="store_true", help="write the report to reports/STUDY, where the committed one lies (default: a report of your own, in runs/STUDY/report)")
+    add("--beside", nargs="+", default=[], metavar="FILE", help="lay curves of others into the page: a CSV of step, return, seed, arm; a CSV or JSON from W&B; a folder of TensorBoard logs. "
+                                                                "They are kept in the report's folder beside")
+    add("--beside-task", default="", metavar="ID", help="environment of those curves, where the files do not say it")
+    add("--beside-metric", default="", metavar="NAME", help="column or tag that holds their return (default: the usual names, as charts/episodic_return)")
     return parser
 
 # %% ../nbs/cli.ipynb #25e00004
@@ -183,6 +187,10 @@ def _reproduce(argv):
         _dry_run(work, args.jobs or settings()["jobs"] or allowed_cores())
         if not args.allow_mixed_commits: check_commits(work)
         return 0
+    if args.beside:
+        from abs_lab.reports.others import lay
+        work = prepare(args.study, args.scale, args.seeds, args.only, args.publish)
+        for path in lay(args.beside, work.report_dir, [*dict.fromkeys(config.env.env_id for config in work.configs)], args.beside_task, args.beside_metric): say(f"kept: {path}")
     done = reproduce(args.study, args.scale, args.seeds, args.jobs, args.allow_mixed_commits, args.only, args.engine, timeout, budget, args.publish)
     for f in done.failures: say(f"\nFAILED {f.arm} ({f.id}), see {f.notebook}\n{f.message}", error=True)
     say(f"report: {done.report}" if done.report else "no run finished, so there is no report")

@@ -421,7 +421,7 @@ def study(seeds, **kw):
 
 @pytest.fixture(autouse=True)
 def no_browser(monkeypatch):
-    "Static images start a browser for every figure; nbs/reports/04_pages.ipynb tries one."
+    "Static images start a browser for every figure; nbs/reports/05_pages.ipynb tries one."
     monkeypatch.setattr(pages, "static", lambda *_, **__: None)
 
 

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['RESULTS', 'OUTCOMES', 'SAME', 'MARGIN', 'area', 'results', 'repeated', 'evaluation', 'gradient_rate', 'cost',
            'divergence_table', 'parameters', 'provenance', 'lacking', 'undecided', 'normalised', 'scores', 'Pair',
-           'matched', 'contrasts', 'conclusion', 'compared', 'power', 'cautions', 'task_table', 'markdown']
+           'matched', 'contrasts', 'judged', 'in_words', 'conclusion', 'compared', 'power', 'cautions', 'task_table',
+           'markdown']
 
 # %% ../../nbs/reports/02_sentences.ipynb #e9375c1a
 import math
@@ -348,29 +349,42 @@ def contrasts(
         if whole: rows.append(first | dict(Task="all tasks", Seeds="") | whole)
     return pd.DataFrame(rows).fillna("")
 
+def judged(
+    pair: Pair,            # of runs on one scale, where tasks are several
+) -> dict:                 # "all tasks", or every task -> a key of `stats.WORDS`; empty of an arm under two names
+    "The verdicts on a pair's final evaluations: on all tasks together only where none has another sign."
+    if pair.same: return {}
+    tasks = pair.outcomes["score"]
+    signs = {np.sign(stats.improvement(*both) - 0.5) for both in tasks.values()} - {0}
+    whole = pair.pooled()
+    return {"all tasks": stats.weigh(*whole)} if whole and len(signs) < 2 else {task: stats.weigh(*both) for task, both in tasks.items()}
+
+def in_words(
+    pair: Pair,            # of runs on one scale, where tasks are several
+) -> str:                  # a sentence without its full stop
+    "What a pair of arms allows to be said of their final evaluations, without numbers."
+    alike: dict = {}
+    for task, verdict in judged(pair).items(): alike.setdefault(stats.WORDS[verdict].format(pair.arm, pair.other).rstrip(".").removesuffix(", which is not evidence that there is none"), []).append(task)
+    if not alike: return SAME.format(pair.arm, pair.other).rstrip(".")
+    few = "Preliminary, with fewer than eight seeds: " if stats.MIN_SEEDS <= min(len(s) for both in pair.outcomes["score"].values() for s in both) < stats.SURE_SEEDS else ""
+    if len(judged(pair)) == 1: return few + next(iter(alike))
+    listed = lambda names: " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    parts = "; ".join(f"on {listed(names)} {text if text.startswith((pair.arm, pair.other)) else text[0].lower() + text[1:]}" for text, names in alike.items())
+    return f"{few}{parts[0].upper()}{parts[1:]}"
+
 def conclusion(
     pair: Pair,            # of runs on one scale, where tasks are several
 ) -> str:                  # a sentence or two
-    "What a pair of arms allows to be said of their final evaluations."
-    if pair.same: return SAME.format(pair.arm, pair.other)
-    tasks = pair.outcomes["score"]
-    signs = {np.sign(stats.improvement(*both) - 0.5) for both in tasks.values()} - {0}
-    apart = [f"{task} {_chance(*both)}" for task, both in tasks.items()]
+    "What a pair of arms allows to be said of their final evaluations, and the numbers."
+    if pair.same: return f"{in_words(pair)}."
+    apart = [f"{task} {_chance(*both)}" for task, both in pair.outcomes["score"].items()]
     near = {task: share for task, share in pair.sizes.items() if share < 0.05}
     empty = f" Their sizes differ by {' and '.join(f'{100 * share:.1f} % ({task})' for task, share in near.items())} in the mean, so the two arms are nearly one treatment, and this pair can hardly show anything." if near else ""
-    few = "Preliminary, with fewer than eight seeds: " if stats.MIN_SEEDS <= min(len(s) for both in tasks.values() for s in both) < stats.SURE_SEEDS else ""
-    listed = lambda names: " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-    plain = lambda x, y: stats.conclude(x, y, pair.arm, pair.other).rstrip(".").removesuffix(", which is not evidence that there is none")
-    of = f"share of the pairs of seeds in which {pair.arm} is higher"
-    if len(tasks) == 1 or pair.pooled() and len(signs) < 2:
-        x, y = pair.pooled() or next(iter(tasks.values()))
-        numbers = _chance(x, y) + (f"; {', '.join(apart)}" if len(tasks) > 1 else "")
-        return f"{few}{plain(x, y)} ({of}: {numbers}).{empty}"
-    words = {task: plain(*both) for task, both in tasks.items()}
-    alike = {text: [task for task in words if words[task] == text] for text in words.values()}
-    parts = "; ".join(f"on {listed(names)} {text if text.startswith(pair.arm) or text.startswith(pair.other) else text[0].lower() + text[1:]}" for text, names in alike.items())
-    whole = f", all tasks {_chance(*both)}" if (both := pair.pooled()) else ""
-    return f"{few}{parts[0].upper()}{parts[1:]} ({of}: {', '.join(apart)}{whole}).{empty}"
+    whole = _chance(*both) if (both := pair.pooled()) else ""
+    if len(apart) == 1: numbers = _chance(*next(iter(pair.outcomes["score"].values())))
+    elif "all tasks" in judged(pair): numbers = "; ".join([whole, ", ".join(apart)])
+    else: numbers = ", ".join(apart + [f"all tasks {whole}"] * bool(whole))
+    return f"{in_words(pair)} (share of the pairs of seeds in which {pair.arm} is higher: {numbers}).{empty}"
 
 def compared(
     runs: list,            # finished runs, of several tasks on one scale
@@ -408,7 +422,7 @@ def cautions(
             usual = group[0]["params"]["epochs"]
             more = sum(max(run["curve"]["epochs"]) > usual for run in group)
             out.append(f"{arm} took more than {'two' if usual == 2 else usual} passes over a rollout at some time in {more} of {len(group)} runs.")
-    return [*out, _confound(arms)]
+    return [*out, _confound(arms)] if len(arms) > 1 else out
 
 # %% ../../nbs/reports/02_sentences.ipynb #16d0000b
 def _cell(values, form) -> str:
