@@ -1078,6 +1078,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'abs_lab/reports/comparisons.py'),
                                              'abs_lab.reports.comparisons.each_task': ( 'reports/comparisons.html#each_task',
                                                                                         'abs_lab/reports/comparisons.py'),
+                                             'abs_lab.reports.comparisons.expected': ( 'reports/comparisons.html#expected',
+                                                                                       'abs_lab/reports/comparisons.py'),
                                              'abs_lab.reports.comparisons.forest': ( 'reports/comparisons.html#forest',
                                                                                      'abs_lab/reports/comparisons.py'),
                                              'abs_lab.reports.comparisons.profiles': ( 'reports/comparisons.html#profiles',

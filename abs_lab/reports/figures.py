@@ -92,8 +92,11 @@ def _known() -> dict:
     found: dict = {}
     for study in STUDIES.values():
         colours = {arm: _colour(dict(controller="abs", size=None) | study.common | params) for arm, params in study.arms.items()}
-        if len(colours) > 1 and {*colours.values()} <= {"#009E73"}: colours = _apart(colours)
-        for arm, colour in colours.items(): found.setdefault(arm, (colour, sum(other == colour for other, _ in found.values())))
+        own = len(colours) > 1 and {*colours.values()} <= {"#009E73"}  # they would share one: the whole palette is theirs, on a page that no other arm is on
+        if own: colours = _apart(colours)
+        among = {} if own else found
+        for arm, colour in colours.items(): among.setdefault(arm, (colour, sum(other == colour for other, _ in among.values())))
+        found |= {arm: look for arm, look in among.items() if arm not in found}
     return found
 
 def styles(
@@ -360,7 +363,7 @@ def motion(
     style, rows, named = styles(arms), [], set()
     for title, names in _grouped(groups, arms).items():
         for name, alike in by_unit([run for arm in names for run in arms[arm]]).items(): rows.append((title, name, by_arm(alike)))
-    fig = make_subplots(rows=len(rows), cols=2, shared_xaxes=True, vertical_spacing=0.2 / len(rows), horizontal_spacing=0.1, column_titles=["divergence", escaped(column(runs[0], "size"))])
+    fig = make_subplots(rows=len(rows), cols=2, shared_xaxes=True, vertical_spacing=0.2 / len(rows), horizontal_spacing=0.1, column_titles=["divergence", joined(*str(column(runs[0], "size")).split(" (", 1), by=BR + "(")])
     for row, (_, name, alike) in enumerate(rows, 1):
         for arm, group in alike.items():
             measured = [smoothed(run) for run in group if len(series(run, "signal")[0])]

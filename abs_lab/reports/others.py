@@ -187,7 +187,7 @@ def beside(
         colour, name = OTHER_COLOURS[place % len(OTHER_COLOURS)], MARK.format(arm)
         for row in range(1, len(fig._grid_ref) + 1):
             fig.add_traces(_seeds(group, "return", "step", name, colour), rows=row, cols=1)
-            if shared := on_grid(group, "return"): fig.add_traces(_centre(*shared, name, (colour, "1px,3px"), showlegend=row == 1), rows=row, cols=1)
+            if shared := on_grid(group, "return"): fig.add_traces(_centre(shared[0], shared[1], name, (colour, "1px,3px"), showlegend=row == 1), rows=row, cols=1)
     return fig
 
 def table(

@@ -168,8 +168,8 @@ def report(
     enough = [_version(script)] + [f"basic {_version(script)}"] * all(t.type in ("scatter", "bar") for fig in figs for t in fig.data)
     if not shared.exists() or _version(shared.read_bytes()) not in enough: _replace(shared, script)
     body = "\n".join(_block(block, number) for number, block in enumerate(blocks, 1))
-    figures = FIGURES.format(template=to_json_plotly(TEMPLATE), config=to_json_plotly(CONFIG))
-    _replace(path, PAGE.format(title=escaped(title), css=CSS, body=figures + body).encode())
+    head = FIGURES.format(template=to_json_plotly(TEMPLATE), config=to_json_plotly(CONFIG))
+    _replace(path, PAGE.format(title=escaped(title), css=CSS, body=head + body).encode())
     return path
 
 # %% ../../nbs/reports/05_pages.ipynb #3fd82b67

@@ -243,7 +243,8 @@ _WITH_BTR = (
           scales={"cpu": dict(tasks=[*_SMALL]), "smoke": _BRIEF, "gpu": _FIRST_TWENTIETH | dict(arms=_sizes(256)), "paper": dict(tasks=ATARI5, arms=_sizes(256))},
           first=(dict(env_id=[_LANDER]),)),
     Study("btr-ladder", "Which parts of BTR does it need?", _BTR, "nbs/figures/btr-ladder.ipynb",
-          _rungs(), _SMALL | {game: dict(preset="paper") for game in ATARI5}, _OFF_POLICY | dict(controller="fixed"), seeds=5,
+          _rungs() | {"BTR, biases' σ over √outputs": dict(bias_sigma="outputs", tasks=_GAMES[:1])},  # as the authors' code; on Atari the preset `paper` has it
+          _SMALL | {game: dict(preset="paper") for game in ATARI5}, _OFF_POLICY | dict(controller="fixed"), seeds=5,
           scales={"cpu": dict(tasks=[_LANDER, _GAMES[0]]), "smoke": _BRIEF, "gpu": _FIRST_TWENTIETH, "paper": dict(tasks=ATARI5)},
           first=(dict(env_id=[_LANDER]),)),
 )
