@@ -582,3 +582,22 @@ def test_figure_notebook_runs_under_papermill(tmp_path):
     assert {"data", "index.html", "quick.ipynb", "results.csv"} <= {p.name for p in data.parent.iterdir()}
     assert out.stat().st_size < 200_000
     shutil.rmtree(tmp_path / "a folder")
+
+
+def test_returns_at_equal_time_stand_only_where_seconds_were_measured(tmp_path, monkeypatch):
+    "Gradient steps cost time: an arm that takes four times as many is cut off early; without a measurement there is no column."
+    from abs_lab.reports import sentences
+    runs = [r for r in study(5) if r["params"]["arm"] in ARMS[:2]]
+    for run in runs:
+        run["params"] |= dict(agent="pqn", preset="classic", num_minibatches=4)
+        if run["params"]["arm"] == ARMS[0]: run["curve"]["gradient_steps"] = [4 * n for n in run["curve"]["gradient_steps"]]
+        run["curve"]["return"] = [s / 1_000 for s in run["curve"]["step"]]
+    monkeypatch.setattr(sentences.resources, "files", lambda _: tmp_path)
+    sentences._seconds.cache_clear()
+    assert not [name for name in sentences.contrasts(runs, [("", *ARMS[:2])]) if "equal time" in name] and "On a quiet core (s)" not in sentences.cost(runs)
+    (tmp_path/"seconds.json").write_text(json.dumps(dict(tasks=[dict(agent="pqn", env_id="LunarLander-v3", preset="classic", seconds=dict(step=0.0, gradient_step=1e-3, row=0.0))])))
+    sentences._seconds.cache_clear()
+    try: table, cost = sentences.contrasts(runs, [("", *ARMS[:2])]), sentences.cost(runs)
+    finally: monkeypatch.undo(), sentences._seconds.cache_clear()
+    assert table["training return at equal time: arm higher"][0].startswith("0 %") and table["training return, last fifth: arm higher"][0].startswith("50 %")
+    assert list(cost["On a quiet core (s)"]) == [f"{1e-3 * 4 ** (i == 0) * runs[5 * i]['result']['gradient_steps']:,.0f}" for i in range(2)]
