@@ -221,7 +221,7 @@ CLAIMS = [
 # %% ../../nbs/reports/07_claims.ipynb #1d500a35
 HEAD = """# The paper's claims, and what has been found here
 
-The paper is "Scalable Reinforcement Learning via Adaptive Batch Scaling" (arXiv 2605.21557). This page is made by `abs-lab claims --publish` from the committed run files; every verdict and number on it is computed. *Not supported* means that the data does not show it; it does not mean that the opposite was shown. The paper's own scores are not known to this project, so nothing here compares numbers with them. Intervals are 95 %; with fewer than eight seeds a verdict is preliminary."""
+The paper is "Scalable Reinforcement Learning via Adaptive Batch Scaling" (arXiv 2605.21557). This page is made by `abs-lab claims --publish` from the committed run files; every verdict and number on it is computed. *Not supported* means that the data does not show it; it does not mean that the opposite was shown. The paper's own scores are not known to this project, so nothing here compares numbers with them. How closely the agents agree with their authors' code, run beside it, stands in [one table](../benchmarks/results/faithfulness.md). Intervals are 95 %; with fewer than eight seeds a verdict is preliminary."""
 
 def told(
     data: Data,     # the runs
@@ -257,7 +257,7 @@ def index(
                         tag("a", tag("img", src=f"{path.parent.name}/{picture.name}", alt=f"Figure of {said['study']}", loading="lazy"), href=f"{path.parent.name}/index.html") if picture else ""))
     table = tag("div", tag("table", tag("thead", tag("tr", *(tag("th", name) for name in ("Claim of the paper", "Verdict", "In one sentence")))),
                 tag("tbody", *(tag("tr", tag("td", claim.claim), tag("td", tag("strong", verdict)), tag("td", sentence)) for claim, verdict, sentence, _ in found))), class_="table")
-    body = joined(tag("p", "What the paper claims, and what the runs in this folder show. Details: ", tag("a", "CLAIMS.md", href="CLAIMS.md"), "."), table, tag("h2", "Studies"), *rows, by="\n")
+    body = joined(tag("p", "What the paper claims, and what the runs in this folder show. Details: ", tag("a", "CLAIMS.md", href="CLAIMS.md"), ". How closely the agents agree with their authors' code: ", tag("a", "one table", href="../benchmarks/results/faithfulness.md"), "."), table, tag("h2", "Studies"), *rows, by="\n")
     page = pages.PAGE.format(title="Adaptive Batch Scaling: what was found", css=pages.CSS + LIST, body=body)
     pages._replace(root / "index.html", page.encode())
     return root / "index.html"
