@@ -129,7 +129,7 @@ def _kept(folder) -> list:
 
 def _unlike(curves):
     "Refuse two curves of one arm and seed on a task."
-    seen: set = set()
+    seen = set()
     for curve in curves:
         if (key := tuple(curve["params"][k] for k in ("env_id", "arm", "seed"))) in seen: raise AbsLabError(f"there are two curves of {quoted(key[1])}, seed {key[2]}, on {key[0]}: name their arms or seeds apart")
         seen.add(key)

@@ -129,8 +129,8 @@ def at_equal_time(
     others: list,         # runs of another arm of it
 ) -> tuple | None:        # [runs] and [others] training returns; None where the task was not measured
     "Training return of two arms over the last fifth of what each had done when the fastest of all these runs ended."
-    times = [quiet_seconds(run) for run in [*runs, *others]]
-    if any(t is None for t in times): return None
+    times = [t for run in [*runs, *others] if (t := quiet_seconds(run)) is not None]
+    if len(times) < len(runs) + len(others): return None
     end = min(t[-1] for t in times)
     steps = [float(np.interp(end, t, run["curve"]["step"])) for t, run in zip(times, [*runs, *others])]
     found = [training_return(run, 0.8 * step, step) for run, step in zip([*runs, *others], steps)]
@@ -153,9 +153,10 @@ def cost(
         of = lambda key, form="{:,.0f}", group=group: _span([run["result"][key] for run in group], form)
         rate = _span([gradient_rate(run) for run in group], "{:.2f}")
         speed = _span([run["result"]["steps"] / run["result"]["seconds"] for run in group])
+        quiet = [t[-1] for run in group if (t := quiet_seconds(run)) is not None]
         rows.append({"Arm": arm, "Updates": of("updates"), "Gradient steps": of("gradient_steps"), "per 1,000 env steps": rate,
                      "Mean size": of("mean_size", "{:.1f}"), "Final size": of("final_size"), "Training time (s)": of("seconds"),
-                     "env steps/s": speed} | ({"On a quiet core (s)": _span([quiet_seconds(run)[-1] for run in group])} if quiet_seconds(group[0]) is not None else {}))
+                     "env steps/s": speed} | ({"On a quiet core (s)": _span(quiet)} if quiet else {}))
     return pd.DataFrame(rows).fillna("–")
 
 # %% ../../nbs/reports/02_sentences.ipynb #82a42995
