@@ -2,13 +2,12 @@
 import shutil, signal, threading, time, traceback
 
 import pytest
-import torch
 
 from abs_lab.runs.config import configure
 from abs_lab.core.interfaces import AbsLabError
 from abs_lab.runs.forks import repeat
-from abs_lab.runs.runner import read_config, run, set_events
-from abs_lab.runs.session import Session, check_memory
+from abs_lab.runs.runner import Run, read_config, run, set_events
+from abs_lab.runs.session import Session
 from abs_lab.runs.storage import Busy
 from support import assert_same_run, events, finish, result, rows, start, state
 
@@ -207,7 +206,7 @@ def test_started_twice(tmp_path):
 @pytest.mark.parametrize("wrong, said", [
     (dict(low=0.9, high=0.1), "did you mean low=0.1, high=0.9"), (dict(low=0.99), "0 < low < high"), (dict(high=0.01), "0 < low < high"),
     (dict(size_min=40), "size_min must be at most size_max=32"), (dict(lw=0.1), "did you mean low"), (dict(network="pqn"), "a run can change 'network'"),
-    (dict(size_max=10**10), "GiB are free"), (dict(lr=-1.0), "lr must be positive"), (dict(low="a"), "must be of type float")])
+    (dict(size_max=10**10), "GB are free"), (dict(n_states=10**11, states="heldout"), "^n_states=1"), (dict(eval_envs=10**7), "^eval_envs=10000000 would need"), (dict(lr=-1.0), "lr must be positive"), (dict(low="a"), "must be of type float")])
 def test_a_change_that_is_refused_changes_nothing(tmp_path, wrong, said):
     session = stepped(tmp_path/"a", 2)
     with pytest.raises(AbsLabError, match=said): session.set(**wrong)
@@ -217,29 +216,42 @@ def test_a_change_that_is_refused_changes_nothing(tmp_path, wrong, said):
     session.stop()
 
 
-def test_a_size_beyond_memory_ends_before_training(tmp_path):
-    session = Session(configure(**SMALL | dict(size_max=2_000_000, num_envs=100_000)), tmp_path/"a")
-    with pytest.raises(AbsLabError, match="the largest that fits"): check_memory(2_000_000, torch.zeros(100_000, 4))
-    session.config = configure(**SMALL)
-    session.start(); session.wait(120)  # and one that fits is trained
+@pytest.mark.parametrize("agent, wrong, said", [
+    ("pqn", dict(size_max=2**40), "size_max"), ("pqn", dict(controller="fixed", size=2**30), "size"), ("pqn", dict(controller="replayed", starts=(0, 99), sizes=(8, 2**30)), "sizes"),
+    ("pqn", dict(controller="walk", size_max=10**9), "size_max"), ("pqn", dict(states="heldout", n_states=10**10), "n_states"), ("pqn", dict(eval_envs=10**7), "eval_envs"),
+    ("pqn", dict(num_envs=2**24, size_min=4, size_max=4), "num_envs"), ("pqn", dict(meter="gns", micro_batches=2**19, size_max=2**17, low=0.1, high=0.2), "micro_batches"),
+    ("ppo", dict(preset="classic", size_min=64, size_max=2**32, multiple=64, epochs_rule="constant"), "size_max"),
+    ("btr", dict(preset="classic", lag=1, controller="fixed", size=2**22, learning_starts=2**24, replay_size=2**24, total_steps=2**25), "size")])
+def test_what_a_run_may_need_later_is_refused_before_any_work(agent, wrong, said, tmp_path):
+    config = configure(agent, **dict(env_id="CartPole-v1", num_envs=8, total_steps=4_000, interval=5) | wrong)
+    with pytest.raises(AbsLabError, match=f"^{said}=.* would need about .* GB of memory, and .* GB are free for it: (about .* would fit|fewer environments)"): run(config, tmp_path/"a")
+    assert not (tmp_path/"a").exists()
+
+
+def test_a_value_that_is_said_to_fit_fits(tmp_path, monkeypatch):
+    monkeypatch.setattr("abs_lab.runs.parties.free_bytes", lambda device: 10**7)
+    with pytest.raises(AbsLabError, match="size_max") as e: Run(configure(**SMALL | dict(size_max=60_000)), tmp_path/"a")
+    fits = int(str(e.value).split("about ")[-1].split()[0].replace(",", ""))
+    assert fits > 100
+    Run(configure(**SMALL | dict(size_max=fits)), tmp_path/"a").close()
 
 
 def test_a_size_beyond_memory_that_is_set_before_the_start_ends_before_training(tmp_path, monkeypatch):
     session = Session(configure(**SMALL), tmp_path/"a")
-    monkeypatch.setattr("abs_lab.runs.session.free_bytes", lambda device: 2**20)
+    monkeypatch.setattr("abs_lab.runs.parties.free_bytes", lambda device: 10**7)
     session.set(size_max=60_000)
     session.step(1)
-    with pytest.raises(AbsLabError, match="a rollout of 60,000 steps needs about"): session.wait(60)
+    with pytest.raises(AbsLabError, match="size_max=60000 would need about"): session.wait(60)
     assert not rows(tmp_path/"a") and not set_events(tmp_path/"a")
 
 
-def test_the_batch_of_a_replay_agent_is_no_rollout(tmp_path, monkeypatch):
-    monkeypatch.setattr("abs_lab.runs.session.free_bytes", lambda device: 2**12)  # a step of 16 carts takes 256 bytes, a thousand of them do not fit
-    session = Session(configure("btr", env_id="CartPole-v1", total_steps=3_000, learning_starts=2_600, size_max=1_024), tmp_path/"a")
-    session.step(1)
-    assert session.wait(60) == "paused"
-    session.set(size_max=512)
-    session.stop()
+def test_a_change_that_needs_no_more_memory_is_let_through_where_there_is_none(tmp_path, monkeypatch):
+    r = Run(configure(**SMALL), tmp_path/"a")
+    monkeypatch.setattr("abs_lab.runs.parties.free_bytes", lambda device: 0)
+    r.set(low=0.2)
+    with pytest.raises(AbsLabError, match="0.0 GB are free for it"): r.set(size_max=64)
+    assert r.controller.low == 0.2 and len(r.history) == 1
+    r.close()
 
 
 def test_what_was_set_while_stopped_holds_in_a_fork(tmp_path):

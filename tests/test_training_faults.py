@@ -21,7 +21,8 @@ from abs_lab.core.train import evaluate
 from abs_lab.runs import __main__ as program
 from abs_lab.runs.checkpoints import load_tree, save_tree
 from abs_lab.runs.config import configure
-from abs_lab.runs.runner import Run, _weights, load_agent, run
+from abs_lab.runs.parties import weights_of
+from abs_lab.runs.runner import Run, load_agent, run
 from abs_lab.runs.registry import register
 from abs_lab.runs.session import Session
 from abs_lab.runs.storage import steps_of
@@ -348,7 +349,7 @@ def test_a_loss_whose_row_is_not_due_ends_the_run_before_it_is_saved(tmp_path, m
 def test_weights_are_found_wherever_an_agent_keeps_them():
     lone, deep, learnt = (torch.nn.Parameter(torch.zeros(2)) for _ in range(3))
     held = dict(a=lone, b=[torch.nn.Linear(1, 1), (dict(c=deep),)], c=torch.optim.SGD([learnt], 0.1), d=3, e=torch.full((2,), -float("inf")), f="text")
-    assert len(_weights(held)) == 5 and {id(p) for p in (lone, deep, learnt)} <= {id(w) for w in _weights(held)}
+    assert len(weights_of(held)) == 5 and {id(p) for p in (lone, deep, learnt)} <= {id(w) for w in weights_of(held)}
 
 
 def test_the_rank_of_features_that_are_no_numbers_is_none():

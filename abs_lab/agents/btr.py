@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from .networks import PLASTICITY, builder, check_name, check_outputs, dormant_fraction, feature_rank, fit_pixels, norm_of, one_tensor, weight_norm
 from ..core.contract import Agent, AgentConfig, Metric, resume_generator
 from ..core.envs import is_atari, role_seeds, spaces_of
-from ..core.interfaces import AbsLabError, BatchPlan, Progress, at_least, choose, positive, shares
+from ..core.interfaces import AbsLabError, BatchPlan, Progress, at_least, at_most, choose, positive, shares
 from .pqn import linear_epsilon
 from .btr_networks import PIECE, TORSOS, quantile_network
 from .replay import Replay, bytes_of
@@ -71,6 +71,7 @@ class BTRConfig(AgentConfig):
         for name, valid in dict(munchausen_policy=("target", "online"), bias_sigma=("inputs", "outputs"), coupling=("steps", "samples"), optimizer=("adam", "adamw")).items():
             choose(name, getattr(self, name), valid)
         at_least(self, taus=1, n_steps=1, replay_size=1, learning_starts=0, rollout=1, base_batch=1, target_period=1, diagnose_every=1, weight_decay=0, epsilon_decay=0)
+        at_most(self, taus=2**12, n_steps=2**16)
         positive(self, "lr", "adam_eps", "max_grad_norm", "temperature", "replay_ratio", "epsilon_fraction")
         shares(self, "gamma", "alpha", "beta", "munchausen_alpha", "epsilon_start", "epsilon_end", "epsilon_off")
         if self.munchausen_floor > 0: raise AbsLabError(f"munchausen_floor must be at most 0, not {self.munchausen_floor}")
@@ -174,7 +175,7 @@ _spaces = cache(spaces_of)  # the runs of a study have few kinds of environments
 class _BTRKind(Agent):
     "What BTR says about itself before there is an agent: which runs it refuses, what a person should know of them, and what memory they take."
     Config, presets, published_steps = BTRConfig, PRESETS, 50_000_000
-    size_metric, settable = Metric("replay batch", "transitions"), ("lr", "gamma", "epsilon_end")
+    size_metric, settable, at_once = Metric("replay batch", "transitions"), ("lr", "gamma", "epsilon_end"), PIECE
     metrics = dict(loss=Metric("loss"), q_value=Metric("mean Q-value"), grad_norm=Metric("gradient norm"), lr=Metric("learning rate"), epsilon=Metric("random actions", "share"), **PLASTICITY)
     preset_for, plan_update = staticmethod(preset_for), staticmethod(plan_update)
 
@@ -224,6 +225,7 @@ class _BTRNetworks(_BTRKind):
         super().__init__(config, obs_space, action_space, num_envs, progress, seed, device)
         self.n_actions, c = int(action_space.n), config
         self.replay = Replay(c.replay_size, num_envs, obs_space, c.n_steps, c.gamma, c.alpha, device)
+        self.stored = self.replay.length * num_envs
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(role_seeds(seed, 1, "weights")[0])
             parts = dict(iqn=c.iqn, dueling=c.dueling, noisy=c.noisy, taus=c.taus, bias_sigma=c.bias_sigma)

@@ -23,7 +23,7 @@ from .networks import Vector, one_tensor
 from .normalizers import ObsNormalizer, RewardNormalizer
 from ..core.contract import Agent, AgentConfig, Metric, resume_generator
 from ..core.envs import role_seeds
-from ..core.interfaces import AbsLabError, BatchPlan, Progress, at_least, choose, positive, shares
+from ..core.interfaces import AbsLabError, BatchPlan, Progress, at_least, at_most, choose, positive, shares
 from ..core.returns import gae
 
 # %% ../../nbs/agents/05_ppo.ipynb #8f5de05e
@@ -56,6 +56,7 @@ class PPOConfig(AgentConfig):
         choose("epochs_rule", self.epochs_rule, EPOCH_RULES)
         choose("reward_reset", self.reward_reset, ["end", "termination"])
         at_least(self, width=1, num_minibatches=1, epochs=1, base_batch=1, entropy_coef=0, value_coef=0)
+        at_most(self, width=2**13)
         positive(self, "lr", "clip", "max_grad_norm", "norm_clip")
         shares(self, "gamma", "lam")
 
@@ -259,6 +260,10 @@ class _LearningPPO(_ActingPPO):
 # %% ../../nbs/agents/05_ppo.ipynb #c3003d4d
 class PPO(_LearningPPO):
     "Proximal policy optimisation on vector observations, with continuous or discrete actions."
+    def needs(self, plan, row):
+        "The values and the outcome are computed of all rows at once."
+        return 2 * row * max(plan.minibatch, self.num_envs * plan.rollout)
+
     def gradient(self, rollout):  # what `collect` returned
         "A function from rows [B] of the flattened rollout to the flat gradient [P] of their loss; its weights are those at the call."
         rows, place = self._rows(rollout, copy.deepcopy(self.earned)), rollout.mask.flatten().cumsum(0) - 1

@@ -277,6 +277,10 @@ class PQN(_ActingPQN):
         targets = q_lambda(rollout.rewards, rollout.terminated, rollout.truncated, value, next_value, c.gamma, c.lam)
         return [x.flatten(0, 1) for x in (rollout.obs, rollout.actions, targets, rollout.mask.float())]
 
+    def needs(self, plan, row):
+        "Where an update goes piece by piece, what a piece takes."
+        return 2 * row * min(plan.minibatch, self.piece or plan.minibatch)
+
     def gradient(self, rollout):  # what `collect` returned
         "A function from rows [B] to the flat gradient [P] of their loss: its targets are fixed now, its weights are those at the call."
         (obs, actions, targets, weight), parameters = self._rows(rollout), list(self.net.parameters())

@@ -182,6 +182,17 @@ class Meter(Part):
         "Raise `AbsLabError`, before any measurement, for an agent that this meter cannot measure."
         self.check_agent(type(agent))
 
+    def needs(
+        self,
+        agent,         # to be measured
+        rows: int,     # of the largest rollout
+        obs: int,      # bytes of an observation
+        row: float,    # bytes that the layers of the agent's networks put out for one
+        weights: int,  # numbers that the agent learns
+    ) -> dict:         # name of a parameter -> `machine.Need`
+        "The memory that a measurement takes, by the parameters on which it depends."
+        return {}
+
     def state_dict(self) -> dict:  # a value for each name in `memory`, and the generator's state [bytes] where `seed` made one
         "What has happened, not what was configured."
         generator = getattr(self, "_generator", None)
@@ -243,6 +254,8 @@ class Agent:
     metrics: ClassVar[dict] = {}                                              # name of what `update` returns -> Metric
     published_steps: ClassVar[int | None] = None                              # environment steps of the published setting
     reseeded = False                                                          # whether a generator could not go on from a saved state, and began anew
+    at_once: int | None = None                                                # observations that `policy` takes through its networks at once (None: all that it is given)
+    stored = 0                                                                # states that `states` can draw from, at most
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -318,6 +331,14 @@ class Agent:
     ) -> float:                # bytes
         "The memory that training fills beside the networks: a replay's."
         return 0.0
+
+    def needs(
+        self,
+        plan: BatchPlan,       # of an update
+        row: float,            # bytes that the layers of its networks put out for one observation
+    ) -> float:                # bytes
+        "The memory that an update takes for a while, beside its rollout."
+        return 3 * row * plan.minibatch
 
     @classmethod
     def for_acting(

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 # %% ../../nbs/core/05_divergence.ipynb #017ffd92
 from .contract import Meter, Metric
 from .interfaces import AbsLabError, choose, quoted, whole
+from .machine import Need
 
 # %% ../../nbs/core/05_divergence.ipynb #f420acfd
 def _same_shape(old: torch.Tensor, new: torch.Tensor, what: str):
@@ -243,6 +244,11 @@ class Divergence(DivergenceSettings, Meter):
         policy_distance(out, out, self.distance)
         self._pair = isinstance(out, tuple)
 
+    def needs(self, agent, rows, obs, row, weights):
+        "The states, a copy of them, and what the layers put out for them."
+        count = min(self.n_states, {"heldout": self.n_states, "replay": agent.stored}.get(self.states, rows))
+        return dict(n_states=Need(self.n_states, 4 * obs + row * min((agent.at_once or count) / max(count, 1), 1), count))
+
     def before(
         self,
         agent,    # its `policy(obs)` is read; for a lag above 1 also `frozen()`, for `per_step` its `progress`, for replay its `states`
@@ -331,6 +337,10 @@ class GradientNoise(Meter):
         "Raise `AbsLabError` for a kind of agent without `gradient`."
         if hasattr(agent, "gradient"): return
         raise AbsLabError(f"gradient noise needs an agent with `gradient(rollout)`, which {agent.__name__} lacks: meter='divergence' fits every agent, and so does every controller but gns")
+
+    def needs(self, agent, rows, obs, row, weights):
+        "The gradients of all parts of a rollout; of one with fewer rows than parts nothing is measured."
+        return dict(micro_batches=Need(self.micro_batches, 8 * weights, self.micro_batches * (self.micro_batches <= rows)))
 
     def before(
         self,

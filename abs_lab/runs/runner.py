@@ -28,7 +28,7 @@ from ..core.train import evaluate, train
 from .checkpoints import BEFORE, LAST, last_standing, save_tree, what_is_left
 from .config import RunConfig, recall, recorded
 from .logs import ActionLog, ReplayLog, StepLog, append_event
-from .parties import Parties, device_of, with_changes
+from .parties import Parties, device_of, weights_of, with_changes
 from .provenance import differences, provenance
 from .settings import settings
 from .storage import Busy, Lease, config_json, crc_of, events_of, own_files, result_of, steps_of, write_sealed
@@ -45,14 +45,6 @@ def _trainings(dir):
     "What trained a run until now, each once: commit, fingerprint, versions."
     begun = [{k: e[k] for k in ("commit", "fingerprint", "versions") if k in e} for e in events_of(dir) if e["event"] in ("start", "resume")]
     return [b for i, b in enumerate(begun) if b not in begun[:i]]
-
-def _weights(part) -> list:
-    "What an agent's attributes hold of what it learns: parameters, those of modules, and what optimisers change."
-    if isinstance(part, torch.nn.Module): return [*part.parameters()]
-    if isinstance(part, torch.nn.Parameter): return [part]
-    if isinstance(part, torch.optim.Optimizer): part = [group["params"] for group in part.param_groups]
-    parts = part.values() if isinstance(part, dict) else part if isinstance(part, (list, tuple)) else ()
-    return [w for p in parts for w in _weights(p)]
 
 def _holds_nan(part) -> bool:
     "Whether a tensor or an array somewhere in a state holds what is no number; infinities may be meant, as in a mask."
@@ -103,7 +95,7 @@ class _Saved(_Written):
         "Save all state; a kill from here on loses nothing that came before. Raises `AbsLabError`, and leaves the last one, where learning has failed."
         self._check()
         self.log.check()
-        if not all(w.isfinite().all() for w in _weights(vars(self.agent))) or _holds_nan(self.agent.state_dict()):
+        if not all(w.isfinite().all() for w in weights_of(vars(self.agent))) or _holds_nan(self.agent.state_dict()):
             raise AbsLabError(f"the agent's weights became NaN or infinite by step {self.progress.step}, update {self.progress.update}; {what_is_left(self.dir)}")
         self.actions.append()
         if self.replay_log: self.replay_log.take(); self.replay_log.sync()
