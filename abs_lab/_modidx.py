@@ -782,6 +782,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'abs_lab.core.machine._control_groups': ( 'core/machine.html#_control_groups',
                                                                                 'abs_lab/core/machine.py'),
                                       'abs_lab.core.machine.allowed_cores': ('core/machine.html#allowed_cores', 'abs_lab/core/machine.py'),
+                                      'abs_lab.core.machine.check_jobs': ('core/machine.html#check_jobs', 'abs_lab/core/machine.py'),
                                       'abs_lab.core.machine.check_memory': ('core/machine.html#check_memory', 'abs_lab/core/machine.py'),
                                       'abs_lab.core.machine.cores': ('core/machine.html#cores', 'abs_lab/core/machine.py'),
                                       'abs_lab.core.machine.free_memory': ('core/machine.html#free_memory', 'abs_lab/core/machine.py'),

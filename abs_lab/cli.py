@@ -21,8 +21,8 @@ from typing import Annotated
 
 # %% ../nbs/cli.ipynb #18a1e17c
 from .core.contract import python_path
-from .core.interfaces import AbsLabError, choose, shortened
-from .core.machine import allowed_cores
+from .core.interfaces import AbsLabError, choose, quoted, shortened
+from .core.machine import allowed_cores, check_jobs
 from .core.text import plain_terminal, say
 from .runs.registry import find, names
 from .runs.settings import settings
@@ -116,6 +116,7 @@ def _dashboard(argv):
     parser.add_argument("--no-browser", action="store_true", help="do not open the page, only say where it is")
     args = parser.parse_args(argv)
     choose("theme", args.theme, ["light", "dark"])
+    if not 1 <= args.port < 2**16: raise AbsLabError(f"port must be from 1 to {2**16 - 1}, not {quoted(args.port)}")
     if not importlib.util.find_spec("voila"): raise AbsLabError("the dashboard's page needs Voilà: pip install 'abs_lab[dashboard]'; in JupyterLab, abs_lab.dashboard() shows it without")
     with tempfile.TemporaryDirectory() as folder:
         code = dict(cell_type="code", execution_count=None, id="page", metadata={}, outputs=[], source=_PAGE)
@@ -181,7 +182,7 @@ def _reproduce(argv):
     args = _reproduce_flags().parse_args(argv)
     from abs_lab.studies.engine import check_commits, prepare, reproduce
     timeout, budget = duration(args.timeout), duration(args.budget) if args.budget else math.inf
-    choose("engine", args.engine or settings()["engine"], ENGINES)
+    check_jobs(args.jobs or settings()["jobs"], choose("engine", args.engine or settings()["engine"], ENGINES) == "local")
     if args.dry_run:
         work = prepare(args.study, args.scale, args.seeds, args.only, args.publish)
         _dry_run(work, args.jobs or settings()["jobs"] or allowed_cores())

@@ -1,5 +1,6 @@
 "Parameters of any type and size: a run that is taken can be written down, and what is refused is named in a message of bearable length."
 import json, sys, warnings
+from contextlib import suppress
 from dataclasses import fields
 
 import pytest
@@ -10,13 +11,17 @@ from abs_lab import cli
 from abs_lab.core.contract import AgentConfig
 from abs_lab.core.envs import EnvConfig, backend_for
 from abs_lab.core.interfaces import AbsLabError, quoted, whole
+from abs_lab.core.machine import check_jobs
 from abs_lab.runs.config import OWN, _built, configure, recorded
 from abs_lab.runs import runner
 from abs_lab.runs.parties import device_of
 from abs_lab.runs.registry import BUILT_IN, find
 from abs_lab.runs.settings import DEFAULTS, FOLDERS, settings as settings_
 from abs_lab.runs.storage import Lease, contents
+from abs_lab.studies import campaign
+from abs_lab.studies.engine import reproduce, run_queue
 from strategies import HOSTILE, NUMBERS, UNWRITTEN, anything
+from support import ROOT
 
 KINDS = [(agent, controller, meter) for agent in BUILT_IN["agent"] for controller in BUILT_IN["controller"] for meter in BUILT_IN["meter"]
          if (meter == "gns") <= (controller in ("abs", "gns")) and (controller == "gns") <= (meter == "gns") and (agent != "btr" or meter != "gns")]
@@ -128,3 +133,21 @@ def test_too_little_memory_is_a_sentence(tmp_path, monkeypatch):
         def refuse(*_, error=error): raise error
         monkeypatch.setattr(runner, "Run", refuse)
         assert "this machine has not the memory" in said(lambda: runner.run(configure(), tmp_path/"x"))
+
+
+@pytest.mark.parametrize("argv, said_", [
+    (["reproduce", "quick", "--jobs", str(10**9)], "jobs must be at most"), (["reproduce", "quick", "--jobs", str(10**9), "--dry-run"], "jobs must be at most"),
+    (["reproduce", "quick", "--seeds", str(10**9), "--dry-run"], "seeds must be at most 10,000"), (["dashboard", "--port", "70000"], "port must be from 1 to 65535"),
+    (["train", "pqn", "--env-threads", "1025"], "env_threads must be at most 1,024")])
+def test_a_count_of_the_command_line_that_makes_no_sense_starts_nothing(argv, said_, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ABS_LAB_RUNS_DIR", str(tmp_path/"runs"))
+    with suppress(SystemExit): assert cli.main(argv) == 2  # tyro's own box is an exit
+    assert said_ in capsys.readouterr().err and not [*tmp_path.iterdir()]
+
+
+def test_more_jobs_than_make_sense_are_refused_wherever_they_are_named(tmp_path, monkeypatch, capsys):
+    assert campaign.main(["quick", "--out", str(tmp_path/"out"), "--jobs", str(10**9)]) == 2 and "jobs must be at most" in capsys.readouterr().err
+    assert "jobs must be at most" in said(lambda: run_queue(ROOT/"nbs/experiments/run.ipynb", [], tmp_path, 10**9))
+    monkeypatch.setenv("ABS_LAB_JOBS", "60000")
+    assert "jobs must be at most" in said(lambda: reproduce("quick")) and "jobs must be at most 65,536" in said(lambda: check_jobs(10**9, here=False))
+    assert not [*tmp_path.iterdir()]

@@ -24,7 +24,7 @@ import torch
 # %% ../../nbs/core/03_envs.ipynb #db7635c4
 from .contract import import_module
 from .interfaces import AbsLabError, Episode, Progress, at_least, at_most, choose, quoted, shortened, warn
-from .machine import Need, check_memory, cores, free_memory, resident, sharing_a_core, thread_ids, whole_machine
+from .machine import MOST_THREADS, Need, check_memory, cores, free_memory, resident, sharing_a_core, thread_ids, whole_machine
 
 # %% ../../nbs/core/03_envs.ipynb #b8766872
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class EnvConfig:
     def __post_init__(self):
         choose("backend", self.backend, ["auto", "envpool", "gymnasium"])
         at_least(self, num_envs=1, env_threads=0, segment_steps=0, change_at=0, change_every=0, max_episode_steps=0)
-        at_most(self, num_envs=2**24, env_threads=2**16)
+        at_most(self, num_envs=2**24, env_threads=MOST_THREADS)
         for name in ("sticky_actions", "minatar_sticky"):
             if not 0 <= getattr(self, name) <= 1: raise AbsLabError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
         if self.same_step_reset and self.bootstrap_truncation: raise AbsLabError("same_step_reset=True hides the observation that an episode was cut off at, from which bootstrap_truncation=True bootstraps: set bootstrap_truncation=False with it")

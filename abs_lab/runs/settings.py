@@ -14,6 +14,7 @@ from typing import Any
 
 # %% ../../nbs/runs/00_settings.ipynb #8094db2b
 from ..core.interfaces import AbsLabError, at_least, at_most, choose, quoted, shortened
+from ..core.machine import MOST_THREADS
 
 # %% ../../nbs/runs/00_settings.ipynb #6a259a01
 DEFAULTS: dict[str, Any] = dict(
@@ -58,5 +59,5 @@ def settings() -> dict:  # every key of DEFAULTS, in its type; folders as absolu
         try: out[key] = type(DEFAULTS[key])(value)
         except ValueError as e: raise AbsLabError(f"setting {key} must be of type {type(DEFAULTS[key]).__name__}, not {quoted(value)}") from e
     at_least(taken := SimpleNamespace(**out), threads=0, jobs=0, cpus_per_run=0, gpus_per_run=0, checkpoint_seconds=0)
-    at_most(taken, threads=2**16, jobs=2**16)
+    at_most(taken, threads=MOST_THREADS, jobs=2**16)
     return out | {k: str((root / out[k]).resolve()) for k in FOLDERS}

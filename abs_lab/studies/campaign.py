@@ -26,7 +26,7 @@ import torch
 from ..core.contract import python_path
 from ..runs.config import RunConfig
 from ..runs.settings import settings
-from ..core.machine import cores
+from ..core.machine import check_jobs, cores
 from ..core.interfaces import AbsLabError
 from ..core.text import plain_terminal, say
 from .costs import Cost, forecast
@@ -306,8 +306,7 @@ def main(
     parser.add_argument("--dry-run", action="store_true", help="list the runs in order, and what is done")
     args = parser.parse_args(argv)
     try:
-        budget, jobs = duration(args.budget), args.jobs or settings()["jobs"]
-        if jobs < 0: raise AbsLabError(f"jobs must be at least 0, not {jobs}")
+        budget, jobs = duration(args.budget), check_jobs(args.jobs or settings()["jobs"])
         (tasks, later), folder, hardware = tasks_of(args.study, args.scale, args.out), folder_of(find_study(args.study).name, args.scale), provenance()["hardware"]
         waiting = f", and {len(later)} more that wait until those that they replay are finished" if later else ""
         say(f"{folder}: {len(tasks)} runs, {sum(t.finished for t in tasks)} finished{waiting}; {cores()} cores, {hardware['gpu'] or hardware['cpu']}")

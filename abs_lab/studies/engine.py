@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 # %% ../../nbs/studies/07_engine.ipynb #21a00004
 from ..runs.config import RunConfig
 from ..runs.settings import project_root, settings
-from ..core.interfaces import AbsLabError, choose, quoted, warn, whole
+from ..core.interfaces import AbsLabError, choose, quoted, warn
 from .costs import Cost, costs, forecast
 from .status import Failure, Live, clock, held, holder, rate, starts, survey
-from ..core.machine import free_memory
+from ..core.machine import check_jobs, free_memory
 from .grids import configs_of, scheduled
 from .results import collect, folder_of, label, last_words, load_small, read_result, save_result, steps_done
 from ..runs.storage import Busy, Lease, result_of, write_json
@@ -220,11 +220,11 @@ def run_queue(
 ) -> list[Failure]:             # runs that failed twice
     "Run a grid, one process a run; finished runs are skipped, failed ones tried once more."
     configs = check_grid(notebook, grid)
-    whole("jobs", jobs, 0)
-    kind = ENGINES[choose("engine", engine or settings()["engine"], ENGINES)]
+    engine = choose("engine", engine or settings()["engine"], ENGINES)
+    check_jobs(jobs or settings()["jobs"], engine == "local")
     waiting = [Job(p, c, Path(dir) / c.id) for p, c in zip(grid, configs) if c.id not in recorded and not result_of(Path(dir) / c.id)]
     if not waiting: return []
-    queue = _Queue(waiting, kind(settings(), project_root(), jobs), notebook, timeout, until)
+    queue = _Queue(waiting, ENGINES[engine](settings(), project_root(), jobs), notebook, timeout, until)
     live = Live(lambda: survey(dir, [(c.id, p.get("arm"), c.total_steps) for p, c in zip(grid, configs)], recorded), quiet)
     try:
         while (queue.waiting or queue.running) and time.monotonic() < until and queue.start():
@@ -347,7 +347,7 @@ def reproduce(
 ) -> Outcome:
     "Run a study's grid and write its report."
     until, again = time.monotonic() + budget, lambda: prepare(name, scale, seeds, only, publish)
-    whole("jobs", jobs, 0)  # before anything is written
+    check_jobs(jobs or settings()["jobs"], (engine or settings()["engine"]) == "local")  # before anything is written
     work = again()
     if not allow_mixed_commits: check_commits(work)
     work.announce()
