@@ -338,7 +338,7 @@ class Agent:
         row: float,            # bytes that the layers of its networks put out for one observation
     ) -> float:                # bytes
         "The memory that an update takes for a while, beside its rollout."
-        return 3 * row * plan.minibatch
+        return 2 * row * plan.minibatch
 
     @classmethod
     def for_acting(
