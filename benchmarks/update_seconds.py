@@ -67,7 +67,7 @@ def main():
         (step, gradient_step, row), error = fit(table)
         results.append(dict(agent=agent, env_id=task, preset=params["preset"], seconds=dict(step=step, gradient_step=gradient_step, row=row), error=error, updates=len(table)))
         print(f"{agent} {task}: {1e6 * step:.1f} µs a step, {1e3 * gradient_step:.3f} ms a gradient step, {1e6 * row:.3f} µs a row; median error {100 * error:.0f} % of {len(table)} updates", flush=True)
-    if not quick: (ROOT/"abs_lab"/"reports"/"seconds.json").write_text(json.dumps(dict(tasks=results, **provenance()), indent=1, default=str) + "\n")
+    if not quick: (ROOT/"abs_lab"/"reports"/"seconds.json").write_text(json.dumps(dict(tasks=results, **provenance()), indent=1, default=str) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__": main()

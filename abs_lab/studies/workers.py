@@ -268,7 +268,7 @@ if __name__ == "__main__":
         nursery = os.getpid()
         given, log, scratch = _serve()
         os.setsid()
-        with open(os.devnull) as nothing, open(log, "ab", opener=regular) as f:
+        with open(os.devnull, "rb") as nothing, open(log, "ab", opener=regular) as f:
             for i, source in enumerate((nothing, f, f)): os.dup2(source.fileno(), i)
         _provision(_Kernel())
         tempfile.tempdir = scratch  # of this process alone: what a kernel keeps for the next one stays where it is
