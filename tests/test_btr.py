@@ -274,8 +274,9 @@ def fixed_point(c):
 
 @pytest.mark.parametrize("parts, within", [
     ({}, 0.01), (dict(munchausen=True), 0.02), (dict(munchausen=True, temperature=0.003, munchausen_floor=-0.1), 0.02), (dict(iqn=True, taus=4), 0.05), (dict(n_steps=3), 0.1),
-    *(pytest.param(*case, marks=pytest.mark.long) for case in ((dict(network="impala", spectral=True, dueling=True, alpha=0.2, beta=0.45), 0.02), (dict(noisy=True), 0.1))),
-    (dict(network="impala", spectral=True, dueling=True, alpha=0.2, beta=0.45, iqn=True, taus=4, noisy=True, munchausen=True), 0.15)])
+    *(pytest.param(*case, marks=pytest.mark.long) for case in (
+        (dict(network="impala", spectral=True, dueling=True, alpha=0.2, beta=0.45), 0.02), (dict(noisy=True), 0.1),
+        (dict(network="impala", spectral=True, dueling=True, alpha=0.2, beta=0.45, iqn=True, taus=4, noisy=True, munchausen=True), 0.15)))])
 def test_learnt_values_are_the_fixed_point_of_their_targets(parts, within):
     "Off-policy: the data is that of random actions, in which autoreset rows would teach rewards that nobody gave."
     c = BTRConfig(**OFF | dict(gamma=GAMMA, learning_starts=0, replay_size=6_000, target_period=40, lr=1e-3, epsilon_start=0.0, epsilon_end=0.0, diagnose_every=10**6) | parts)
