@@ -176,7 +176,7 @@ def steered(config: RunConfig, dir: Path):  # a run's parameters; an empty folde
     except ImportError: board = None
     else: board = Dashboard(session)
     session.set(total_steps=config.total_steps + 1)
-    session.step(2); session.wait(300)
+    session.step(max(2, config.flat().get("record_every", 1))); session.wait(300)  # some agents record few of their updates
     if board:
         board.tick()
         assert board.plots.runs[0].trace.row, "the board shows no update"
