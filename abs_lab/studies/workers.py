@@ -263,8 +263,8 @@ ENGINES = dict(local=Local, ray=Ray)
 
 # %% ../../nbs/studies/06_workers.ipynb #1290ac36
 if __name__ == "__main__":
-    given = json.load(sys.stdin) if len(sys.argv) < 2 else None
-    if not given:
+    if not sys.argv[1:]: given = json.load(sys.stdin)
+    else:
         nursery = os.getpid()
         given, log, scratch = _serve()
         os.setsid()
