@@ -39,8 +39,8 @@ def import_named(
     "What `module:Name` names; raises `AbsLabError` where there is no such module or nothing of that name in it."
     path, _, attribute = name.partition(":")
     if not (path and attribute): raise AbsLabError(f"{kind} {quoted(name)} must be written module:Name")
-    module = import_module(f"{kind} {name}", path)
-    if not hasattr(module, attribute): choose(f"{kind} in module {shortened(path)}", attribute, [n for n, v in vars(module).items() if not n.startswith("_") and getattr(v, "__module__", path) != "builtins" and not isinstance(v, type(os))])
+    module, home = import_module(f"{kind} {name}", path), lambda dotted: str(dotted).partition(".")[0]  # what it imported from elsewhere is no choice
+    if not hasattr(module, attribute): choose(f"{kind} in module {shortened(path)}", attribute, [n for n, v in vars(module).items() if not n.startswith("_") and not isinstance(v, type(os)) and (not callable(v) or home(getattr(v, "__module__", path)) == home(path))])
     return getattr(module, attribute)
 
 # %% ../../nbs/core/01_contract.ipynb #1e7574d9

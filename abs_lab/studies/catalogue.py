@@ -6,7 +6,7 @@
 __all__ = ['ATARI5', 'ATARI10', 'ATARI57', 'STUDIES', 'find_study']
 
 # %% ../../nbs/studies/01_catalogue.ipynb #e584d076
-from ..core.interfaces import AbsLabError, choose, quoted
+from ..core.interfaces import AbsLabError, choose, quoted, shortened
 from ..runs.registry import find, names
 from .study import Study
 
@@ -260,7 +260,10 @@ def find_study(
     if isinstance(name, str) and name in STUDIES: return STUDIES[name]
     if isinstance(name, str) and ":" not in name: choose("study", name, [*STUDIES, *names("study")])
     found = name if isinstance(name, Study) else find("study", name)
-    if callable(found): found = found()
+    if callable(found) and not isinstance(found, type):
+        try: found = found()
+        except AbsLabError: raise
+        except Exception as e: raise AbsLabError(f"study {quoted(name)}: the function raised {type(e).__name__}: {shortened(e)}") from e
     if not isinstance(found, Study): raise AbsLabError(f"study {quoted(name)} is {quoted(found)}; it must be an abs_lab.Study, or a function that returns one")
     taken = {"train", "live", "notebook", *(f"{s}-{scale}" for s, study in STUDIES.items() for scale in study.scales), *STUDIES}
     if found.name in taken and found is not STUDIES.get(found.name): raise AbsLabError(f"the study {quoted(name)} has the name of a built-in one, {quoted(found.name)}, whose folders it would share: give it another name")
