@@ -103,7 +103,7 @@ def test_a_settings_value_is_not_repeated_at_length(key, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for value in (f"${LONG}", LONG, f"~{LONG}/x", "x/" * 50_000):
         monkeypatch.setenv(f"ABS_LAB_{key.upper()}", value)
-        if isinstance(DEFAULTS[key], str) and key not in FOLDERS and value[0] != "$": settings_()  # whoever uses it says what is wrong
+        if isinstance(DEFAULTS[key], str) and key not in FOLDERS and value[0] != "$": settings_()  # the part that uses it says what is wrong
         else: assert len(said(settings_)) < 700, key
     for text in (f"[abs_lab]\n{key} = ${LONG}", f"[abs_lab]\n{LONG}", f"[abs_lab]\n{LONG} = 1"):
         monkeypatch.delenv(f"ABS_LAB_{key.upper()}", raising=False)
