@@ -7,7 +7,7 @@ SLOW = ("engine", "dashboard", "conformance", "resume", "kills", "campaign", "st
 
 
 def pytest_collection_modifyitems(items):
-    "Two workers take whole files: those that take minutes come first, so that neither is left alone with one at the end."
+    "The workers take whole files: those that take minutes come first, so that none is left alone with one at the end."
     rank = {f"test_{name}.py": i for i, name in enumerate(SLOW)}
     items.sort(key=lambda item: rank.get(item.path.name, len(SLOW)))
 
