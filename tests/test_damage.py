@@ -1,5 +1,5 @@
 "A run's folder: what is damaged is not used in silence, nothing hangs, no link is followed, and a name that a file holds leads nowhere else."
-import json, os, re, shutil, signal, time, warnings
+import json, os, re, shutil, signal, socket, time, warnings
 from pathlib import Path
 
 import nbformat
@@ -363,6 +363,37 @@ def test_what_is_no_file_hangs_and_misleads_nothing(name, folder, tmp_path, caps
         (folder/name).rmdir() if (folder/name).is_dir() else (folder/name).unlink()
 
 
+def socket_at(path):
+    with socket.socket(socket.AF_UNIX) as s: s.bind(os.path.relpath(path))  # the system allows 108 bytes
+
+@pytest.mark.parametrize("name, what, said", [("lock", os.mkfifo, "lock.*: it is not a regular file"), ("lock", socket_at, "lock.*: it is not a regular file"), ("lock", Path.mkdir, "lock.*: (Is a directory|it is not a regular file)"),
+    ("steps.jsonl", socket_at, "steps.jsonl cannot be read: it is not a regular file"), ("result.json", Path.mkdir, "result.json: Is a directory"), ("checkpoint-before.safetensors", Path.mkdir, "before.safetensors: Is a directory")])
+def test_what_cannot_be_written_is_one_sentence(name, what, said, made, tmp_path):
+    dir = tmp_path/"x"
+    shutil.copytree(made/"killed whole", dir)
+    for old in (name, "result.json"): (dir/old).unlink(missing_ok=True)
+    what(dir/name)
+    (dir/name/"full").touch() if what is Path.mkdir else None
+    session = Session.open(dir)
+    for train in (lambda: run(configure(**SMALL), dir), lambda: (session.start(), session.wait(60))):
+        with pytest.raises(AbsLabError, match=said) as e, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            train()
+        assert "Errno" not in str(e.value)
+
+
+def test_an_error_in_somebodys_words_can_be_read_back(made, tmp_path):
+    dir = tmp_path/"x"
+    shutil.copytree(made/"killed", dir)
+    def fails(steps, config):
+        next(steps)
+        raise ValueError("half \ud800, \x1b[2J and a\nline")
+        yield
+    for _ in range(2):
+        with pytest.raises(ValueError, match="half"): run(configure(**SMALL), dir, fails)
+    assert [e["message"] for e in events(dir, "error")] == ["ValueError: half \\ud800, \\x1b[2J and a\nline"] * 2
+
+
 def test_no_link_is_followed_by_what_writes(made, tmp_path):
     dir, outside = tmp_path/"runs"/"x", tmp_path/"outside"
     for name in NAMES:
@@ -564,7 +595,7 @@ def test_a_full_disk_and_a_folder_that_may_not_be_read_are_one_sentence(made, tm
         m.setattr("abs_lab.runs.storage.os.fsync", full)
         assert cli.main(["merge", str(tmp_path/"data"), "quick"]) == 1
     err = capsys.readouterr().err
-    assert "could not be taken: [Errno 28] No space left on device" in err and "Traceback" not in err and not list((tmp_path/"reports"/"quick"/"data").iterdir())
+    assert "could not be taken: No space left on device" in err and "Traceback" not in err and not list((tmp_path/"reports"/"quick"/"data").iterdir())
     (tmp_path/"runs"/"s").mkdir(parents=True)
     def refuse(path): raise PermissionError(13, "Permission denied", str(path))
     monkeypatch.setattr(cli, "run_dirs", refuse)

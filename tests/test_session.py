@@ -6,6 +6,7 @@ import pytest
 from abs_lab.runs.config import configure
 from abs_lab.core.interfaces import AbsLabError
 from abs_lab.runs.forks import repeat
+from abs_lab.runs.parties import Parties
 from abs_lab.runs.runner import Run, read_config, run, set_events
 from abs_lab.runs.session import Session
 from abs_lab.runs.storage import Busy
@@ -226,6 +227,16 @@ def test_what_a_run_may_need_later_is_refused_before_any_work(agent, wrong, said
     config = configure(agent, **dict(env_id="CartPole-v1", num_envs=8, total_steps=4_000, interval=5) | wrong)
     with pytest.raises(AbsLabError, match=f"^{said}=.* would need about .* GB of memory, and .* GB are free for it: (about .* would fit|fewer environments)"): run(config, tmp_path/"a")
     assert not (tmp_path/"a").exists()
+
+
+def test_the_published_btr_finds_its_memory_on_16_gb(monkeypatch):
+    "Measured, of 14.5 GB that such a machine has to give: the process 0.7 GB, the full replay 7.4, a gradient step on 1024 transitions 4.8."
+    whole, config = (configure("btr", preset="paper", **small) for small in ({}, dict(num_envs=8, replay_size=2**14)))
+    assert 7.4e9 < whole.kind.memory(whole) < 7.5e9
+    monkeypatch.setattr("abs_lab.runs.parties.free_bytes", lambda device: 14.5e9 - 0.7e9 - whole.kind.memory(whole) + config.kind.memory(config))
+    parties = Parties(config, "cpu")
+    assert 1 < parties.needs(config)[0]["size_max"].all / 4.8e9 < 1.33
+    parties.envs.close()
 
 
 def test_a_value_that_is_said_to_fit_fits(tmp_path, monkeypatch):

@@ -199,8 +199,12 @@ class _BTRKind(Agent):
 
     @classmethod
     def memory(cls, config):
-        "The replay when it is full, and a quarter more for what is around it."
-        return 1.25 * bytes_of(config.agent.replay_size, _spaces(config.env)[0])
+        "The replay when it is full."
+        return bytes_of(config.agent.replay_size, _spaces(config.env)[0])
+
+    def needs(self, plan, row):
+        "Half of what the layers put out is there a second time while the gradient is computed: measured, with a residual torso."
+        return 1.5 * row * plan.minibatch
 
     @classmethod
     def for_acting(cls, config, num_envs):

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 # %% ../../nbs/core/05_divergence.ipynb #017ffd92
-from .contract import Meter, Metric
+from .contract import Meter, Metric, resume_generator
 from .interfaces import AbsLabError, choose, quoted, whole
 from .machine import Need
 
@@ -212,7 +212,7 @@ class Divergence(DivergenceSettings, Meter):
     ):
         "Continue from a saved state."
         self._count, self._since, self._saved_copy = state["count"], state["since"], state["copy"]
-        self._generator.set_state(state["generator"].cpu())
+        self.reseeded = not resume_generator(self._generator, state["generator"])
         self._kept = None if state["kept"] is None else state["kept"].clone()
         self._copy = self._states = self._old = None
         self.fit()
@@ -245,9 +245,9 @@ class Divergence(DivergenceSettings, Meter):
         self._pair = isinstance(out, tuple)
 
     def needs(self, agent, rows, obs, row, weights):
-        "The states, a copy of them, and what the layers put out for them."
+        "The states, a copy of them, and half of what the layers put out for them: without a gradient each goes when the next is done."
         count = min(self.n_states, {"heldout": self.n_states, "replay": agent.stored}.get(self.states, rows))
-        return dict(n_states=Need(self.n_states, 4 * obs + row * min((agent.at_once or count) / max(count, 1), 1), count))
+        return dict(n_states=Need(self.n_states, 4 * obs + row / 2 * min((agent.at_once or count) / max(count, 1), 1), count))
 
     def before(
         self,
@@ -320,7 +320,7 @@ class GradientNoise(Meter):
     ):
         "Continue from a saved state."
         self._count = state["count"]
-        self._generator.set_state(state["generator"].cpu())
+        self.reseeded = not resume_generator(self._generator, state["generator"])
 
     @property
     def signal(self) -> Metric:

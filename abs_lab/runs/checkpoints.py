@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #b5acae21
-from ..core.interfaces import AbsLabError, quoted, shortened
+from ..core.interfaces import AbsLabError, in_words, quoted, shortened
 from .storage import contents, crc_of, id_of, replacing
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #0c7c0367
@@ -64,7 +64,7 @@ def load_tree(
         with safe_open(path, "pt") as f: header, tensors = f.metadata(), [f.get_tensor(k) for k in sorted(f.keys())]
         if _checksum(header["tree"], tensors) != header["checksum"]: raise ValueError("its checksum does not match")
         return _unpack(json.loads(header["tree"]), tensors)
-    except OSError as e: raise AbsLabError(f"the checkpoint {path} cannot be read: {e}") from e
+    except OSError as e: raise AbsLabError(f"the checkpoint {path} cannot be read: {in_words(e)}") from e
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as e: raise AbsLabError(f"the checkpoint {path} is damaged ({shortened(e)})") from e
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #7084f053

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 # %% ../../nbs/runs/06_logs.ipynb #007e43fd
-from ..core.interfaces import AbsLabError, Step, plain_number, quoted, shortened, whole
+from ..core.interfaces import AbsLabError, Step, plain_number, printable, quoted, shortened, whole
 from .checkpoints import what_is_left
 from .storage import contents, numbered, regular, sealed_line
 
@@ -71,7 +71,7 @@ class StepLog:
     ):
         "Enter an update; raises `AbsLabError` for a metric or a signal that is no finite number."
         if not isinstance(s.metrics, Mapping): raise AbsLabError(f"the agent's update returned {quoted(s.metrics)}: its metrics are needed, a dict of numbers by their names")
-        self.waiting.append(dict(metrics={str(k): v for k, v in s.metrics.items()}, seconds=s.seconds, episodes=[[e.step, e.env, e.ret, e.length] for e in s.episodes]))
+        self.waiting.append(dict(metrics={printable(k): v for k, v in s.metrics.items()}, seconds=s.seconds, episodes=[[e.step, e.env, e.ret, e.length] for e in s.episodes]))
         self.at = s.step, s.update
         if not due and s.update % self.every and s.signal is None: return
         self.check()
@@ -129,7 +129,8 @@ def append_event(
     path = Path(dir) / "events.jsonl"
     before = contents(path) or b""
     end = b"\n" if before and not before.endswith(b"\n") else b""
-    line, _ = sealed_line(dict(time=time.time(), event=kind, step=step, **details), zlib.crc32(before + end))
+    said = {k: printable(v) if isinstance(v, str) else v for k, v in details.items()}  # half of a character, in somebody's error, could not be read back
+    line, _ = sealed_line(dict(time=time.time(), event=kind, step=step, **said), zlib.crc32(before + end))
     with open(path, "ab", opener=regular) as f:
         f.write(end + line)
         f.flush(); os.fsync(f.fileno())

@@ -24,7 +24,7 @@ from .settings import settings
 from ..core.interfaces import AbsLabError
 from .forks import fork
 from .parties import with_changes
-from .runner import Run, Stopped, look_at, read_config, set_events
+from .runner import Stopped, look_at, opened, read_config, set_events, writing
 from .storage import Busy, Lease, result_of
 
 # %% ../../nbs/runs/11_session.ipynb #1768cc36
@@ -125,13 +125,14 @@ class _Trainer(_Held):
     def _work(self):
         end = "failed"
         try:
-            with _opening: self.run = Run(read_config(self.dir) if isinstance(self.config, RecordedConfig) else self.config, self.dir)
-            try:
-                self._train()
-                end = "finished"
-            except Stopped:
-                self.run.checkpoint()
-                end = "stopped"
+            with _opening: self.run = opened(read_config(self.dir) if isinstance(self.config, RecordedConfig) else self.config, self.dir)
+            with writing(self.dir):
+                try:
+                    self._train()
+                    end = "finished"
+                except Stopped:
+                    self.run.checkpoint()
+                    end = "stopped"
         except BaseException as e:
             self.error = e
             if not isinstance(e, Busy):  # nothing more is written

@@ -37,7 +37,10 @@ def regular(
 ) -> int:        # a file descriptor
     "An opener, for `open`, of regular files alone: it follows no link and waits for no pipe."
     if os.path.islink(path): raise OSError(errno.ELOOP, "it is a link, and not a file of its own", str(path))
-    found = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    try: found = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as e:
+        if e.errno != errno.ENXIO: raise
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path)) from e  # a pipe that nobody reads, or a socket
     if stat.S_ISREG(os.fstat(found).st_mode): return found
     os.close(found)
     raise OSError(errno.EINVAL, "it is not a regular file", str(path))

@@ -27,7 +27,7 @@ from ..core.contract import python_path
 from ..runs.config import RunConfig
 from ..runs.settings import settings
 from ..core.machine import check_jobs, cores
-from ..core.interfaces import AbsLabError
+from ..core.interfaces import AbsLabError, in_words
 from ..core.text import plain_terminal, say
 from .costs import Cost, forecast
 from .status import duration
@@ -225,7 +225,7 @@ class Campaign(_Starting):
                 if result_of(job.dir): self._keep(job)
                 elif job.process.returncode in (130, -signal.SIGTERM) or _saved(job.dir) >= self.asked: self.stopped.append(job)
                 else: self._fail(job, f"exit code {job.process.returncode}; {job.dir / 'worker.log'} ends with\n{last_words(job.dir)}")
-            except (OSError, ValueError, KeyError, IndexError) as e: self._fail(job, f"no small file could be made of it: {type(e).__name__}: {e}")
+            except (OSError, ValueError, KeyError, IndexError) as e: self._fail(job, f"no small file could be made of it: {in_words(e)}")
             self._recount()
 
     def _fail(self, job, why):

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 # %% ../../nbs/studies/07_engine.ipynb #21a00004
 from ..runs.config import RunConfig
 from ..runs.settings import project_root, settings
-from ..core.interfaces import AbsLabError, choose, quoted, warn
+from ..core.interfaces import AbsLabError, choose, in_words, printable, quoted, warn
 from .costs import Cost, costs, forecast
 from .status import Failure, Live, clock, held, holder, rate, starts, survey
 from ..core.machine import check_jobs, free_memory
@@ -95,8 +95,8 @@ class Job:
 
     @property
     def memory(self) -> float:
-        "Bytes that the agent fills while it trains; 0 for agents without a replay."
-        return self.config.kind.memory(self.config)
+        "Bytes that the agent fills while it trains, and a quarter more for what is around them; 0 for agents without a replay."
+        return 1.25 * self.config.kind.memory(self.config)
 
     def begin(
         self,
@@ -113,8 +113,7 @@ class Job:
             self.starts, self.size, self.since = len(starts(self.dir)), self._written(), time.monotonic()
             self.worker = engine.start([str(notebook), str(self.dir / "executed.ipynb"), self.point | dict(run_dir=str(self.dir))], self.dir / "worker.log")
         except Busy: return "busy"
-        except OSError as e: return f"{type(e).__name__}: {e}"
-        except AbsLabError as e: return str(e)
+        except (OSError, AbsLabError) as e: return in_words(e)
         return None
 
     def look(
@@ -155,7 +154,7 @@ class Job:
     ) -> Failure:             # as written to failure.json
         "Write down that the run failed for good."
         failure = Failure(self.point.get("arm", ""), self.config.id, message, str(self.dir / "executed.ipynb"))
-        with suppress(OSError): write_json(self.dir / "failure.json", asdict(failure))
+        with suppress(OSError): write_json(self.dir / "failure.json", {k: printable(v) for k, v in asdict(failure).items()})
         return failure
 
 # %% ../../nbs/studies/07_engine.ipynb #25b2f67f
@@ -310,7 +309,7 @@ def _gather(work, failures, publish=False):
         except (OSError, ValueError, KeyError, IndexError) as e:
             found, absent = [], [f"{label(point)} (its folder cannot be read)"]
             if config.id not in [f.id for f in failures]:
-                failures.append(Failure(point["arm"], config.id, f"{type(e).__name__}: {e}", str(work.runs_dir / config.id / "executed.ipynb")))
+                failures.append(Failure(point["arm"], config.id, in_words(e), str(work.runs_dir / config.id / "executed.ipynb")))
         if publish and config.id in recorded and not found: _publish(config.id, work.folders)
         ids += found or [config.id] * (config.id in recorded)
         missing += absent if config.id not in recorded else []

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 # %% ../../nbs/studies/02_results.ipynb #20a00004
-from ..core.interfaces import AbsLabError, choose, printable, quoted, shortened
+from ..core.interfaces import AbsLabError, choose, in_words, printable, quoted, shortened
 from ..runs.registry import built_in
 from ..runs.storage import METRIC, check_end, config_json, contents, is_name, last_row, maybe, number, read_json, result_of, run_id, steps_of, whole, write_sealed
 from .catalogue import STUDIES
@@ -244,6 +244,6 @@ def merge(
             if there and not replace: raise AbsLabError(f"{path.name}: {target} holds another result of this run; --replace takes this one")
             save_result(small, target)
             taken.append(small["id"])
-        except OSError as e: refused[path.name] = f"{path.name} could not be taken: {e}"
+        except OSError as e: refused[path.name] = f"{path.name} could not be taken: {in_words(e)}"
         except AbsLabError as e: refused[path.name] = str(e)
     return taken, same, refused
