@@ -14,6 +14,7 @@ from abs_lab.agents.ppo import PPO, PPOConfig
 from abs_lab.agents.pqn import PQN, PQNConfig
 from abs_lab.core import envs as envs_module
 from abs_lab.core.contract import Controller, Meter, Metric
+from abs_lab.core.divergence import Divergence, GradientNoise
 from abs_lab.core.envs import EnvConfig, VecEnvs
 from abs_lab.core.interfaces import AbsLabError, BatchPlan, Progress
 from abs_lab.core.machine import allowed_cores, cores
@@ -86,6 +87,10 @@ def test_a_meter_of_ones_own_with_a_generator_of_a_gpu_is_loaded_too():
     meter = Meter()
     meter.load_state_dict(dict(generator=FOREIGN))
     assert meter.reseeded
+    for meter in (Divergence(), GradientNoise()):
+        meter.seed(0)
+        meter.load_state_dict(meter.state_dict() | dict(generator=FOREIGN))
+        assert meter.reseeded
 
 
 # -- a loop that is interrupted ----------------------------------------------------------------------------------------
