@@ -295,15 +295,17 @@ def _claims(argv):
     return 0
 
 def _figure(argv):
-    parser = argparse.ArgumentParser("abs-lab figure", description="Write a figure of a study's page as an image; without a number, list the figures.", epilog="example: abs-lab figure why 1 --to pdf")
+    parser = argparse.ArgumentParser("abs-lab figure", description="Write a figure of a study's page as an image; without a name, list the figures.", epilog="example: abs-lab figure why pairs --to pdf")
     parser.add_argument("study")
-    parser.add_argument("number", type=int, nargs="?")
+    parser.add_argument("name", nargs="?", help="a figure's name or number")
     parser.add_argument("--to", default="svg", help="svg (default), pdf or png")
-    parser.add_argument("--out", default="", help="file (default: <study>-<number>.<format> in this folder)")
+    parser.add_argument("--out", default="", help="file (default: <study>-<name>.<format> in this folder)")
     args = parser.parse_args(argv)
-    from abs_lab.reports.export import figures_of, page_of, save_figure
-    if args.number is not None: say(save_figure(args.study, args.number, args.to, args.out))
-    else: say("\n".join([f"{page_of(args.study)}:", *(f"{i:>3}  {caption.split('. ')[0]}" for i, (caption, _) in enumerate(figures_of(page_of(args.study)), 1))]))
+    from abs_lab.reports.export import figures_of, named, page_of, save_figure
+    if args.name is not None: say(save_figure(args.study, args.name, args.to, args.out))
+    else:
+        found = figures_of(page := page_of(args.study))
+        say("\n".join([f"{page}:", *(f"{i:>3}  {name:<9}  {caption.split('. ')[0][:80]}" for i, (name, (caption, _)) in enumerate(zip(named(found), found), 1))]))
     return 0
 
 def _table(argv):
@@ -342,7 +344,7 @@ USAGE = """usage: abs-lab COMMAND …
   merge DIR [STUDY]                                   take in the results of a campaign (python -m abs_lab.studies.campaign)
   verify [STUDY|RUN]                                  whether its files are as they were written
   claims [--publish]                                  what the committed runs say to the paper's claims
-  figure STUDY [N] [--to svg|pdf|png]                 a figure of its page as a file
+  figure STUDY [NAME] [--to svg|pdf|png]              a figure of its page as a file
   table STUDY [NAME] [--to csv|latex|…]               a table of its page, its runs or their curves as a file
   versions                                            what a report of a fault needs"""
 

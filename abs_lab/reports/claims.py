@@ -252,9 +252,9 @@ def index(
     order = [*STUDIES]
     for path in sorted(root.glob("*/summary.json"), key=lambda path: (order.index(path.parent.name) if path.parent.name in order else len(order), path)):
         said = json.loads(path.read_text(encoding="utf-8"))
-        picture = next((p for p in (path.with_name("pairs.svg"), *sorted(path.parent.glob("final-*.svg"))) if p.exists()), None)
-        rows.append(tag("section", tag("h3", tag("a", f"{said['study']}", href=f"{path.parent.name}/index.html"), f": {said['question']}"), tag("p", said["verdict"]), tag("p", tag("small", said["scale"])),
-                        tag("a", tag("img", src=f"{path.parent.name}/{picture.name}", alt=f"Figure of {said['study']}", loading="lazy"), href=f"{path.parent.name}/index.html") if picture else ""))
+        picture = next((p for p in (path.with_name("first.svg"), path.with_name("pairs.svg"), *sorted(path.parent.glob("final-*.svg"))) if p.exists()), None)
+        rows.append(tag("section", tag("h3", tag("a", path.parent.name, href=f"{path.parent.name}/index.html"), f": {said['question']}"), tag("p", said["verdict"]), tag("p", tag("small", said["scale"])),
+                        tag("a", tag("img", src=f"{path.parent.name}/{picture.name}", alt=f"Figure of {path.parent.name}", loading="lazy"), href=f"{path.parent.name}/index.html") if picture else ""))
     table = tag("div", tag("table", tag("thead", tag("tr", *(tag("th", name) for name in ("Claim of the paper", "Verdict", "In one sentence")))),
                 tag("tbody", *(tag("tr", tag("td", claim.claim), tag("td", tag("strong", verdict)), tag("td", sentence)) for claim, verdict, sentence, _ in found))), class_="table")
     body = joined(tag("p", "What the paper claims, and what the runs in this folder show. Details: ", tag("a", "CLAIMS.md", href="CLAIMS.md"), ". How closely the agents agree with their authors' code: ", tag("a", "one table", href="../benchmarks/results/faithfulness.md"), "."), table, tag("h2", "Studies"), *rows, by="\n")

@@ -6,6 +6,8 @@
 __all__ = ['SYMBOLS', 'TASK_COLOURS', 'forest', 'profiles', 'aggregates', 'each_task', 'expected', 'against']
 
 # %% ../../nbs/reports/03_comparisons.ipynb #24a00003
+import textwrap
+
 import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -24,31 +26,33 @@ def forest(
     pairs: list,           # (what differs, arm, other arm)
 ) -> go.Figure:            # one row a pair; two columns: final evaluation, training return over the last fifth
     "Probability of improvement of every pair of arms, task by task."
-    found, tasks, shown = matched(runs, pairs), [*by_task(runs)], ["score", "last_fifth"]
+    found, tasks = matched(runs, pairs), [*by_task(runs)]
     several = 1 < len(tasks) <= len(TASK_COLOURS)
     fig = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.1, column_titles=["final evaluation", "training, last fifth"])
     fig.update_annotations(font=dict(size=13))
     lines = [*(tasks if several else ()), "all tasks" if len(tasks) > 1 else tasks[0]]
-    tall, drawn = len(lines), set()
-    for row, pair in enumerate(found):
-        for col, name in enumerate(shown, 1):
-            here = {task: both for task, both in pair.outcomes[name].items() if several or len(tasks) == 1} | ({"all tasks": both} if (both := pair.pooled(name)) else {})
-            for task, both in here.items():
-                y, alone = row + (0.5 + lines.index(task)) * 0.55 / tall - 0.12, task == "all tasks" or len(tasks) == 1
+    top, drawn = 0, set()  # in pixels
+    for pair in found:
+        counts = ", ".join(dict.fromkeys(f"{len(x)} + {len(y)}" for x, y in pair.outcomes["score"].values()))
+        words = [joined(tag("b", pair.about), f" · {counts} seeds"), *map(escaped, textwrap.wrap(f"{pair.arm} over {pair.other}", 58))]
+        fig.add_annotation(x=0, xref="paper", y=top, text=joined(*words, by=BR), showarrow=False, xanchor="left", yanchor="top", align="left", font=dict(size=11))
+        shown = [{task: both for task, both in pair.outcomes[name].items() if several or len(tasks) == 1} | ({"all tasks": both} if (both := pair.pooled(name)) else {}) for name in ("score", "last_fifth")]
+        here, top = [line for line in lines if any(line in part for part in shown)], top + 8 + 15 * len(words)
+        for col, part in enumerate(shown, 1):
+            for task, both in part.items():
+                y, alone = top + 14 * (here.index(task) + 0.5), task == "all tasks" or len(tasks) == 1
                 colour, symbol = ("#1f2328", "diamond") if alone else (TASK_COLOURS[tasks.index(task)], SYMBOLS[tasks.index(task)])
                 ends, where = stats.improvement_interval(*both), dict(row=1, col=col)
                 if ends: fig.add_scatter(x=ends, y=[y] * 2, mode="lines", line=dict(color=colour, width=2), hoverinfo="skip", showlegend=False, legendgroup=task, **where)
                 fig.add_scatter(x=[stats.improvement(*both)], y=[y], mode="markers", name=escaped(task), legendgroup=task, showlegend=len(tasks) > 1 and task not in drawn,
                                 marker=dict(color=colour, size=11 if alone or symbol == "triangle-up" else 8, symbol=symbol, line=dict(color="white", width=1)), hovertemplate="%{x:.0%}<extra>%{fullData.name}</extra>", **where)
                 drawn.add(task)
-        counts = ", ".join(dict.fromkeys(f"{len(x)} + {len(y)}" for x, y in pair.outcomes["score"].values()))
-        text = joined(tag("b", pair.about), f" · {counts} seeds", BR, f"{pair.arm} over {pair.other}")
-        fig.add_annotation(x=0, xref="paper", y=row - 0.15, text=text, showarrow=False, xanchor="left", yanchor="bottom", align="left", font=dict(size=11))
-    for col in (1, 2):
-        fig.add_vrect(x0=0.5 - MARGIN, x1=0.5 + MARGIN, fillcolor="#8a9099", opacity=0.15, line_width=0, row=1, col=col)
-        fig.add_vline(x=0.5, line=dict(color="#1f2328", width=1, dash="dash"), row=1, col=col)
-    fig.update_layout(template="abs_lab", height=160 + (50 + 14 * tall) * len(found), margin=dict(l=14, t=40))
-    fig.update_yaxes(range=[len(found) - 0.4, -0.2 - 34 / (50 + 14 * tall)], showticklabels=False, showgrid=False, ticks="")
+            look = dict(y0=top, y1=top + 14 * len(here), layer="below", row=1, col=col)
+            fig.add_shape(x0=0.5 - MARGIN, x1=0.5 + MARGIN, fillcolor="#8a9099", opacity=0.2, line_width=0, **look)
+            fig.add_shape(type="line", x0=0.5, x1=0.5, line=dict(color="#1f2328", width=1), **look)
+        top += 14 * len(here) + 14
+    fig.update_layout(template="abs_lab", height=140 + top, margin=dict(l=14, t=40))
+    fig.update_yaxes(range=[top, -4], showticklabels=False, showgrid=False, ticks="")
     return fig.update_xaxes(title_text="first arm higher", range=[-0.03, 1.03], tickformat=".0%", nticks=5)
 
 # %% ../../nbs/reports/03_comparisons.ipynb #24a0000c

@@ -11,6 +11,7 @@ __all__ = ['CONTROLLER_COLOURS', 'OTHER_COLOURS', 'FIXED', 'SHADES', 'DASHES', '
 # %% ../../nbs/reports/01_figures.ipynb #b7d9b89a
 import functools
 import itertools
+import re
 import textwrap
 import zlib
 from pathlib import Path
@@ -327,11 +328,15 @@ def _measured(fig, row, arm, group, style) -> list:
     for value in limits: fig.add_hline(y=value, row=row, line=dict(color="#1f2328", width=1.2, dash="dash"))
     return [*limits, *(float(y) for t in traces for y in t.y)]
 
+def _broken(label) -> Markup:
+    "A label with its unit on a line of its own."
+    return joined(*label.split(" (", 1), by=BR + "(")
+
 def _reach(name, values) -> dict:
     "The axis of a unit: all values; from 0, or logarithmic for gradient noise, which spans orders of magnitude."
-    if "|G|²" not in name: return dict(title_text=escaped(name), range=[1.08 * min([0, *values]), 1.08 * max(values)])
+    if "|G|²" not in name: return dict(title_text=_broken(name), range=[1.08 * min([0, *values]), 1.08 * max(values)])
     above = np.log10([v for v in values if v > 0] or [1])
-    return dict(title_text=escaped(name), type="log", range=[above.min() - 0.1, above.max() + 0.1], nticks=4, tickformat="~g")
+    return dict(title_text=_broken(name), type="log", range=[above.min() - 0.1, above.max() + 0.1], nticks=4, tickformat="~g")
 
 # %% ../../nbs/reports/01_figures.ipynb #7854db18
 def divergence(
@@ -363,7 +368,9 @@ def motion(
     style, rows, named = styles(arms), [], set()
     for title, names in _grouped(groups, arms).items():
         for name, alike in by_unit([run for arm in names for run in arms[arm]]).items(): rows.append((title, name, by_arm(alike)))
-    fig = make_subplots(rows=len(rows), cols=2, shared_xaxes=True, vertical_spacing=0.2 / len(rows), horizontal_spacing=0.1, column_titles=["divergence", joined(*str(column(runs[0], "size")).split(" (", 1), by=BR + "(")])
+    above = [text for title, *_ in rows for text in (escaped(title), "")]
+    above[1] = _broken(str(column(runs[0], "size")))
+    fig = make_subplots(rows=len(rows), cols=2, shared_xaxes=True, vertical_spacing=0.2 / len(rows), horizontal_spacing=0.1, subplot_titles=above)
     for row, (_, name, alike) in enumerate(rows, 1):
         for arm, group in alike.items():
             measured = [smoothed(run) for run in group if len(series(run, "signal")[0])]
@@ -378,13 +385,14 @@ def motion(
         fig.update_yaxes(rangemode="tozero", row=row, col=2)
     fig.update_layout(template="abs_lab", height=140 + 210 * len(rows))
     fig.update_annotations(font=dict(size=13))
+    for note in fig.layout.annotations: note.update(dict(x=1, xanchor="right") if note.text == above[1] else dict(x=0, xanchor="left"))
     fig.update_xaxes(rangemode="tozero", tickformat="~s", nticks=5)
     return fig.update_xaxes(title_text=LABELS["step"], row=len(rows))
 
 # %% ../../nbs/reports/01_figures.ipynb #ebae411c
 def _wrapped(arm) -> Markup:
     "The arm's name on lines of up to 13 characters."
-    lines = [line for part in arm.replace(" (", "\n(").split("\n") for line in textwrap.wrap(part, 13)]
+    lines = [line for part in re.sub(r"\b(?=\w{14})(\w*?_)", r"\1\n", arm.replace(" (", "\n(")).split("\n") for line in textwrap.wrap(part, 13)]
     return joined(*lines, by=BR)
 
 # %% ../../nbs/reports/01_figures.ipynb #4b3dbed3

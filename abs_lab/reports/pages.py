@@ -244,8 +244,9 @@ CAPTIONS = dict(
     pairs="How often a run of the first arm is higher than one of the second. Bar: 95 % interval. Shaded: differences that hardly matter.",
     table="IQM of the final evaluation, with its 95 % interval where there are five seeds or more.",
     final="Greedy evaluation after training. Dots: single seeds. Diamond: IQM. Bar: 95 % interval, where there are five seeds or more.",
-    step=f"Return of the training episodes that ended in a window (exploring policy). Thin: single seeds (of {figures.DRAWN} runs at most). Thick: IQM. Band: pointwise 95 % interval, where there are five seeds or more.",
-    motion="Left: divergence D, the share of sampled states whose greedy action changes across one update unless the axis says otherwise, mean over seeds of the trailing mean over a tenth of the run; dashed: thresholds that an arm acts on. Right: size in force, mean over seeds.",
+    step="Return of the training episodes that ended in a window (exploring policy). Thick: IQM. Band: pointwise 95 % interval, where there are five seeds or more.",
+    motion="Left: divergence D, the share of sampled states whose greedy action changes across one update unless the axis says otherwise, mean over seeds of the trailing mean over a tenth of the run; dashed: thresholds that an arm acts on, where they lie within the axis. Right: size in force, mean over seeds.",
+    seeds="Thin: single seeds.",
     size="Size is the rollout length L, in steps per environment.",
     beside="Dotted: curves of others, as their files give them, up to the step at which ours end; they are in no verdict.",
     cost="What each arm did and what it took; ranges are over seeds. Time is that of training alone, under the load of its machine: no benchmark.",
@@ -274,7 +275,7 @@ def _task(task, runs, groups, more, captions, level=None, theirs=()) -> list:
     alike = [f"{arm} holds the same runs as {first}, number for number, and is drawn once." for arm, first in twins.items()]
     curves = others.beside(figures.learning_curves(drawn, groups=groups), theirs, max(run["curve"]["step"][-1] for run in runs))
     if level is not None: curves.add_hline(y=level, line=dict(color="#1f2328", width=1.2, dash="dash"))
-    blocks = [f"## {task}", *alike, (figures.final(drawn), captions["final"]), (curves, captions["step"] + f" {captions['beside']}" * bool(theirs)), *_beside(theirs, runs),
+    blocks = [f"## {task}", *alike, (figures.final(drawn), captions["final"]), (curves, captions["step"] + f" {captions['seeds']}" * (len(drawn) <= figures.DRAWN) + f" {captions['beside']}" * bool(theirs)), *_beside(theirs, runs),
               (figures.motion(drawn, groups), captions["motion"] + " " + captions["size"])]
     for title, block in (more or {}).items(): blocks += [f"### {title}", *block(runs)]
     return [*blocks, details("Returns of every seed", (sentences.evaluation(runs), "In the order of the seeds.")),
@@ -347,4 +348,5 @@ def study(
     summary(page, name, question, runs, verdict)
     for task, group in [*tasks.items()][:3]: static(figures.final(group), page.with_name(f"final-{task.replace('/', '-')}.svg"))
     if found: static(comparisons.forest(units, pairs), page.with_name("pairs.svg"))
+    if figure: static(figure[0], page.with_name("first.svg"))
     return page

@@ -182,7 +182,7 @@ _TIMELY = (
 
 # %% ../../nbs/studies/01_catalogue.ipynb #96e78225
 _PQN_PARITY = Study(
-    "pqn-parity", "Does `minatar` return what purejaxql's own setting returns?", _PQN, "nbs/figures/pqn-parity.ipynb",
+    "pqn-parity", "Does the preset minatar return what purejaxql's own setting returns?", _PQN, "nbs/figures/pqn-parity.ipynb",
     {"minatar, decayed rate": dict(preset="minatar"), "purejaxql_minatar, decayed rate": dict(preset="purejaxql_minatar")},
     {_MINATAR: dict(total_steps=73 * 32 * 128)}, _fixed(32) | _DECAY | _epochs(2), seeds=5, scales={"cpu": {}, "smoke": dict(total_steps=8_192, eval_envs=4, seeds=1)})
 
