@@ -1067,6 +1067,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'abs_lab.reports.claims._pairs': ('reports/claims.html#_pairs', 'abs_lab/reports/claims.py'),
                                         'abs_lab.reports.claims._sizes_reached': ( 'reports/claims.html#_sizes_reached',
                                                                                    'abs_lab/reports/claims.py'),
+                                        'abs_lab.reports.claims._timed': ('reports/claims.html#_timed', 'abs_lab/reports/claims.py'),
                                         'abs_lab.reports.claims._weigh': ('reports/claims.html#_weigh', 'abs_lab/reports/claims.py'),
                                         'abs_lab.reports.claims._where': ('reports/claims.html#_where', 'abs_lab/reports/claims.py'),
                                         'abs_lab.reports.claims._won': ('reports/claims.html#_won', 'abs_lab/reports/claims.py'),

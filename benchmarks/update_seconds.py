@@ -17,9 +17,11 @@ from pathlib import Path
 
 os.environ.update(OMP_NUM_THREADS="1", ABS_LAB_THREADS="1", ABS_LAB_DEVICE="cpu", ABS_LAB_CHECKPOINT_SECONDS="1000")
 ROOT = Path(__file__).resolve().parents[1]
+FILE = ROOT/"abs_lab"/"reports"/"seconds.json"
 sys.path.insert(0, str(ROOT))  # runs from a clone, installed or not
 
 import numpy as np
+from scipy.optimize import nnls
 
 from abs_lab.runs.config import configure
 from abs_lab.runs.provenance import provenance
@@ -27,11 +29,11 @@ from abs_lab.runs.runner import run
 from abs_lab.runs.storage import read_jsonl
 
 TASKS = {  # (agent, task) -> parameters of all its runs, and the sizes and epochs that are tried
-    ("pqn", "LunarLander-v3"): (dict(preset="classic", total_steps=120_000), [dict(size=16, epochs=2), dict(size=32, epochs=2), dict(size=64, epochs=2), dict(size=64, epochs=8)]),
-    ("pqn", "MinAtar/Breakout-v1"): (dict(preset="minatar", total_steps=100_000), [dict(size=16, epochs=2), dict(size=32, epochs=2), dict(size=64, epochs=2), dict(size=64, epochs=8)]),
-    ("ppo", "HalfCheetah-v4"): (dict(preset="mujoco_64", total_steps=120_000), [dict(size=16, epochs=10), dict(size=32, epochs=10), dict(size=128, epochs=10), dict(size=128, epochs=38)]),
-    ("ppo", "Hopper-v4"): (dict(preset="mujoco_64", total_steps=120_000), [dict(size=16, epochs=10), dict(size=32, epochs=10), dict(size=128, epochs=10), dict(size=128, epochs=38)]),
-    ("btr", "LunarLander-v3"): (dict(preset="classic", total_steps=24_000, learning_starts=2_000), [dict(size=32), dict(size=64), dict(size=128), dict(size=256)]),
+    ("pqn", "LunarLander-v3"): (dict(preset="classic", total_steps=60_000), [dict(size=16, epochs=2), dict(size=32, epochs=2), dict(size=64, epochs=2), dict(size=64, epochs=8)]),
+    ("pqn", "MinAtar/Breakout-v1"): (dict(preset="minatar", total_steps=80_000), [dict(size=16, epochs=2), dict(size=32, epochs=2), dict(size=64, epochs=2), dict(size=64, epochs=8)]),
+    ("ppo", "HalfCheetah-v4"): (dict(preset="mujoco_64", epochs_rule="constant", total_steps=100_000), [dict(size=16, epochs=10), dict(size=32, epochs=10), dict(size=128, epochs=10), dict(size=128, epochs=38)]),
+    ("ppo", "Hopper-v4"): (dict(preset="mujoco_64", epochs_rule="constant", total_steps=100_000), [dict(size=16, epochs=10), dict(size=32, epochs=10), dict(size=128, epochs=10), dict(size=128, epochs=38)]),
+    ("btr", "LunarLander-v3"): (dict(preset="classic", total_steps=16_000, learning_starts=2_000), [dict(size=32), dict(size=64), dict(size=128), dict(size=256)]),
     ("btr", "MinAtar/Breakout-v1"): (dict(preset="minatar", total_steps=12_000, learning_starts=2_000), [dict(size=32), dict(size=64), dict(size=128), dict(size=256)]),
 }
 
@@ -50,7 +52,7 @@ def fit(table):
     *x, y = np.array(table, float).T
     x, weights = np.stack(x, 1) / y[:, None], np.ones(len(y))  # relative errors: a long update counts no more than a short one
     for _ in range(50):
-        found, *_ = np.linalg.lstsq(x * weights[:, None], weights, rcond=None)
+        found, _ = nnls(x * weights[:, None], weights)
         weights = 1 / np.sqrt(np.abs(x @ found - 1) + 1e-4)
     return found.tolist(), float(np.median(np.abs(x @ found - 1)))
 
@@ -67,7 +69,7 @@ def main():
         (step, gradient_step, row), error = fit(table)
         results.append(dict(agent=agent, env_id=task, preset=params["preset"], seconds=dict(step=step, gradient_step=gradient_step, row=row), error=error, updates=len(table)))
         print(f"{agent} {task}: {1e6 * step:.1f} µs a step, {1e3 * gradient_step:.3f} ms a gradient step, {1e6 * row:.3f} µs a row; median error {100 * error:.0f} % of {len(table)} updates", flush=True)
-    if not quick: (ROOT/"abs_lab"/"reports"/"seconds.json").write_text(json.dumps(dict(tasks=results, **provenance()), indent=1, default=str) + "\n", encoding="utf-8")
+        if not quick: FILE.write_text(json.dumps(dict(tasks=results, **provenance()), indent=1, default=str) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__": main()

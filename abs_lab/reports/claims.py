@@ -19,6 +19,7 @@ from ..core.interfaces import AbsLabError
 from ..core.text import in_markdown, joined, tag
 from . import figures, pages, sentences
 from .primary import PRIMARIES, answer, in_words
+from .stats import MIN_SEEDS
 from ..studies.catalogue import STUDIES
 
 # %% ../../nbs/reports/07_claims.ipynb #03fb8b1d
@@ -70,6 +71,11 @@ def _pairs(runs, *arms) -> list:
     "The pairs of a study, on the scale that its tasks share."
     units = sentences.normalised(runs)[0] if len(figures.by_task(runs)) > 1 else runs
     return sentences.matched(units, [("", arm, other) for arm, other in arms])
+
+def _timed(pairs) -> list:
+    "What pairs with enough seeds show at equal time, of tasks whose seconds were measured."
+    shares = {(pair.arm, pair.other): ", ".join(f"{task} {sentences._chance(*both)}" for task, both in pair.outcomes["equal_time"].items() if min(map(len, both)) >= MIN_SEEDS) for pair in pairs}
+    return [f"At equal time on a quiet core, by the training return over its last fifth, {arm} is higher than {other} in this share of the pairs of seeds: {share}." for (arm, other), share in shares.items() if share]
 
 def _answered(found, what) -> tuple:
     "Verdict and sentence of a contrast that was written down beforehand."
@@ -153,6 +159,7 @@ def beats_fixed(
     if growing and small: details.append(f"In its favour: on LunarLander {below(growing)} runs of the growing arms (ABS, replayed, ramp) ended below 100, of fixed 16 and 32 {below(small)}.")
     for pair in found[:1]:
         for task, both in pair.outcomes["area"].items(): details.append(f"By the area under the training curve, ABS 16–64 is higher than fixed 16 in {sentences._chance(*both)} of the pairs on {task}.")
+    details += _timed(found)
     shared = {run["id"] for run in data["quick"]} & {run["id"] for run in data["why"]}
     if shared: details.append(f"`quick` and `why` share {len(shared)} of `quick`'s {len(data['quick'])} runs and are not independent.")
     rates = [np.mean([sentences.gradient_rate(run) for run in group]) for arm, group in figures.by_arm(data["why"]).items() if arm in ("ABS 16–64", *others)]
@@ -176,7 +183,7 @@ def adaptivity(
     if not data["why"]: return not_tested("why", "adaptive")
     null, *rest = _pairs(data["why"], ("ABS 16–64", "replayed ABS 16–64"), ("ABS 16–64", "fixed 16"), ("fixed 16", "fixed 64 (2 epochs)"), ("fixed 64 (8 epochs)", "fixed 16"), ("ABS 16–64 (equal gradient steps)", "fixed 32"), ("ABS 16–64", "fixed 16, decayed rate"), ("ABS 16–64, decayed rate", "fixed 16, decayed rate"))
     verdict, cost, _ = not_tested("adaptive")
-    return verdict, f"What was run hardly tests it: ABS's sizes and the schedule that plays their mean differ by {' and '.join(f'{100 * share:.0f} % ({task})' for task, share in null.sizes.items())}. {cost}", [sentences.conclusion(pair) for pair in (null, *rest)]
+    return verdict, f"What was run hardly tests it: ABS's sizes and the schedule that plays their mean differ by {' and '.join(f'{100 * share:.0f} % ({task})' for task, share in null.sizes.items())}. {cost}", [sentences.conclusion(pair) for pair in (null, *rest)] + _timed(rest[1:3])
 
 def larger_networks(
     data: Data,     # the runs

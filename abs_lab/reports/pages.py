@@ -331,7 +331,7 @@ def study(
     if figure: blocks.append(figure)
     if found: blocks.append((comparisons.forest(units, pairs), captions["pairs"]))
     blocks += ["\n".join(f"- {sentence}" for sentence in said[1:]), (what_was_run(runs), "What was run.")]
-    if found: blocks.append(details("Every pair in numbers", (sentences.contrasts(runs, pairs), "Probabilities with their intervals, differences of means with Welch's intervals and in standard deviations between seeds.")))
+    if found: blocks.append(details("Every pair in numbers", (sentences.contrasts(runs, pairs), "Probabilities with their intervals, differences of means with Welch's intervals and in standard deviations between seeds. At equal time (of tasks whose seconds were measured on a quiet core): the last fifth of what each run had done when the fastest of both arms would have ended.")))
     if several or table is not None: blocks.append((shown, captions["table"]))
     if several and scale.startswith("human"): blocks += [(comparisons.aggregates(units), captions["aggregates"]), (comparisons.profiles(units, scale, groups), captions["profiles"])]
     if len(tasks) <= 5: blocks += [block for task, group in tasks.items() for block in _task(task, group, groups, more, captions, (levels or {}).get(task), theirs.get(task, []))]
