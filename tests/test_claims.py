@@ -29,10 +29,11 @@ def test_other_runs_give_other_claims(tmp_path, monkeypatch, capsys):
 
 def test_the_list_of_studies_says_what_their_pages_say():
     index = (REPORTS/"index.html").read_text(encoding="utf-8")
-    summaries = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(REPORTS.glob("*/summary.json"))]
+    summaries = {path.parent: json.loads(path.read_text(encoding="utf-8")) for path in sorted(REPORTS.glob("*/summary.json"))}
     assert len(summaries) == len(re.findall("<section>", index)) >= 7
-    for said in summaries:
-        page = (REPORTS/said["study"]/"index.html").read_text(encoding="utf-8")
+    for folder, said in summaries.items():
+        page = (folder/"index.html").read_text(encoding="utf-8")
+        assert f'<a href="{folder.name}/index.html">{folder.name}</a>' in index
         for text in (index, page): assert pages._inline(said["verdict"]).replace("\u00a0", " ")[:60].split("&")[0] in text.replace("\u00a0", " ")
 
 
