@@ -35,7 +35,7 @@ def _link_names(app, tree):
     "Names of the library in running text lead to their entry in the API."
     for literal in list(tree.findall(nodes.literal)):
         name = re.sub(r"\(.*\)$", "", literal.astext()).removeprefix("abs_lab.")
-        if name not in NAMES or isinstance(literal.parent, (nodes.reference, addnodes.pending_xref)) or any(isinstance(p, (nodes.title, addnodes.desc_signature)) for p in _above(literal)): continue
+        if name not in NAMES or isinstance(literal.parent, (nodes.reference, addnodes.pending_xref)) or any(isinstance(p, (nodes.title, addnodes.desc_signature)) or isinstance(p, nodes.entry) and p.parent[0] is p for p in _above(literal)): continue  # a row's first cell names what the row is about
         target = addnodes.pending_xref("", refdomain="py", reftype="obj", reftarget=NAMES[name], refexplicit=True, refwarn=True)
         literal.replace_self(target)
         target += literal

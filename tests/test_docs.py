@@ -68,8 +68,8 @@ def test_no_link_anchor_or_picture_is_missing(tmp_path):
 
 
 def test_a_broken_link_is_named(tmp_path):
-    (tmp_path/"a.html").write_text('<p id="here"><a href="#here">x</a><a href="#there">x</a><a href="b.html">x</a><img src="c.png"><script src="https://elsewhere/x.js"></script><a href="https://elsewhere/">x</a>')
-    assert docs.broken(tmp_path) == ["a.html: #there has no such anchor", "a.html: b.html is not there", "a.html: c.png is not there", "a.html loads https://elsewhere/x.js"]
+    (tmp_path/"a.html").write_text('<p id="here"><a href="#here">x</a><a href="#there">x</a><a href="b.html">x</a><img src="c.png"><script src="https://elsewhere/x.js"></script><a href="https://elsewhere/">x</a><math><mo>max</mo><mi>\\arg</mi></math>')
+    assert docs.broken(tmp_path) == ["a.html: a formula shows \\arg", "a.html: #there has no such anchor", "a.html: b.html is not there", "a.html: c.png is not there", "a.html loads https://elsewhere/x.js"]
 
 
 @pytest.mark.long
@@ -154,6 +154,33 @@ def test_readme_shows_code_that_is_executed():
     cells = ["".join(c["source"]) for c in json.loads((ROOT/"nbs"/"index.ipynb").read_text())["cells"] if c["cell_type"] == "code"]
     assert all(any(block.strip() in cell for cell in cells) for block in blocks(PAGES["README.md"], "(?:python|py)"))
     assert len(PAGES["README.md"]) < 9_000
+
+
+@pytest.mark.parametrize("agent", ["pqn", "ppo", "btr"])
+def test_an_agents_table_of_spaces_holds(agent):
+    from dataclasses import replace
+    import gymnasium as gym, numpy as np
+    from abs_lab.core import envs
+    from abs_lab.core.interfaces import AbsLabError, Progress
+    from abs_lab.runs.registry import find
+    box, pixels = lambda *shape: gym.spaces.Box(-1, 1, shape, np.float32), lambda *shape: gym.spaces.Box(0, 255, shape, np.uint8)
+    samples = {"`[D]`": box(4), "`[H, W]`": box(5, 5), "`[10, 10, C]`": box(10, 10, 4), "`[C, H, W]`": pixels(4, 36, 36), "`[H, W, C]`": pixels(84, 84, 3),
+               "Dict": gym.spaces.Dict(a=box(4)), "Tuple": gym.spaces.Tuple([box(4)]), "MultiDiscrete": gym.spaces.MultiDiscrete([2, 2]), "Discrete": gym.spaces.Discrete(3)}
+    kind, said = find("agent", agent), PAGES[f"docs/{agent}.md"].partition("## Can I use it?")[2].partition("## ")[0]
+
+    def taken(obs, action, network):
+        config = kind.for_acting(kind.Config(**dict(network=network) if network else {}), 4)
+        try: envs._check_spaces("an environment", "gymnasium", obs, action); kind(config, obs, action, 4, Progress(1000))
+        except AbsLabError: return False
+        return True
+
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in said.splitlines() if line.startswith("|")][2:]
+    assert len(rows) > 4
+    for what, obs, actions in rows:
+        network = m[1] if (m := re.search(r'network="(\w+)"', obs)) else None
+        for space in [space for name, space in samples.items() if re.search(rf"(?<!\w){re.escape(name)}", what)] or pytest.fail(what):
+            assert taken(space, samples["Discrete"], network) == obs.startswith("yes"), (what, obs)
+            if actions != "—": assert taken(samples["`[D]`"], space, None if agent != "pqn" else "mlp") == actions.startswith("yes"), (what, actions)
 
 
 def test_messages_that_the_faq_quotes_are_the_codes_own():

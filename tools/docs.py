@@ -144,19 +144,21 @@ def build(site: Path, work: Path, theme: str = "furo") -> list[str]:
 
 
 class _Links:
-    "What a page can be asked for (`ids`), and what it asks for (`targets`: tag, address)."
+    "What a page can be asked for (`ids`), what it asks for (`targets`: tag, address), and what its formulas say in TeX still (`undrawn`)."
 
     def __init__(self, text):
         text = re.sub(r"(<script\b[^>]*>).*?</script>", r"\1", text, flags=re.S)
         self.ids = {html.unescape(found) for found in re.findall(r'\s(?:id|name)="([^"]*)"', text)}
+        self.undrawn = sorted({command for formula in re.findall(r"<math.*?</math>", text, re.S) for command in re.findall(r"\\\S*?(?=<)", formula)})
         self.targets = {(tag, html.unescape(to)) for tag, to in re.findall(r'<(a|link|img|script|source|iframe)\b[^>]*?\s(?:href|src)="([^"]+)"', text)}
 
 
 def broken(site: Path) -> list[str]:
-    "Links, anchors and files that the pages of a built site ask for in vain, and what they would load from another host."
+    "Links, anchors and files that the pages of a built site ask for in vain, what they would load from another host, and commands of TeX that were not understood."
     read = {f.resolve(): _Links(f.read_text(encoding="utf-8")) for f in site.rglob("*.html")}
     wrong = []
     for page, links in read.items():
+        wrong += [f"{page.relative_to(site.resolve())}: a formula shows {command}" for command in links.undrawn]
         for tag, to in sorted(links.targets):
             if re.match(r"(https?:)?//", to):
                 if tag != "a": wrong.append(f"{page.relative_to(site.resolve())} loads {to}")
