@@ -14,6 +14,7 @@ html_theme, html_extra_path, html_static_path, html_css_files = "furo", ["_extra
 html_copy_source = html_show_sourcelink = html_show_sphinx = False
 html_theme_options = dict(light_css_variables={"font-stack--monospace": "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"}, navigation_with_keys=True)
 add_module_names = toc_object_entries = False
+smartquotes_action = "qe"  # no dashes: --scale stays a flag
 nb_execution_mode, nb_ipywidgets_js = "off", {}       # a page shows what its notebook holds; no script of widgets from elsewhere
 nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]
 myst_enable_extensions, myst_heading_anchors = ["dollarmath", "amsmath", "colon_fence"], 4

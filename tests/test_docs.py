@@ -1,6 +1,6 @@
 "The documentation: every public name has an entry, no link is broken, and what a page says to type can be typed."
 import doctest, json, os, re, shlex, shutil, sys
-from functools import partial
+from functools import cache, partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -111,35 +111,70 @@ def commands():
                 if words := shlex.split(line, comments=True): yield page, words
 
 
-def test_every_command_and_flag_of_a_shell_block_exists(tmp_path, monkeypatch):
+@cache
+def flags_of(command):
+    "The flags that a command's help names."
+    return set(re.findall(r"--[a-z][\w-]*", facts.help_of(command)))
+
+
+def check_command(words):
+    "Raise for a command that cannot be typed as it stands."
     from abs_lab.cli import COMMANDS, train_config
     from abs_lab.studies.catalogue import find_study
+    flags = [w.split("=")[0] for w in words if w.startswith("--")]
+    named = lambda text: all(f'"{flag}"' in text for flag in flags)
+    match words:
+        case ["abs-lab", "train", *rest]:
+            if "--help" not in rest: train_config(rest)
+        case ["abs-lab", command, *rest]:
+            assert command in COMMANDS and {*flags} <= flags_of(command)
+            if command in ("reproduce", "figure", "table") and rest and ":" not in rest[0]: find_study(rest[0])
+        case ["make", target]: assert target in re.findall(r"^([a-z-]+):", (ROOT/"Makefile").read_text(), re.M)
+        case ["python", "-m", "abs_lab.studies.campaign", study, *_]: assert find_study(study) and named((ROOT/"abs_lab"/"studies"/"campaign.py").read_text())
+        case ["python", "-m", "abs_lab.runs", *rest]: assert len(rest) == 2
+        case ["python", script, *_]: assert named((ROOT/script).read_text())
+        case ["papermill", *rest]:
+            first = "".join(json.loads((ROOT/next(w for w in rest if w.endswith(".ipynb"))).read_text())["cells"][1]["source"])
+            assert {rest[i + 1] for i, w in enumerate(rest) if w == "-p"} <= {*re.findall(r"^(\w+) = ", first, re.M)}
+        case ["pip" | "git" | "source" | "export" | "ssh", *_]: pass
+        case _: raise AssertionError("no test knows this command")
+
+
+@pytest.fixture
+def modules_of_ones_own(tmp_path, monkeypatch):
+    "The modules that pages have a reader write, in the working directory."
     monkeypatch.chdir(tmp_path)
     for name in ("my_rules", "my_meters"): shutil.copy(ROOT/"tests"/"own_rules.py", f"{name}.py")
     Path("my_envs.py").write_text("import gymnasium as gym\nfrom gymnasium.envs.classic_control import CartPoleEnv\nif 'Corridor-v0' not in gym.registry: gym.register('Corridor-v0', CartPoleEnv, max_episode_steps=50)\n")
-    targets = re.findall(r"^([a-z-]+):", (ROOT/"Makefile").read_text(), re.M)
-    campaign = (ROOT/"abs_lab"/"studies"/"campaign.py").read_text()
-    helps, seen = {}, 0
-    for page, words in commands():
-        said = f"{page}: {shlex.join(words)}"
-        flags = [w.split("=")[0] for w in words if w.startswith("--")]
-        match words:
-            case ["abs-lab", "train", *rest]:
-                if "--help" not in rest: train_config(rest)
-            case ["abs-lab", command, *rest]:
-                assert command in COMMANDS, said
-                if command not in helps: helps[command] = facts.help_of(command)
-                assert all(flag in helps[command] for flag in flags), said
-                if command in ("reproduce", "figure", "table") and rest and ":" not in rest[0]: find_study(rest[0])
-            case ["make", target]: assert target in targets, said
-            case ["python", "-m", "abs_lab.studies.campaign", study, *_]: assert find_study(study) and all(f'"{flag}"' in campaign for flag in flags), said
-            case ["python", "-m", "abs_lab.runs", *rest]: assert len(rest) == 2, said
-            case ["python", script, *_]: assert (ROOT/script).exists(), said
-            case ["papermill", *_]: assert any((ROOT/w).exists() for w in words if w.endswith(".ipynb")), said
-            case ["pip" | "git" | "source" | "export" | "ssh", *_]: pass
-            case _: pytest.fail(f"{said}: no test knows this command")
-        seen += 1
-    assert seen > 40
+
+
+def test_every_command_and_flag_of_a_shell_block_exists(modules_of_ones_own):
+    found = [*commands()]
+    for page, words in found:
+        try: check_command(words)
+        except (Exception, SystemExit) as e: raise AssertionError(f"{page}: {shlex.join(words)}: {e}") from e
+    assert len(found) > 40
+
+
+@pytest.mark.parametrize("line", ["abs-lab train pqn --limt 0.1", "abs-lab train pqn --env-id CartPol-v1", "abs-lab reproduce quick --job 2", "abs-lab reproduce quik", "abs-lab trian", "make reprodce",
+                                  "python -m abs_lab.studies.campaign scaling --budgt 9m", "python tools/doc.py build", "python benchmarks/faithfulness.py --wrong", "papermill nbs/figures/quick.ipynb x.ipynb -p report_dr x", "conda install torch"])
+def test_a_command_that_cannot_be_typed_is_noticed(line):
+    with pytest.raises((Exception, SystemExit)): check_command(shlex.split(line))
+
+
+def test_flags_and_commands_in_running_text_exist():
+    from abs_lab.cli import COMMANDS
+    from abs_lab.core.envs import EnvConfig
+    from abs_lab.runs.config import OWN, describe
+    from abs_lab.runs.registry import find, names
+    parameters = {*OWN, *describe(EnvConfig), *(n for kind in ("agent", "controller", "meter") for name in names(kind) for n in describe(getattr(find(kind, name), "Config", find(kind, name))))}
+    known = {f"--{n.replace('_', '-')}" for n in parameters} | {"--preset", "--controller", "--meter", "--help"}.union(*map(flags_of, COMMANDS)) | {*re.findall(r'"(--[\w-]+)"', (ROOT/"abs_lab"/"studies"/"campaign.py").read_text())}
+    for page, text in PAGES.items():
+        if not page.startswith(("README", "docs/", "CONTRIBUTING", "nbs/tutorials/", "nbs/how_to/")): continue
+        text = re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
+        for code in re.findall(r"`([^`\n]+)`", text):
+            if m := re.match(r"abs-lab ([a-z]+)", code): assert m[1] in COMMANDS, (page, code)
+            if code.startswith(("--", "abs-lab")): assert {*re.findall(r"(?<!\S)--[a-z][\w-]*", code)} <= known, (page, code)
 
 
 @pytest.mark.parametrize("page", [page for page, text in PAGES.items() if page != "README.md" and blocks(text, "(?:python|py)")])

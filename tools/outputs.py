@@ -6,9 +6,10 @@
 Texts are the same if their words and whole numbers are, and their other numbers to one in a thousand. Of a picture its presence and size count.
 A cell whose text differs from run to run or from machine to machine (training rounds differently on another processor) begins with `#| varies`
 and contains an assertion; its text is stored anew when more than its numbers differ. The clone and temporary folders are stored as `…`.
-What code hosts do not show (Plotly, widgets, scripts) and what another run would not print again (progress bars, warnings) is not stored.
+A Plotly figure, which code hosts do not show, is stored as a picture of it that a headless Chromium draws; without Chromium its size is compared, and a picture
+that fits is kept. Widgets, scripts, and what another run would not print again (progress bars, warnings) are not stored.
 """
-import base64, contextlib, math, multiprocessing, os, re, sys, tempfile, time
+import base64, contextlib, io, math, multiprocessing, os, re, shutil, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,6 +26,7 @@ PICTURE, NOTEBOOK = 80_000, 1_000_000  # the most bytes of each
 TEXTS = {"text/plain", "text/html", "text/markdown", "text/latex"}
 NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?(?!\w)")
 PRELOADED = ["torch", "numpy", "gymnasium", "envpool", "pandas", "scipy.stats", "plotly.graph_objects", "matplotlib.pyplot", "ipywidgets", "execnb.shell", "nbdev.test"]
+PLOTLY = "application/vnd.plotly.v1+json"
 UNFIT = re.compile(r"site-packages|/home/\w|/root/|/tmp/\w| at 0x[0-9a-f]{6}")  # paths and addresses
 PROCESSES = multiprocessing.get_context("forkserver")
 
@@ -37,6 +39,7 @@ def kept(output: dict, root: Path) -> dict | None:
     here = lambda text: [folders.sub("…", line) for line in "".join(text).splitlines(True)]
     if output["output_type"] == "stream": return dict(output, text=here(output["text"])) if output["name"] == "stdout" else None
     data = output.get("data", {})
+    if PLOTLY in data: return dict(output, data={PLOTLY: data[PLOTLY]})
     if picture := {k: v for k, v in data.items() if k in ("image/png", "image/svg+xml")}: return dict(output, data=picture)
     html = "".join(data.get("text/html", ""))
     if any(k.startswith("application/") for k in data) or re.search(r"<(script|iframe|video|img)\b", html): return None
@@ -45,7 +48,7 @@ def kept(output: dict, root: Path) -> dict | None:
 
 def executed(notebook: Path, root: Path, answer):
     "Run the cells that `nbdev-test` would, and send their outputs by cell id, or the traceback."
-    os.environ["IN_TEST"] = "1"
+    os.environ |= dict(IN_TEST="1", PLOTLY_RENDERER="plotly_mimetype")
     sys.path.insert(0, str(root))
     nb, due = read_nb(notebook), {c.id for c in nb_test_cells(notebook, skip_flags=get_config(root).tst_flags.split())}
     shell = CaptureShell(notebook, mpl_format="png")
@@ -68,6 +71,55 @@ def outputs(notebook: Path, root: Path) -> dict | str:
     except EOFError:
         process.join()
         return f"{notebook}: its process ended with code {process.exitcode}\n"
+
+
+# -- Plotly's figures --------------------------------------------------------------------------------------------------
+
+def measures(figure: dict) -> tuple[int, int]:
+    "Width and height of a figure."
+    return figure["layout"].get("width", 720), figure["layout"].get("height", 450)
+
+
+def unpainted(figure: dict) -> str:
+    "The head of a PNG of the figure's measures, in base 64: enough to compare sizes."
+    width, height = measures(figure)
+    return base64.b64encode(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + width.to_bytes(4) + height.to_bytes(4)).decode()
+
+
+def painted(figures) -> list[str]:
+    "PNGs of figures, in base 64."
+    import plotly.offline
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        tab = browser.new_page()
+        tab.add_script_tag(content=plotly.offline.get_plotlyjs())
+        drawn = [tab.evaluate("([f, width, height]) => Plotly.toImage(f, {format: 'png', width, height})", [f, *measures(f)]) for f in figures]
+        browser.close()
+    return [small(d.partition(",")[2]) for d in drawn]
+
+
+def small(png: str) -> str:
+    "A PNG with a palette of 64 colours."
+    from PIL import Image
+    image, out = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(64, dither=Image.Dither.NONE), io.BytesIO()
+    image.save(out, "png", optimize=True)
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def pictured(outputs: list, stored: list, write: bool) -> list:
+    "Outputs with pictures in place of Plotly's figures: drawn, if they are to be stored and there is a Chromium; else the stored ones that have their measures."
+    figures = {i: o["data"][PLOTLY] for i, o in enumerate(outputs) if PLOTLY in o.get("data", {})}
+    def of_before(i, figure):
+        png = stored[i].get("data", {}).get("image/png", "") if i < len(stored) else ""
+        return png if png and dimensions(png) == measures(figure) else unpainted(figure)
+    pngs = painted(figures.values()) if figures and write and shutil.which("chromium") else [of_before(i, f) for i, f in figures.items()]
+    return [dict(o, data={"image/png": pngs.pop(0)}) if i in figures else o for i, o in enumerate(outputs)]
+
+
+def undrawn(gives: list) -> str | None:
+    "What is lacking to store a figure."
+    return "Chromium draws its figure, and is not here" if any(kind == "image/png" and len(value) < 50 for kind, value in parts(gives)) else None
 
 
 # -- the comparison ----------------------------------------------------------------------------------------------------
@@ -132,8 +184,8 @@ def main(root: Path, write: bool, names: list) -> int:  # exit code
             else:
                 for i, cell in enumerate(nb.cells):
                     if cell.cell_type != "code": continue
-                    new = gives.get(cell.id, [])
-                    if problem := fault(cell, new) or not write and difference(cell, new): found.append(f"{name}, cell {i} ({cell.id}): {problem}")
+                    new = pictured(gives.get(cell.id, []), cell.outputs, write)
+                    if problem := fault(cell, new) or (undrawn(new) if write else difference(cell, new)): found.append(f"{name}, cell {i} ({cell.id}): {problem}")
                     if write and (difference(cell, new) or changed(cell, new)):
                         cell.outputs, stored = new, stored + 1
                 if write: write_nb(nb, notebook)
