@@ -120,12 +120,13 @@ def flags_of(command):
 def check_command(words):
     "Raise for a command that cannot be typed as it stands."
     from abs_lab.cli import COMMANDS, train_config
+    from abs_lab.core.envs import backend_for
     from abs_lab.studies.catalogue import find_study
     flags = [w.split("=")[0] for w in words if w.startswith("--")]
     named = lambda text: all(f'"{flag}"' in text for flag in flags)
     match words:
         case ["abs-lab", "train", *rest]:
-            if "--help" not in rest: train_config(rest)
+            if "--help" not in rest: backend_for(train_config(rest).env)
         case ["abs-lab", command, *rest]:
             assert command in COMMANDS and {*flags} <= flags_of(command)
             if command in ("reproduce", "figure", "table") and rest and ":" not in rest[0]: find_study(rest[0])
@@ -134,8 +135,9 @@ def check_command(words):
         case ["python", "-m", "abs_lab.runs", *rest]: assert len(rest) == 2
         case ["python", script, *_]: assert named((ROOT/script).read_text())
         case ["papermill", *rest]:
-            first = "".join(json.loads((ROOT/next(w for w in rest if w.endswith(".ipynb"))).read_text())["cells"][1]["source"])
-            assert {rest[i + 1] for i, w in enumerate(rest) if w == "-p"} <= {*re.findall(r"^(\w+) = ", first, re.M)}
+            cells = json.loads((ROOT/next(w for w in rest if w.endswith(".ipynb"))).read_text())["cells"]
+            known = re.findall(r"^(\w+) = ", next("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", [])), re.M)
+            assert {rest[i + 1] for i, w in enumerate(rest) if w == "-p"} <= {*known}
         case ["pip" | "git" | "source" | "export" | "ssh", *_]: pass
         case _: raise AssertionError("no test knows this command")
 
@@ -193,7 +195,6 @@ def test_readme_shows_code_that_is_executed():
 
 @pytest.mark.parametrize("agent", ["pqn", "ppo", "btr"])
 def test_an_agents_table_of_spaces_holds(agent):
-    from dataclasses import replace
     import gymnasium as gym, numpy as np
     from abs_lab.core import envs
     from abs_lab.core.interfaces import AbsLabError, Progress

@@ -45,7 +45,13 @@ def import_named(
 
 # %% ../../nbs/core/01_contract.ipynb #1e7574d9
 class Metric(NamedTuple):
-    "What a number is called, and its unit."
+    """What a number is called, and its unit.
+
+    >>> str(Metric("entropy", "nats")), str(Metric("loss"))
+    ('entropy (nats)', 'loss')
+
+    An agent's `metrics` and a meter's `signal` are made of it; figures and the dashboard label their axes with it.
+    """
     label: str      # as on an axis
     unit: str = ""  # none for a plain number
 
@@ -233,7 +239,17 @@ class Meter(Part):
 # %% ../../nbs/core/01_contract.ipynb #26b8fd55
 @dataclass(frozen=True)
 class AgentConfig:
-    "The settings of an agent: a frozen dataclass whose fields have defaults, and comments that end their lines."
+    """The settings of an agent: a frozen dataclass whose fields have defaults, and comments that end their lines.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass(frozen=True)
+    ... class MyConfig(AgentConfig):
+    ...     lr: float = 1e-3  # learning rate
+    >>> MyConfig(lr=0.01)
+    MyConfig(lr=0.01)
+
+    An Agent names it as its `Config`; each field is then a parameter of `configure`, a flag and a field of the dashboard.
+    """
 
     def check_change(
         self,

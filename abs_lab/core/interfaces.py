@@ -145,7 +145,13 @@ def set_fields(
 # %% ../../nbs/core/00_interfaces.ipynb #8f41bf8a
 @dataclass(frozen=True)
 class BatchPlan:
-    "What one update will do: collect, then take gradient steps."
+    """What one update will do: collect, then take gradient steps.
+
+    >>> BatchPlan(rollout=16, minibatch=128, gradient_steps=8)
+    BatchPlan(rollout=16, minibatch=128, gradient_steps=8)
+
+    `rollout` counts steps per environment, `minibatch` transitions per gradient step. An agent's `plan_update` makes it of a size.
+    """
     rollout: int         # environment steps per environment before the update
     minibatch: int       # transitions per gradient step
     gradient_steps: int  # optimiser steps of the update
@@ -181,7 +187,14 @@ class Progress:
 # %% ../../nbs/core/00_interfaces.ipynb #d721d747
 @dataclass(frozen=True)
 class Measurement:
-    "What a controller receives after each update."
+    """What a controller receives after each update.
+
+    >>> Measurement(signal=0.1, progress=0.5)
+    Measurement(signal=0.1, progress=0.5, step=0, plan=None)
+
+    `signal` is the meter's reading, None where nothing was measured; `progress` the share of the run that is done; `step` counts environment steps;
+    `plan` is the BatchPlan of the update that was measured.
+    """
     signal: float | None         # the meter's reading, or None when nothing was measured
     progress: float = 0.0        # share of the run that is done, 0 to 1
     step: int = 0                # environment steps taken so far
