@@ -100,10 +100,10 @@ def painted(figures) -> list[str]:
 
 
 def small(png: str) -> str:
-    "A PNG with a palette of 64 colours."
+    "A PNG on white, with a palette of 64 colours."
     from PIL import Image
-    image, out = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB").quantize(64, dither=Image.Dither.NONE), io.BytesIO()
-    image.save(out, "png", optimize=True)
+    image, out = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGBA"), io.BytesIO()
+    Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(out, "png", optimize=True)
     return base64.b64encode(out.getvalue()).decode()
 
 
