@@ -11,6 +11,7 @@ project, html_title, copyright = "abs_lab", "abs_lab", "the abs_lab developers"
 extensions = ["myst_nb"]
 exclude_patterns = ["_extra"]
 html_theme, html_extra_path, html_static_path, html_css_files = "furo", ["_extra"], ["_static"], ["site.css"]
+html_favicon = "favicon.ico"
 html_copy_source = html_show_sourcelink = html_show_sphinx = False
 html_theme_options = dict(light_css_variables={"font-stack--monospace": "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"}, navigation_with_keys=True)
 add_module_names = toc_object_entries = False

@@ -105,7 +105,7 @@ def lay_out(folder: Path):
     import facts
     out, found = Layout(folder), api.modules(ROOT/"abs_lab")
     known, lessons = set(pages()), {m.notebook: m for m in found}
-    for name in ("conf.py",): out.write(name, (ROOT/"docs"/name).read_bytes())
+    for name in ("conf.py", "favicon.ico"): out.write(name, (ROOT/"docs"/name).read_bytes())
     out.write("_static/site.css", (ROOT/"docs"/"site.css").read_bytes())
     from abs_lab import __all__ as first
     out.write("_names.json", json.dumps(api.full_names(found, first), indent=1))
