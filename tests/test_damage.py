@@ -41,11 +41,11 @@ def folders(monkeypatch, tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def nothing_waits():
+def nothing_waits(request):
     "A reader that waits for a pipe ends the test, and not the whole suite."
     def late(*_): raise TimeoutError("it hangs")
     before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(120)
+    signal.alarm(1_800 if request.node.get_closest_marker("long") else 120)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
@@ -516,8 +516,9 @@ def test_the_dashboard_opens_a_run_whose_kinds_are_odd_or_says_why_not(folder):
         kinds = good["kinds"] | {kind: good["kinds"][kind] | {part: value}}
         write_sealed(folder/"config.json", good | dict(kinds=kinds, config=good["config"] | {name: 3 for name in value if part == "parameters" and name[0] == "_"}))
         look(folder, of=views), look(folder, ("about", "look", "session"))
-    write_sealed(folder/"config.json", good | dict(config=good["config"] | dict(size_max="x", multiple=None, low=None)))
-    look(folder, of=views)
+    for odd in (dict(size_max="x", multiple=None, low=None), dict(agent=None), dict(controller=None), dict(preset=None)):
+        write_sealed(folder/"config.json", good | dict(config=good["config"] | odd))
+        look(folder, of=views)
 
 @pytest.mark.long
 def test_the_dashboard_opens_whatever_is_there(made, tmp_path):

@@ -291,10 +291,11 @@ def recorded(
     foreign = [str(flat[kind]) for kind in ("agent", "meter", "controller") if kind in flat and not built_in(kind, flat[kind])]
     if not kinds and (own or foreign): raise AbsLabError(f"the file names {shortened(', '.join(foreign) or flat['network'])}, which is not built in, and does not describe it")
     if not kinds or not own and all(built_in(kind, flat.get(kind, "")) for kind in kinds): return recall(flat)
-    for about in kinds.values():
+    for kind, about in kinds.items():
+        if flat.get(kind) != about["name"]: raise AbsLabError(f"the file describes the {shortened(kind)} {quoted(about['name'])}, and its parameters name {quoted(flat.get(kind))}")
         for name in about["parameters"]:
             if not name.isidentifier() or iskeyword(name) or hasattr(Recorded, name): raise AbsLabError(f"{quoted(name)} cannot name a parameter of {shortened(about['name'])}: a Python identifier such as 'size_max' can")
     env = EnvConfig(**_take(EnvConfig, flat))
     agent, meter, controller = (_party(kind, kinds[kind], flat) for kind in ("agent", "meter", "controller"))
-    names = tuple(flat[name] for name in ("agent", "preset", "controller", "meter"))
+    names = tuple(flat.get(name) or "" for name in ("agent", "preset", "controller", "meter"))
     return RecordedConfig(env, agent, meter, controller, names, origin=flat.get("origin", ""), found=found, **{name: flat[name] for name in OWN if name in flat})
