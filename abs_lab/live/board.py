@@ -64,7 +64,7 @@ class ControlPanel:
     @property
     def thresholds(self) -> dict:  # low and high; empty where the controller has none
         "The thresholds as the sliders have them."
-        return {n: self.fields[n].value for n in ("low", "high")} if all(hasattr(self.fields.get(n), "step") for n in ("low", "high")) else {}
+        return {n: self.fields[n].value for n in ("low", "high")} if all(isinstance(self.fields.get(n), (W.FloatSlider, W.FloatLogSlider)) for n in ("low", "high")) else {}
 
     def _change(self, name):
         if name in self.thresholds: push_apart(self.fields["low"], self.fields["high"], name)

@@ -425,8 +425,8 @@ def controls(
     "The widgets with which a run's parameters are set while it trains."
     left, rule, found = _settable(config), config.controller, {}
     def take(kind, *names):
-        "Values and comments of parameters of one type; nothing unless all are there."
-        if all(n in left and type(left[n][1]) is kind for n in names): return [left.pop(n)[1:] for n in names]
+        "Values and comments of parameters of one type; nothing unless all are there, and the first is not above the second."
+        if all(n in left and type(left[n][1]) is kind for n in names) and left[names[0]][1] <= left[names[-1]][1]: return [left.pop(n)[1:] for n in names]
     if (pair := take(float, "low", "high")): found |= threshold_sliders(pair[0][0], pair[1][0], dict(low=pair[0][1], high=pair[1][1]))
     if (size := take(int, "size")): found["size"] = _size_slider(rule, size[0][0], description="size", tooltip=size[0][1])
     elif (pair := take(int, "size_min", "size_max")): found["limits"] = _size_slider(rule, (pair[0][0], pair[1][0]), description="limits", tooltip="smallest and largest size")
