@@ -21,7 +21,7 @@ test: setup  ## what CI runs: generated files in step, lint and types, every not
 	ruff check abs_lab tests benchmarks tools
 	mypy
 	OMP_NUM_THREADS=1 python tools/outputs.py $(OUTPUTS)
-	OMP_NUM_THREADS=1 python -m pytest -m "not long" -n 3 --dist loadfile --no-loadscope-reorder --durations 20
+	OMP_NUM_THREADS=1 python -m pytest -m "not long" -n 2 --dist loadfile --no-loadscope-reorder --durations 20
 
 test-long: setup  ## the tests that take minutes to hours
 	OMP_NUM_THREADS=1 python -m pytest -m long

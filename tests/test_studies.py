@@ -240,7 +240,7 @@ def test_signals_of_different_units_share_neither_axis_nor_thresholds(tmp_path):
     found, table = panels(figures.divergence(runs)), sentences.divergence_table(runs).set_index("Arm")
     assert set(found) == set(STUDIES["controllers"].arms)
     (share, lines), (noise, none), (reciprocal, own) = (found[arm] for arm in ("ABS 16–64", "GNS 16–64", "ABS 16–64 on gradient noise"))
-    assert (share.title.text, noise.title.text, reciprocal.title.text) == ("divergence D", "tr(Σ)/|G|² (transitions)", "|G|²/tr(Σ) (1 / transitions)")
+    assert (share.title.text, noise.title.text, reciprocal.title.text) == ("divergence D", "tr(Σ)/|G|²<br>(transitions)", "|G|²/tr(Σ)<br>(1 / transitions)")
     assert (lines, none, own) == ([0.05, 0.95], [], [1 / (64 * 32), 1 / (16 * 32)])        # 32 environments
     assert found["fixed 16"][0].range == share.range and share.range[1] < 1.2 and found["fixed 16"][1] == []
     assert noise.type == reciprocal.type == "log" and noise.range[0] > 1 > reciprocal.range[1] and noise.range == found["GNS 16–64, decayed rate"][0].range
@@ -342,7 +342,7 @@ def test_runs_of_kinds_that_cannot_be_imported_are_merged_looked_at_and_drawn(fo
     runs = pages.finished("theirs", tmp_path/"reports"/"theirs"/"data", arms=["theirs", "ours"])
     page = pages.study("theirs", runs, tmp_path/"page"/"theirs", [("Theirs or ours", "theirs", "ours")], question="Is theirs better?").read_text()
     assert "Fisher norm (1 / step)" in page and "horizon" in page and "(steps)" in page and "The Fisher norm of theirs was" in page and "gone_pkg.aimd:AIMD" in page
-    assert set(panels(figures.divergence(runs))) == {"theirs", "ours"} and [axis.title.text for axis, _ in panels(figures.divergence(runs)).values()] == ["Fisher norm (1 / step)", "divergence D (share of states)"]
+    assert set(panels(figures.divergence(runs))) == {"theirs", "ours"} and [axis.title.text for axis, _ in panels(figures.divergence(runs)).values()] == ["Fisher norm<br>(1 / step)", "divergence D<br>(share of states)"]
     assert not [m for m in sys.modules if m.startswith("gone_pkg")]
 
 

@@ -118,10 +118,11 @@ def quiet_seconds(
 ) -> np.ndarray | None:   # [points] seconds of training until each point of its curve; None where the task was not measured
     "What a run would have taken on a quiet machine."
     params, curve = run["params"], run["curve"]
-    cost = _seconds().get(tuple(params.get(name) for name in ("agent", "env_id", "preset")))
-    if not cost: return None
+    cost = _seconds().get(tuple(str(params.get(name)) for name in ("agent", "env_id", "preset")))
+    envs, parts = (params.get("num_envs"), params["num_minibatches"]) if "num_minibatches" in params else (1, 1)
+    if not cost or not all(type(x) in (int, float) and x > 0 for x in (envs, parts)): return None
     steps, taken = (np.diff(np.array(curve[name], float), prepend=0) for name in ("step", "gradient_steps"))
-    rows = taken * curve["size"] * (params["num_envs"] / params["num_minibatches"] if "num_minibatches" in params else 1)
+    rows = taken * curve["size"] * (envs / parts)
     return np.cumsum(cost["step"] * steps + cost["gradient_step"] * taken + cost["row"] * rows)
 
 def at_equal_time(
