@@ -21,8 +21,8 @@ import plotly.graph_objects as go
 from ..core.envs import is_atari
 from ..core.text import BR, escaped, joined, tag
 from ..runs.config import RunConfig
-from .widgets import Figure, PageStyle, discard, figure_area, in_two_lines, panels
-from ..reports.figures import faint
+from .widgets import Figure, PageStyle, discard, figure_area, panels
+from ..reports.figures import faint, in_two_lines
 from ..runs.traces import RUN_COLOURS, GREY, HIGH, LOW, Trace, titles
 
 # %% ../../nbs/live/01_plots.ipynb #da940f17

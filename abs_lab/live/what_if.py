@@ -21,8 +21,8 @@ from ..core.controllers import ABS, MAPS
 from ..core.interfaces import AbsLabError, Measurement
 from ..core.text import joined, tag
 from .browser import records
-from .widgets import Displayable, PageStyle, discard, figure_area, in_two_lines, message, panels, push_apart
-from ..reports.figures import faint
+from .widgets import Displayable, PageStyle, discard, figure_area, message, panels, push_apart
+from ..reports.figures import faint, in_two_lines
 from ..runs.runner import about_of, look_at
 from ..runs.storage import steps_of
 from ..runs.traces import RUN_COLOURS, GREY, HIGH, LOW, titles

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CONTROLLER_COLOURS', 'OTHER_COLOURS', 'FIXED', 'SHADES', 'DASHES', 'FONT', 'LABELS', 'DRAWN', 'MEASURED', 'load',
            'by_arm', 'by_task', 'styles', 'column', 'series', 'on_grid', 'faint', 'curves', 'learning_curves',
-           'batch_size', 'gradient_steps', 'smoothed', 'unit', 'by_unit', 'thresholds', 'divergence', 'motion', 'dots',
-           'score', 'training_return', 'last_fifth', 'final', 'wall_clock']
+           'batch_size', 'gradient_steps', 'smoothed', 'unit', 'by_unit', 'thresholds', 'in_two_lines', 'divergence',
+           'motion', 'dots', 'score', 'training_return', 'last_fifth', 'final', 'wall_clock']
 
 # %% ../../nbs/reports/01_figures.ipynb #b7d9b89a
 import functools
@@ -328,15 +328,17 @@ def _measured(fig, row, arm, group, style) -> list:
     for value in limits: fig.add_hline(y=value, row=row, line=dict(color="#1f2328", width=1.2, dash="dash"))
     return [*limits, *(float(y) for t in traces for y in t.y)]
 
-def _broken(label) -> Markup:
-    "A label with its unit on a line of its own."
-    return joined(*label.split(" (", 1), by=BR + "(")
+def in_two_lines(
+    title: str,  # "divergence D (share of states)"
+) -> Markup:     # for an axis
+    "A label with its unit below it."
+    return joined(*title.split(" (", 1), by=BR + "(")
 
 def _reach(name, values) -> dict:
     "The axis of a unit: all values; from 0, or logarithmic for gradient noise, which spans orders of magnitude."
-    if "|G|²" not in name: return dict(title_text=_broken(name), range=[1.08 * min([0, *values]), 1.08 * max(values)])
+    if "|G|²" not in name: return dict(title_text=in_two_lines(name), range=[1.08 * min([0, *values]), 1.08 * max(values)])
     above = np.log10([v for v in values if v > 0] or [1])
-    return dict(title_text=_broken(name), type="log", range=[above.min() - 0.1, above.max() + 0.1], nticks=4, tickformat="~g")
+    return dict(title_text=in_two_lines(name), type="log", range=[above.min() - 0.1, above.max() + 0.1], nticks=4, tickformat="~g")
 
 # %% ../../nbs/reports/01_figures.ipynb #7854db18
 def divergence(
@@ -369,7 +371,7 @@ def motion(
     for title, names in _grouped(groups, arms).items():
         for name, alike in by_unit([run for arm in names for run in arms[arm]]).items(): rows.append((title, name, by_arm(alike)))
     above = [text for title, *_ in rows for text in (escaped(title), "")]
-    above[1] = _broken(str(column(runs[0], "size")))
+    above[1] = in_two_lines(str(column(runs[0], "size")))
     fig = make_subplots(rows=len(rows), cols=2, shared_xaxes=True, vertical_spacing=0.2 / len(rows), horizontal_spacing=0.1, subplot_titles=above)
     for row, (_, name, alike) in enumerate(rows, 1):
         for arm, group in alike.items():
