@@ -381,6 +381,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'abs_lab.cli._dry_run': ('cli.html#_dry_run', 'abs_lab/cli.py'),
                              'abs_lab.cli._figure': ('cli.html#_figure', 'abs_lab/cli.py'),
                              'abs_lab.cli._flags': ('cli.html#_flags', 'abs_lab/cli.py'),
+                             'abs_lab.cli._folder': ('cli.html#_folder', 'abs_lab/cli.py'),
                              'abs_lab.cli._is_run': ('cli.html#_is_run', 'abs_lab/cli.py'),
                              'abs_lab.cli._merge': ('cli.html#_merge', 'abs_lab/cli.py'),
                              'abs_lab.cli._reproduce': ('cli.html#_reproduce', 'abs_lab/cli.py'),

@@ -213,6 +213,14 @@ def _survey_of(folder):
         except AbsLabError: found.setdefault(dir.name, (dir.name, "its config.json cannot be read", 0))
     return survey(folder, list(found.values()), recorded)
 
+def _folder(study):
+    "The folder below runs and reports that a study's name means: the one called so, else that of the study found by it (module:Name, an installed package's)."
+    roots = [Path(settings()[key]) for key in ("runs_dir", "reports_dir")]
+    def there(folder): return any((root / folder).is_dir() for root in roots)
+    if there(study) or not (":" in study or study in names("study")): return study
+    own = find_study(study)
+    return next((f for f in (folder_of(own.name, scale) for scale in own.scales) if there(f)), own.name)
+
 def _status(argv):
     parser = argparse.ArgumentParser("abs-lab status", description="How far the runs are, of one study or of all, on whichever machine they are trained.", epilog="example: abs-lab status quick")
     parser.add_argument("study", nargs="?", help="a folder below the runs folder or the reports (default: all of them)")
@@ -220,7 +228,7 @@ def _status(argv):
     args = parser.parse_args(argv)
     root, reports = (Path(settings()[key]) for key in ("runs_dir", "reports_dir"))
     names = sorted({p.name for p in root.glob("*/")} | {p.parent.name for p in reports.glob("*/data")})
-    if args.study: names = [choose(f"study in {root} or {reports}", args.study, names)]
+    if args.study: names = [choose(f"study in {root} or {reports}", _folder(args.study), names)]
     found = []
     for name in names:
         try: found.append(_survey_of(root / name))
@@ -257,7 +265,7 @@ def _verify(argv):
     root, reports = (Path(settings()[key]) for key in ("runs_dir", "reports_dir"))
     one = next((dir for dir in (Path(args.what), root / args.what) if _is_run(dir)), None) if args.what else None
     names = [] if one else sorted({p.name for p in root.glob("*/")} | {p.parent.name for p in reports.glob("*/data")})
-    if args.what and not one: names = [choose(f"run's folder, or study in {root} or {reports},", args.what, names)]
+    if args.what and not one: names = [choose(f"run's folder, or study in {root} or {reports},", _folder(args.what), names)]
     runs = [one] if one else [dir for name in names for dir in sorted((root / name).glob("*/")) if _is_run(dir)]
     small = [path for name in names for data in (root / name / "report" / "data", reports / name / "data") for path in sorted(data.glob("*.json"))]
     from abs_lab.runs.verify import BARE, verify
@@ -302,6 +310,7 @@ def _figure(argv):
     parser.add_argument("--out", default="", help="file (default: <study>-<name>.<format> in this folder)")
     args = parser.parse_args(argv)
     from abs_lab.reports.export import figures_of, named, page_of, save_figure
+    args.study = _folder(args.study)
     if args.name is not None: say(save_figure(args.study, args.name, args.to, args.out))
     else:
         found = figures_of(page := page_of(args.study))
@@ -316,6 +325,7 @@ def _table(argv):
     parser.add_argument("--out", default="", help="file (default: <study>-<name>.<ending> in this folder)")
     args = parser.parse_args(argv)
     from abs_lab.reports.export import page_of, save_table, tables_of
+    args.study = _folder(args.study)
     if args.name: say("\n".join(map(str, save_table(args.study, args.name, args.to, args.out))))
     else: say("\n".join([f"{page_of(args.study)}:", *(f"  {name}" for name in [*tables_of(page_of(args.study)), "results", "curves"])]))
     return 0

@@ -494,6 +494,16 @@ def test_a_study_of_ones_own_is_reproduced_merged_and_looked_at_in_a_folder_of_i
     assert "did you mean quick" in call("reproduce", "quik")[2] and "my_studies" in call("reproduce", "my_studies:mine")[2]
 
 
+def test_a_studys_name_elsewhere_means_its_folder(monkeypatch, tmp_path, capsys):
+    (tmp_path/"studies_elsewhere.py").write_text("from abs_lab import Study\nmine = Study('elsewhere', '?', arms={'a': {}}, seeds=1)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ABS_LAB_RUNS_DIR", str(tmp_path/"runs"))
+    for asked in (["status"], ["verify"], ["figure"]): assert cli.main([*asked, "studies_elsewhere:mine"]) == 2 and "'elsewhere'" in capsys.readouterr().err  # nothing there yet
+    (tmp_path/"runs"/"elsewhere").mkdir(parents=True)
+    assert cli.main(["status", "studies_elsewhere:mine"]) == 0 and capsys.readouterr().out.startswith("elsewhere: ")
+    assert cli.main(["verify", "studies_elsewhere:mine"]) == 0 and cli.main(["status", "studies_elsewhere:other"]) == 2
+
+
 def test_a_study_itself_can_be_reproduced(monkeypatch, tmp_path):
     s = Study("mine", "?", arms={"a": {}}, common=TINY | dict(total_steps=500), seeds=1)
     run(config_of(s.grid()[0]), folder(tmp_path/"runs"/"mine", s.grid()[0]))
