@@ -102,6 +102,7 @@ def test_a_plotly_figure_is_stored_as_a_picture(monkeypatch):
     cell.outputs = outputs.pictured(gives, [], True)
     png = cell.outputs[0]["data"]["image/png"]
     assert outputs.dimensions(png) == (300, 200) and 1000 < len(png) < 80_000
+    assert outputs.pictured(gives, cell.outputs, True) == cell.outputs  # the same figure is the same picture
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert outputs.pictured(gives, cell.outputs, True) == cell.outputs  # without Chromium a picture that fits is kept
     wider = [dict(gives[0], data={outputs.PLOTLY: dict(figure, layout=dict(width=400, height=200))})]

@@ -54,7 +54,7 @@ class BTRConfig(AgentConfig):
     base_batch: int = 256           # the batch at which both couplings agree
     coupling: str = "steps"         # what a changing batch leaves constant per environment step: steps (gradient steps), samples
     target_period: int = 500        # gradient steps between copies to the target network
-    optimizer: str = "adam"         # adam (the paper), adamw (the authors' later code)
+    optimizer: str = "adam"         # adam (the paper), adamw (the authors' code)
     weight_decay: float = 1e-4      # of adamw
     lr: float = 1e-4                # learning rate
     adam_eps: float = 0.005 / 256   # ε of the optimiser, also when the batch changes

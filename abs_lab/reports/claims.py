@@ -84,7 +84,8 @@ def _answered(found, what) -> tuple:
 def _where(runs) -> str:
     "Tasks and seeds, in words."
     tasks = figures.by_task(runs)
-    return f"{', '.join(tasks)}; {sentences._span([len(g) for mine in tasks.values() for g in figures.by_arm(mine).values()])} seeds an arm"
+    seeds = sentences._span([len(g) for mine in tasks.values() for g in figures.by_arm(mine).values()])
+    return f"{', '.join(tasks)}; {seeds} seed{'s' * (seeds != '1')} an arm"
 
 # %% ../../nbs/reports/07_claims.ipynb #6a23df38
 def settled(
@@ -199,7 +200,7 @@ def with_ppo(
     "Whether it carries over to PPO."
     if not data["ppo-mujoco"]: return not_tested("ppo-mujoco")
     found = _pairs(data["ppo-mujoco"], ("ABS 1024–8192", "fixed 2048"), ("ABS 1024–8192", "ramp 1024→8192"), ("ABS 1024–8192", "fixed 8192 (10 epochs)"))
-    return _weigh(found[:1]), f"1M steps on 64 environments where the paper has 5M on one ({_where(data['ppo-mujoco'])}): {sentences.in_words(found[0])}.", [sentences.conclusion(pair) for pair in found]
+    return _weigh(found[:1]), f"1M steps on 64 environments where its authors' code has 5M on one ({_where(data['ppo-mujoco'])}): {sentences.in_words(found[0])}.", [sentences.conclusion(pair) for pair in found]
 
 def with_btr(
     data: Data,     # the runs

@@ -15,7 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 # %% ../../nbs/reports/08_export.ipynb #8e0ea919
-from ..core.interfaces import AbsLabError, choose, quoted
+from ..core.interfaces import AbsLabError, choose, quoted, shortened
 from ..core.text import in_csv
 from . import sentences
 from .pages import TEMPLATE, _replace, finished
@@ -101,7 +101,7 @@ def save_figure(
     place = int(name) - 1 if name.isdecimal() and 1 <= int(name) <= len(found) else names.index(choose(f"figure of {study}", name, names))
     path = Path(out or f"{study}-{name}.{to}")
     try: image = found[place][1].to_image(to, width=width)
-    except (ValueError, ImportError, RuntimeError) as e: raise AbsLabError(f"an image needs Kaleido and Chrome or Chromium: pip install 'abs_lab[svg]' ({str(e).splitlines()[0][:120]})") from None
+    except (ValueError, ImportError, RuntimeError) as e: raise AbsLabError(f"an image needs Kaleido and Chrome or Chromium: pip install 'abs_lab[svg]' ({shortened(' '.join(str(e).split()))})") from None
     _replace(path, image)
     return path
 
@@ -128,7 +128,7 @@ def save_table(
         elif to == "markdown": data = sentences.markdown(table).encode()
         else:
             try: data = table.to_parquet(index=False)
-            except ImportError: raise AbsLabError("Parquet needs pyarrow: pip install pyarrow") from None
+            except ImportError: raise AbsLabError("Parquet needs pyarrow: pip install 'abs_lab[parquet]'") from None
         _replace(path, data)
         written.append(path)
     return written

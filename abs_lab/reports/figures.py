@@ -370,9 +370,8 @@ def motion(
     style, rows, named = styles(arms), [], set()
     for title, names in _grouped(groups, arms).items():
         for name, alike in by_unit([run for arm in names for run in arms[arm]]).items(): rows.append((title, name, by_arm(alike)))
-    above = [text for title, *_ in rows for text in (escaped(title), "")]
-    above[1] = in_two_lines(str(column(runs[0], "size")))
-    fig = make_subplots(rows=len(rows), cols=2, shared_xaxes=True, vertical_spacing=0.2 / len(rows), horizontal_spacing=0.1, subplot_titles=above)
+    fig = make_subplots(rows=len(rows), cols=2, shared_xaxes=True, vertical_spacing=0.2 / len(rows), horizontal_spacing=0.1, 
+                        subplot_titles=[text for title, *_ in rows for text in (escaped(title), "")])
     for row, (_, name, alike) in enumerate(rows, 1):
         for arm, group in alike.items():
             measured = [smoothed(run) for run in group if len(series(run, "signal")[0])]
@@ -386,8 +385,9 @@ def motion(
         fig.update_yaxes(_reach(name, values or [1]), row=row, col=1)
         fig.update_yaxes(rangemode="tozero", row=row, col=2)
     fig.update_layout(template="abs_lab", height=140 + 210 * len(rows))
+    fig.update_annotations(x=0, xanchor="left")
+    fig.add_annotation(text=in_two_lines(str(column(runs[0], "size"))), x=1, xanchor="right", xref="paper", y=1, yanchor="bottom", yref="paper", showarrow=False)
     fig.update_annotations(font=dict(size=13))
-    for note in fig.layout.annotations: note.update(dict(x=1, xanchor="right") if note.text == above[1] else dict(x=0, xanchor="left"))
     fig.update_xaxes(rangemode="tozero", tickformat="~s", nticks=5)
     return fig.update_xaxes(title_text=LABELS["step"], row=len(rows))
 

@@ -292,7 +292,7 @@ def summary(
     tasks = figures.by_task(runs)
     steps = sentences._span([run["result"]["steps"] for run in runs])
     seeds = sentences._span([len(group) for mine in tasks.values() for group in figures.by_arm(mine).values()])
-    said = dict(study=name, question=question, verdict=verdict, scale=f"{', '.join(tasks)}; {seeds} seeds an arm; {steps} environment steps")
+    said = dict(study=name, question=question, verdict=verdict, scale=f"{', '.join(tasks)}; {seeds} seed{'s' * (seeds != '1')} an arm; {steps} environment steps")
     _replace(page.with_name("summary.json"), json.dumps(said, indent=1, ensure_ascii=False).encode() + b"\n")
 
 # %% ../../nbs/reports/05_pages.ipynb #25b00006

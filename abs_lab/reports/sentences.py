@@ -408,11 +408,13 @@ def in_words(
     alike: dict = {}
     for task, verdict in judged(pair).items(): alike.setdefault(stats.WORDS[verdict].format(pair.arm, pair.other).rstrip(".").removesuffix(", which is not evidence that there is none"), []).append(task)
     if not alike: return SAME.format(pair.arm, pair.other).rstrip(".")
+    found = next(iter(alike))
     few = "Preliminary, with fewer than eight seeds: " if stats.MIN_SEEDS <= min(len(s) for both in pair.outcomes["score"].values() for s in both) < stats.SURE_SEEDS else ""
-    if len(judged(pair)) == 1: return few + next(iter(alike))
+    within = lambda text: text if text.startswith((pair.arm, pair.other)) else text[0].lower() + text[1:]
+    if len(judged(pair)) == 1: return few + within(found) if few else found
     listed = lambda names: " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-    parts = "; ".join(f"on {listed(names)} {text if text.startswith((pair.arm, pair.other)) else text[0].lower() + text[1:]}" for text, names in alike.items())
-    return f"{few}{parts[0].upper()}{parts[1:]}"
+    parts = "; ".join(f"on {listed(names)} {within(text)}" for text, names in alike.items())
+    return few + parts if few else parts[0].upper() + parts[1:]
 
 def conclusion(
     pair: Pair,            # of runs on one scale, where tasks are several

@@ -235,7 +235,7 @@ class Ray:
         except ImportError as e: raise AbsLabError("the engine ray needs Ray: pip install 'abs_lab[ray]'") from e
         try: ray.init(settings["cluster"], log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
         except (ConnectionError, ValueError) as e:
-            raise AbsLabError(f"no Ray cluster at cluster={quoted(settings['cluster'])} ({shortened(str(e).splitlines()[0])}); `ray start --head` starts one") from e
+            raise AbsLabError(f"no Ray cluster at cluster={quoted(settings['cluster'])} ({shortened(' '.join(str(e).split()))}); `ray start --head` starts one") from e
         room, need = ray.cluster_resources(), dict(CPU=settings["cpus_per_run"], GPU=settings["gpus_per_run"])
         fit = min((int(room.get(k, 0) / v + 1e-9) for k, v in need.items() if v), default=allowed_cores())
         if not fit: raise AbsLabError(f"the cluster has {room.get('CPU', 0):g} CPUs and {room.get('GPU', 0):g} GPUs; a run asks for "
