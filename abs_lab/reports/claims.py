@@ -18,7 +18,7 @@ import numpy as np
 from ..core.interfaces import AbsLabError
 from ..core.text import in_markdown, joined, tag
 from . import figures, pages, sentences
-from .primary import PRIMARIES, answer, in_words
+from .primary import PRIMARIES, answer, contrast_in_words
 from .stats import MIN_SEEDS
 from ..studies.catalogue import STUDIES
 
@@ -79,7 +79,7 @@ def _timed(pairs) -> list:
 
 def _answered(found, what) -> tuple:
     "Verdict and sentence of a contrast that was written down beforehand."
-    return "supported" if found["verdict"].startswith("a difference") and found["estimate"] > 0 else "not supported", f"{what}: {in_words(found)}; {found['verdict']}."
+    return "supported" if found["verdict"].startswith("a difference") and found["estimate"] > 0 else "not supported", f"{what}: {contrast_in_words(found)}; {found['verdict']}."
 
 def _where(runs) -> str:
     "Tasks and seeds, in words."
@@ -200,7 +200,7 @@ def with_ppo(
     "Whether it carries over to PPO."
     if not data["ppo-mujoco"]: return not_tested("ppo-mujoco")
     found = _pairs(data["ppo-mujoco"], ("ABS 1024–8192", "fixed 2048"), ("ABS 1024–8192", "ramp 1024→8192"), ("ABS 1024–8192", "fixed 8192 (10 epochs)"))
-    return _weigh(found[:1]), f"1M steps on 64 environments where its authors' code has 5M on one ({_where(data['ppo-mujoco'])}): {sentences.in_words(found[0])}.", [sentences.conclusion(pair) for pair in found]
+    return _weigh(found[:1]), f"1M steps on 64 environments where its authors' code has 5M on one ({_where(data['ppo-mujoco'])}): {sentences.pair_in_words(found[0])}.", [sentences.conclusion(pair) for pair in found]
 
 def with_btr(
     data: Data,     # the runs
@@ -209,7 +209,7 @@ def with_btr(
     if not data["btr-batch"]: return not_tested("btr-batch")
     arm = "ABS ½–4 × base"
     found = _pairs(data["btr-batch"], (arm, "fixed base"), (arm, "fixed 2 × base"), (arm, "fixed ½ × base"), ("fixed 2 × base", "fixed ½ × base"), ("fixed 2 × base", "fixed base"))
-    return _weigh(found[:1]), f"{sentences.in_words(found[0])}.", [sentences.conclusion(pair) for pair in found]
+    return _weigh(found[:1]), f"{sentences.pair_in_words(found[0])}.", [sentences.conclusion(pair) for pair in found]
 
 CLAIMS = [
     Claim("Non-stationarity falls: the policy moves fast early in training and little late", ("why", "btr-batch", "ppo-mujoco"), motion_falls),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RESULTS', 'OUTCOMES', 'LABELS', 'SAME', 'MARGIN', 'area', 'results', 'repeated', 'evaluation', 'quiet_seconds',
            'at_equal_time', 'gradient_rate', 'cost', 'divergence_table', 'parameters', 'provenance', 'lacking',
-           'undecided', 'normalised', 'scores', 'Pair', 'matched', 'contrasts', 'judged', 'in_words', 'conclusion',
+           'undecided', 'normalised', 'scores', 'Pair', 'matched', 'contrasts', 'judged', 'pair_in_words', 'conclusion',
            'compared', 'power', 'cautions', 'task_table', 'markdown']
 
 # %% ../../nbs/reports/02_sentences.ipynb #e9375c1a
@@ -401,7 +401,7 @@ def judged(
     whole = pair.pooled()
     return {"all tasks": stats.weigh(*whole)} if whole and len(signs) < 2 else {task: stats.weigh(*both) for task, both in tasks.items()}
 
-def in_words(
+def pair_in_words(
     pair: Pair,            # of runs on one scale, where tasks are several
 ) -> str:                  # a sentence without its full stop
     "What a pair of arms allows to be said of their final evaluations, without numbers."
@@ -420,7 +420,7 @@ def conclusion(
     pair: Pair,            # of runs on one scale, where tasks are several
 ) -> str:                  # a sentence or two
     "What a pair of arms allows to be said of their final evaluations, and the numbers."
-    if pair.same: return f"{in_words(pair)}."
+    if pair.same: return f"{pair_in_words(pair)}."
     apart = [f"{task} {_chance(*both)}" for task, both in pair.outcomes["score"].items()]
     near = {task: share for task, share in pair.sizes.items() if share < 0.05}
     empty = f" Their sizes differ by {' and '.join(f'{100 * share:.1f} % ({task})' for task, share in near.items())} in the mean, so the two arms are nearly one treatment, and this pair can hardly show anything." if near else ""
@@ -428,7 +428,7 @@ def conclusion(
     if len(apart) == 1: numbers = _chance(*next(iter(pair.outcomes["score"].values())))
     elif "all tasks" in judged(pair): numbers = "; ".join([whole, ", ".join(apart)])
     else: numbers = ", ".join(apart + [f"all tasks {whole}"] * bool(whole))
-    return f"{in_words(pair)} (share of the pairs of seeds in which {pair.arm} is higher: {numbers}).{empty}"
+    return f"{pair_in_words(pair)} (share of the pairs of seeds in which {pair.arm} is higher: {numbers}).{empty}"
 
 def compared(
     runs: list,            # finished runs, of several tasks on one scale
