@@ -249,7 +249,7 @@ def markdown(
         if details: parts += [f"### {number}. {claim.claim}", f"Studies: {links}.", "\n".join(f"- {detail}" for detail in details)]
     return "\n\n".join(parts) + "\n"
 
-LIST = "img { width: 100%; max-width: 46rem; background: #fff; border: 1px solid var(--line); border-radius: 6px } a { color: var(--accent) }"
+LIST = "img { width: 100%; max-width: 46rem; background: #fff; border: 1px solid var(--line); border-radius: 6px } a { color: var(--accent) } @media (max-width: 40rem) { tbody, tr, td, td:first-child { display: block; position: static; width: auto; max-width: none } thead { display: none } table { width: 100% } td + td { border-top: 0; padding-top: 0 } }"
 
 def index(
     reports_dir,    # folder of the reports

@@ -93,7 +93,7 @@ def _known() -> dict:
     found: dict = {}
     for study in STUDIES.values():
         colours = {arm: _colour(dict(controller="abs", size=None) | study.common | params) for arm, params in study.arms.items()}
-        own = len(colours) > 1 and {*colours.values()} <= {"#009E73"}  # they would share one: the whole palette is theirs, on a page that no other arm is on
+        own = len({*colours.values()}) < len(colours) and all((study.common | params).get("controller") == "fixed" for params in study.arms.values())  # the palette is theirs, on a page that no other arm is on
         if own: colours = _apart(colours)
         among = {} if own else found
         for arm, colour in colours.items(): among.setdefault(arm, (colour, sum(other == colour for other, _ in among.values())))
@@ -370,7 +370,7 @@ def motion(
     style, rows, named = styles(arms), [], set()
     for title, names in _grouped(groups, arms).items():
         for name, alike in by_unit([run for arm in names for run in arms[arm]]).items(): rows.append((title, name, by_arm(alike)))
-    fig = make_subplots(rows=len(rows), cols=2, shared_xaxes=True, vertical_spacing=0.2 / len(rows), horizontal_spacing=0.1, 
+    fig = make_subplots(rows=len(rows), cols=2, shared_xaxes=True, vertical_spacing=0.2 / len(rows), horizontal_spacing=0.14,
                         subplot_titles=[text for title, *_ in rows for text in (escaped(title), "")])
     for row, (_, name, alike) in enumerate(rows, 1):
         for arm, group in alike.items():

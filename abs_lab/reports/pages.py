@@ -119,7 +119,7 @@ tbody tr:hover { background: var(--tint) } td:first-child { min-width: 7rem }
 @media (max-width: 40rem) {
   main { padding: 1.5rem .9rem 3rem } h1 { font-size: 1.5rem } th, td { padding: .4rem .55rem } .plot { padding: .25rem 0 }
   table { width: max-content; min-width: 100% } td { max-width: 13rem } th { max-width: 7rem }
-  td:first-child, th:first-child { position: sticky; left: 0; max-width: 8rem }
+  td:first-child, th:first-child { position: sticky; left: 0; max-width: 10.5rem }
   td:first-child { background: var(--back) } }
 details { margin: 1rem 0; border: 1px solid var(--line); border-radius: 6px; padding: .5rem .9rem }
 summary { cursor: pointer; font-weight: 600 } details > figure:last-child { margin-bottom: .5rem }
