@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 # %% ../../nbs/agents/08_btr.ipynb #1e0ab285
-from .networks import PLASTICITY, builder, check_name, check_outputs, dormant_fraction, feature_rank, fit_pixels, norm_of, one_tensor, weight_norm
+from .networks import PLASTICITY, Optimizer, builder, check_name, check_outputs, dormant_fraction, feature_rank, fit_pixels, norm_of, one_tensor, weight_norm
 from ..core.contract import Agent, AgentConfig, Metric, resume_generator
 from ..core.envs import is_atari, role_seeds, spaces_of
 from ..core.interfaces import AbsLabError, BatchPlan, Progress, at_least, at_most, choose, positive, shares
@@ -238,9 +238,8 @@ class _BTRNetworks(_BTRKind):
         fit_pixels(net, obs_space)
         self.net = net.to(self.device)
         self.target = copy.deepcopy(self.net).requires_grad_(False)
-        kind, more = (torch.optim.Adam, {}) if c.optimizer == "adam" else (torch.optim.AdamW, dict(weight_decay=c.weight_decay))
         self.weights = one_tensor(self.net)  # one optimiser step for all of them
-        self.optimizer = kind([self.weights], lr=c.lr, eps=c.adam_eps, fused=True, **more)
+        self.optimizer = Optimizer(self.weights, c.optimizer, c.lr, c.adam_eps, c.weight_decay if c.optimizer == "adamw" else 0)
         draws, samples = role_seeds(seed, 2, "agent")
         self.generator, self.sampler = torch.Generator(self.device).manual_seed(draws), torch.Generator().manual_seed(samples)
         self.paid = 0.0  # what past gradient steps have cost: see `plan_update`

@@ -6,7 +6,7 @@
 __all__ = ['INITS', 'NORMS', 'NETWORKS', 'PLASTICITY', 'init_layer', 'ImageNorm', 'ChannelNorm', 'Pixels', 'Planes', 'Vector',
            'mlp', 'QNetwork', 'MultiSkip', 'is_image', 'is_planes', 'networks_for', 'check_name', 'builder',
            'q_network', 'check_outputs', 'fit_pixels', 'dormant_fraction', 'feature_rank', 'norm_of', 'weight_norm',
-           'one_tensor']
+           'one_tensor', 'Optimizer']
 
 # %% ../../nbs/agents/00_networks.ipynb #c4d23b1c
 from collections.abc import Callable, Iterable
@@ -16,6 +16,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.adam import adam
+from torch.optim.radam import radam
 
 from ..core.contract import Metric, import_named
 from ..core.interfaces import AbsLabError, choose, quoted
@@ -326,3 +328,40 @@ def one_tensor(
     for p, place, grad in zip(parts, *(t.split([p.numel() for p in parts]) for t in (whole.data, whole.grad))):
         p.data, p.grad = place.view_as(p), grad.view_as(p)
     return whole
+
+# %% ../../nbs/agents/00_networks.ipynb #8ff4cfb1
+class Optimizer:
+    "Adam, AdamW or RAdam of one tensor, by torch's own functions: the bits and the state of `torch.optim`'s classes, at half of the time of a step."
+    def __init__(self,
+        weights: nn.Parameter,      # with `.grad`, see `one_tensor`
+        rule: str,                  # adam, adamw or radam
+        lr: float,                  # learning rate, above 0
+        eps: float = 1e-8,          # ε of the denominator, above 0
+        weight_decay: float = 0,    # of adamw: decoupled, 0 or more
+    ):
+        self.take, how = (radam, dict(foreach=True)) if rule == "radam" else (adam, dict(amsgrad=False, foreach=None, fused=True))
+        group = dict(lr=lr, betas=(0.9, 0.999), eps=eps, weight_decay=weight_decay, maximize=False, capturable=False, differentiable=False, decoupled_weight_decay=rule == "adamw")
+        self.weights, self.state, self.param_groups = weights, {}, [group | how | dict(params=[weights])]
+
+    @torch.no_grad()
+    def step(self):
+        "Move the weights against their gradient."
+        if not self.state: self._hold(dict(step=torch.tensor(0.0), exp_avg=torch.zeros_like(self.weights), exp_avg_sq=torch.zeros_like(self.weights)))
+        group, (count, *moments) = dict(self.param_groups[0]), ([self.state[k]] for k in ("step", "exp_avg", "exp_avg_sq"))
+        params, (beta1, beta2) = group.pop("params"), group.pop("betas")
+        if self.take is adam: moments.append([])  # which only amsgrad has
+        self.take(params, [self.weights.grad], *moments, count, beta1=beta1, beta2=beta2, **group)
+
+    def _hold(self, state):
+        "Take a state to where torch keeps it: the count lies beside the weights where the whole step is one operation."
+        device = self.weights.device if self.take is adam else "cpu"
+        self.state = {k: v.to(device if k == "step" else self.weights.device) for k, v in state.items()}
+
+    def state_dict(self) -> dict:  # as `torch.optim` has it
+        "The moments, the count of steps, and the settings."
+        return dict(state={0: self.state} if self.state else {}, param_groups=[self.param_groups[0] | dict(params=[0])])
+
+    def load_state_dict(self, state):  # what `state_dict` returned, here or of `torch.optim`'s class
+        "Continue from a saved state."
+        self.param_groups = [state["param_groups"][0] | dict(params=[self.weights])]
+        self._hold(state["state"].get(0, {}))

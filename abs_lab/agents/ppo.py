@@ -19,7 +19,7 @@ from torch import nn
 # %% ../../nbs/agents/05_ppo.ipynb #0170bfc4
 from .actor_critic import ActorCritic, entropy, log_prob, ppo_loss
 from .gradients import Gradient, array_namespace, as_array, as_tensor
-from .networks import Vector, one_tensor
+from .networks import Optimizer, Vector, one_tensor
 from .normalizers import ObsNormalizer, RewardNormalizer
 from ..core.contract import Agent, AgentConfig, Metric, resume_generator
 from ..core.envs import role_seeds
@@ -156,7 +156,7 @@ class _PPONetworks(Agent):
             self.net = ActorCritic(inputs, self.outputs, config.width, self.gaussian).to(self.device)
         self.weights = one_tensor(self.net)
         self.by_hand, self.grad = Gradient(self.net), as_array(self.weights.grad)
-        self.optimizer = torch.optim.Adam([self.weights], lr=config.lr, eps=1e-5, fused=True)
+        self.optimizer = Optimizer(self.weights, "adam", config.lr, eps=1e-5)
         self.generator = torch.Generator(self.device).manual_seed(role_seeds(seed, 1, "agent")[0])
         self.seen = (ObsNormalizer(inputs, config.norm_clip) if config.normalize_obs else Vector()).to(self.device)
         self.earned = RewardNormalizer(num_envs, config.gamma, config.norm_clip, config.reward_reset) if config.normalize_rewards else None

@@ -16,7 +16,7 @@ import gymnasium as gym
 import torch
 
 # %% ../../nbs/agents/01_pqn.ipynb #dd97cd4a
-from .networks import INITS, NETWORKS, NORMS, PLASTICITY, builder, check_name, check_outputs, dormant_fraction, feature_rank, fit_pixels, is_planes, networks_for, norm_of, one_tensor, q_network, weight_norm
+from .networks import INITS, NETWORKS, NORMS, PLASTICITY, Optimizer, builder, check_name, check_outputs, dormant_fraction, feature_rank, fit_pixels, is_planes, networks_for, norm_of, one_tensor, q_network, weight_norm
 from ..core.contract import Agent, AgentConfig, Metric, resume_generator
 from ..core.envs import is_atari, role_seeds
 from ..core.interfaces import AbsLabError, BatchPlan, Progress, at_least, choose, positive, quoted, shares
@@ -197,7 +197,7 @@ class _PQNNetwork(Agent):
         self.net = net.to(self.device)
         self.weights = one_tensor(self.net)  # one optimiser step for all of them
         self.gradients = [p.grad for p in self.net.parameters()]
-        self.optimizer = torch.optim.RAdam([self.weights], lr=config.lr, foreach=True)
+        self.optimizer = Optimizer(self.weights, "radam", config.lr)
         self.generator = torch.Generator(self.device).manual_seed(role_seeds(seed, 1, "agent")[0])
         self.piece = 128 if self.device.type == "cpu" and len(obs_space.shape) > 1 else None  # rows per backward pass; None: all
         self.acted = (None, 0)  # update and step at which the present rollout began

@@ -61,7 +61,7 @@ def _serve():
     "Answer the queue, line by line; returns the request in a process that was forked for it."
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what an import prints is no answer
-    for module in ("IPython", "ipykernel.kernelapp", "papermill", "tqdm.auto", "envpool", "torch._dynamo"): import_module(module)  # a run's first environment and first optimiser import the last two
+    for module in ("IPython", "ipykernel.kernelapp", "papermill", "tqdm.auto", "envpool"): import_module(module)  # a run's first environment imports the last
     for floor in ("core", "agents", "runs"):
         for module in pkgutil.iter_modules(import_module(f"abs_lab.{floor}").__path__, f"abs_lab.{floor}."):
             if not module.name.endswith("__main__"): import_module(module.name)
