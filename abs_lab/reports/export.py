@@ -66,12 +66,11 @@ TABLES = {"pairs": "Probabilities with their intervals", "arms": "IQM of the fin
 def tables_of(
     page: Path,    # index.html
 ) -> dict:         # name -> text tables: one, or one a task
-    "The tables of a page that have a name in TABLES."
+    "The tables of a page: by their names in TABLES, the others by their number among the page's tables."
     out: dict = {}
-    for block in re.findall(r"<figure>(.*?)</figure>", page.read_text(encoding="utf-8"), flags=re.S):
+    for i, block in enumerate(re.findall(r"<figure>((?:(?!</figure>).)*?<table.*?)</figure>", page.read_text(encoding="utf-8"), flags=re.S), 1):
         caption = re.search(r"<figcaption>(.*?)</figcaption>", block, flags=re.S)
-        name = next((name for name, words in TABLES.items() if caption and _text(caption[1]).startswith(words)), None)
-        if not name or "<table" not in block: continue
+        name = next((name for name, words in TABLES.items() if caption and _text(caption[1]).startswith(words)), str(i))
         rows = [[_text(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, flags=re.S)] for row in re.findall(r"<tr>(.*?)</tr>", block, flags=re.S)]
         out.setdefault(name, []).append(pd.DataFrame(rows[1:], columns=rows[0]))
     return out
@@ -107,7 +106,7 @@ def save_figure(
 
 def save_table(
     study: str,            # a study with a report
-    name: str,             # a name in TABLES, "results" (a row a run) or "curves" (a row a point of a run)
+    name: str,             # as `tables_of` calls it, "results" (a row a run) or "curves" (a row a point of a run)
     to: str = "csv",       # csv, latex, markdown or parquet
     out: str | Path = "",  # file; empty: <study>-<name>.<ending> in the working folder; -1, -2 … are added where the tables are several
 ) -> list:                 # the files, one a table: some are one a task
