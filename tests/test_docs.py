@@ -196,27 +196,31 @@ def test_readme_shows_code_that_is_executed():
 @pytest.mark.parametrize("agent", ["pqn", "ppo", "btr"])
 def test_an_agents_table_of_spaces_holds(agent):
     import gymnasium as gym, numpy as np
-    from abs_lab.core import envs
     from abs_lab.core.interfaces import AbsLabError, Progress
+    from abs_lab.core.spaces import choices, encoding
     from abs_lab.runs.registry import find
-    box, pixels = lambda *shape: gym.spaces.Box(-1, 1, shape, np.float32), lambda *shape: gym.spaces.Box(0, 255, shape, np.uint8)
-    samples = {"`[D]`": box(4), "`[H, W]`": box(5, 5), "`[10, 10, C]`": box(10, 10, 4), "`[C, H, W]`": pixels(4, 36, 36), "`[H, W, C]`": pixels(84, 84, 3),
-               "Dict": gym.spaces.Dict(a=box(4)), "Tuple": gym.spaces.Tuple([box(4)]), "MultiDiscrete": gym.spaces.MultiDiscrete([2, 2]), "Discrete": gym.spaces.Discrete(3)}
+    S = gym.spaces
+    box, pixels = lambda *shape: S.Box(-1, 1, shape, np.float32), lambda *shape: S.Box(0, 255, shape, np.uint8)
+    samples = {"`[D]`": box(4), "`[H, W]`": box(5, 5), "`[10, 10, C]`": box(10, 10, 4), "`[C, H, W]`": pixels(4, 36, 36), "`[H, W, 3]`": pixels(84, 84, 3), "another shape": box(2, 3, 4, 5),
+               "Dict": S.Dict(a=box(4)), "Tuple": S.Tuple([box(4), S.Discrete(2)]), "MultiDiscrete": S.MultiDiscrete([2, 3]), "MultiBinary": S.MultiBinary(2), "Discrete": S.Discrete(3, start=1),
+               "Text": S.Text(3), "Sequence": S.Sequence(S.Discrete(2)), "Graph": S.Graph(S.Discrete(2), None)}
     kind, said = find("agent", agent), PAGES[f"docs/{agent}.md"].partition("## Can I use it?")[2].partition("## ")[0]
 
-    def taken(obs, action, network):
-        config = kind.for_acting(kind.Config(**dict(network=network) if network else {}), 4)
-        try: envs._check_spaces("an environment", "gymnasium", obs, action); kind(config, obs, action, 4, Progress(1000))
+    def taken(obs, action, **given):
+        config = kind.for_acting(kind.Config(**given), 4)
+        try:
+            coded = encoding(obs)
+            kind(config, coded.space if coded else obs, choices(action).space, 4, Progress(1000))
         except AbsLabError: return False
         return True
 
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in said.splitlines() if line.startswith("|")][2:]
-    assert len(rows) > 4
+    assert len(rows) > 7
     for what, obs, actions in rows:
-        network = m[1] if (m := re.search(r'network="(\w+)"', obs)) else None
+        given = dict(network=m[1] if (m := re.search(r'network="(\w+)"', obs)) else "mlp") if agent == "pqn" else dict(normalize_obs="preset" not in obs) if agent == "ppo" else {}
         for space in [space for name, space in samples.items() if re.search(rf"(?<!\w){re.escape(name)}", what)] or pytest.fail(what):
-            assert taken(space, samples["Discrete"], network) == obs.startswith("yes"), (what, obs)
-            if actions != "—": assert taken(samples["`[D]`"], space, None if agent != "pqn" else "mlp") == actions.startswith("yes"), (what, actions)
+            assert taken(space, samples["Discrete"], **given) == obs.startswith("yes"), (what, obs)
+            assert taken(samples["`[D]`"], space, **given | (dict(network="mlp") if agent == "pqn" else {})) == actions.startswith("yes"), (what, actions)
 
 
 def test_messages_that_the_faq_quotes_are_the_codes_own():

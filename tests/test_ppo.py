@@ -427,8 +427,8 @@ VECTOR = box(-1, 1, (3,))
 
 @pytest.mark.parametrize("obs_space, action_space, words", [
     (VECTOR, box([-1, -np.inf], [1, np.inf]), "action 1 has bounds -inf to inf"), (VECTOR, box([-1, 2], [1, 2]), "action 1 has bounds 2.0 to 2.0"),
-    (gym.spaces.Dict(a=VECTOR), VECTOR, "one array"), (VECTOR, gym.spaces.MultiBinary(2), "Discrete or a Box"), (VECTOR, box(-1, 1, (2, 2)), "shape"),
-    (box(0, 1, (4, 84, 84)), VECTOR, "vectors")])
+    (gym.spaces.Dict(a=VECTOR), VECTOR, "vectors"), (VECTOR, gym.spaces.MultiBinary(2), "MultiDiscrete or a Box"), (VECTOR, box(-1, 1, (2, 2)), "shape"),
+    (box(0, 1, (4, 30, 30)), VECTOR, "FlattenObservation"), (box(0, 1, (4, 84, 84)), VECTOR, "normalize_obs=False")])
 def test_spaces_that_do_not_fit_are_refused(obs_space, action_space, words):
     with pytest.raises(AbsLabError, match=words): PPO(PPOConfig(), obs_space, action_space, 1, Progress(1))
 

@@ -485,11 +485,6 @@ def test_an_environment_that_lacks_a_library_is_named(monkeypatch):
     with pytest.raises(AbsLabError, match="EnvPool cannot make CartPole-v1 .*Qt 5"): VecEnvs(EnvConfig("CartPole-v1"))
 
 
-def test_the_advice_for_observations_that_are_no_array_can_be_followed():
-    with pytest.raises(AbsLabError, match="observes Dict.* EnvPool's environments cannot be changed"): VecEnvs(EnvConfig("MiniGrid-Empty-5x5-v0", num_envs=1))
-    with pytest.raises(AbsLabError, match="observes Tuple.* Gymnasium wrapper"): VecEnvs(EnvConfig("Blackjack-v1", num_envs=1, backend="gymnasium"))
-
-
 @pytest.mark.parametrize("agent", AGENTS)
 def test_an_experiments_parameters_hide_no_function_of_pythons(agent):
     source = "\n".join("".join(c["source"]) for c in json.loads((ROOT/f"nbs/experiments/{agent}.ipynb").read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code")

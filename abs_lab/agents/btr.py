@@ -225,7 +225,7 @@ class _BTRNetworks(_BTRKind):
         device: str = "cpu",    # where the networks live; replay stays in main memory
     ):
         if not isinstance(action_space, gym.spaces.Discrete):
-            raise AbsLabError(f"BTR needs discrete actions, and this environment's are {action_space}; the agent ppo takes continuous ones")
+            raise AbsLabError(f"BTR needs discrete actions, and this environment's are {action_space}; the agent ppo takes several choices and continuous ones")
         super().__init__(config, obs_space, action_space, num_envs, progress, seed, device)
         self.n_actions, c = int(action_space.n), config
         self.replay = Replay(c.replay_size, num_envs, obs_space, c.n_steps, c.gamma, c.alpha, device)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 # %% ../../nbs/agents/07_btr_networks.ipynb #e4e993ca
-from .networks import Pixels, Planes, Vector, builder, check_name, is_image
+from .networks import Pixels, Planes, Vector, builder, check_name, is_image, wrapper_for
 from ..core.interfaces import AbsLabError, quoted
 
 # %% ../../nbs/agents/07_btr_networks.ipynb #fb9a8e70
@@ -104,7 +104,7 @@ def kind_of(
     if len(shape) == 3 and shape[:2] == (10, 10): return "planes"
     if len(shape) in (1, 2): return "vector"
     raise AbsLabError(f"observations of shape {tuple(shape)} fit no network here: images [C, H, W] of at least 36 × 36, planes [10, 10, C], "
-                      "vectors [D] or small boards [H, W] do")
+                      f"vectors [D] or small boards [H, W] do; {wrapper_for(shape)}")
 
 # %% ../../nbs/agents/07_btr_networks.ipynb #68eae585
 class NoisyLinear(nn.Linear):

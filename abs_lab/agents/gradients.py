@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['as_array', 'as_tensor', 'array_namespace', 'matmul', 'linear_layers', 'layer_outputs', 'backpropagate',
-           'ppo_gradient', 'array_log_softmax', 'array_log_prob', 'log_prob_gradient', 'Gradient']
+           'ppo_gradient', 'array_log_softmax', 'array_log_prob', 'log_prob_gradient', 'Gradient', 'Autograd']
 
 # %% ../../nbs/agents/03_gradients.ipynb #f90b8aa9
 import math
@@ -12,6 +12,8 @@ import math
 import numpy as np
 import torch
 from torch import nn
+
+from .actor_critic import entropy, log_prob, ppo_loss
 
 # %% ../../nbs/agents/03_gradients.ipynb #414a3dfa
 def as_array(
@@ -172,3 +174,32 @@ class Gradient:
         backpropagate(self.actor, actor, by_out)
         backpropagate(self.critic, critic, by_value[:, None])
         if by_log_std is not None: self.by_log_std[:] = by_log_std
+
+# %% ../../nbs/agents/03_gradients.ipynb #1c4150f3
+class Autograd:
+    "The gradient of PPO's loss in any actor-critic network."
+    def __init__(
+        self,
+        net,  # with `both`; its gradients exist (see `one_tensor`)
+    ):
+        self.net = net
+
+    @torch.no_grad()
+    def policy(
+        self,
+        x,  # array [N, *]
+    ):      # what the network's `forward` returns, as arrays
+        "What the policy is made of."
+        out = self.net(as_tensor(x))
+        return tuple(map(as_array, out)) if isinstance(out, tuple) else as_array(out)
+
+    def __call__(
+        self,
+        config,  # clip, clip_value and the coefficients: a PPOConfig
+        *rows,   # as `Gradient` takes them
+    ):
+        "Overwrite the network's gradients with those of the loss on a minibatch."
+        x, drawn, *old = map(as_tensor, rows)
+        for p in self.net.parameters(): p.grad.zero_()
+        out, value = self.net.both(x)
+        ppo_loss(config, log_prob(out, drawn), entropy(out), value, *old)[0].backward()

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['INITS', 'NORMS', 'NETWORKS', 'PLASTICITY', 'init_layer', 'ImageNorm', 'ChannelNorm', 'Pixels', 'Planes', 'Vector',
-           'mlp', 'QNetwork', 'MultiSkip', 'is_image', 'is_planes', 'networks_for', 'check_name', 'builder',
-           'q_network', 'check_outputs', 'fit_pixels', 'dormant_fraction', 'feature_rank', 'norm_of', 'weight_norm',
-           'one_tensor', 'Optimizer']
+           'mlp', 'QNetwork', 'MultiSkip', 'is_image', 'is_planes', 'networks_for', 'wrapper_for', 'check_name',
+           'builder', 'q_network', 'check_outputs', 'fit_pixels', 'dormant_fraction', 'feature_rank', 'norm_of',
+           'weight_norm', 'one_tensor', 'Optimizer']
 
 # %% ../../nbs/agents/00_networks.ipynb #c4d23b1c
 from collections.abc import Callable, Iterable
@@ -212,6 +212,13 @@ def networks_for(
     "The networks that can take such observations."
     return [name for name, (_, takes, _) in NETWORKS.items() if takes(tuple(obs_shape))]
 
+def wrapper_for(
+    obs_shape: tuple,  # shape of one observation that nothing here takes
+) -> str:              # how `wrappers` makes something of it that is taken
+    "The wrapper that helps."
+    if len(obs_shape) == 3 and obs_shape[2] == 3 and is_image((1, *obs_shape[:2])): return "wrappers=['GrayscaleObservation', 'FrameStackObservation(stack_size=4)'] makes images of four frames [4, H, W] of them"
+    return "wrappers=['FlattenObservation'] makes vectors of them"
+
 # %% ../../nbs/agents/00_networks.ipynb #0141c5bf
 def check_name(
     name: str,     # of a network
@@ -248,7 +255,7 @@ def q_network(
     build, takes, wants = NETWORKS[name]
     if not takes(obs_shape):
         fit = ", ".join(networks_for(obs_shape))
-        fit = f"networks that do: {fit}" if fit else "no network here does: transpose, flatten or one-hot encode them"
+        fit = f"networks that do: {fit}" if fit else f"no network here does, but {wrapper_for(obs_shape)}"
         raise AbsLabError(f"network {quoted(name)} takes {wants}, not observations of shape {obs_shape}; {fit}")
     net = build(obs_shape, n_actions, init, layer_norm)
     for m in net.modules():

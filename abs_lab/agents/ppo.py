@@ -9,6 +9,7 @@ __all__ = ['EPOCH_RULES', 'PRESETS', 'MUJOCO', 'PPOConfig', 'preset_for', 'plan_
 import copy
 import math
 from dataclasses import dataclass
+from typing import Any
 
 # %% ../../nbs/agents/05_ppo.ipynb #82db4a09
 import gymnasium as gym
@@ -17,12 +18,12 @@ import torch
 from torch import nn
 
 # %% ../../nbs/agents/05_ppo.ipynb #0170bfc4
-from .actor_critic import ActorCritic, entropy, log_prob, ppo_loss
-from .gradients import Gradient, array_namespace, as_array, as_tensor
-from .networks import Optimizer, Vector, one_tensor
+from .actor_critic import ActorCritic, ImageActorCritic, entropy, log_prob, ppo_loss
+from .gradients import Autograd, Gradient, array_namespace, as_array, as_tensor
+from .networks import Optimizer, Vector, fit_pixels, is_image, is_planes, one_tensor, wrapper_for
 from .normalizers import ObsNormalizer, RewardNormalizer
 from ..core.contract import Agent, AgentConfig, Metric, resume_generator
-from ..core.envs import role_seeds
+from ..core.envs import is_atari, role_seeds
 from ..core.interfaces import AbsLabError, BatchPlan, Progress, at_least, at_most, choose, positive, shares
 from ..core.returns import gae
 
@@ -70,6 +71,12 @@ PRESETS = {
     "paper": _MUJOCO | dict(bootstrap_truncation=False, reward_reset="termination", count_bootstrap=True, states="stored", interval=10, total_steps=5_000_000),
     "mujoco": _MUJOCO,
     "mujoco_64": _MUJOCO | dict(num_envs=64, size=32, size_min=16, size_max=128, multiple=1),
+    "atari": dict(env_id="Breakout-v5", num_envs=8, episodic_life=True, reward_clip=True, num_minibatches=4, epochs_rule="constant", epochs=4, lr=2.5e-4, anneal_lr=True,
+                  gamma=0.99, lam=0.95, clip=0.1, clip_value=True, value_coef=0.5, entropy_coef=0.01, max_grad_norm=0.5, normalize_obs=False, normalize_rewards=False,
+                  size=128, size_min=64, size_max=512, distance="kl", low=0.001, high=0.01, total_steps=10_000_000),
+    "minatar": dict(env_id="MinAtar/Breakout-v1", num_envs=64, num_minibatches=8, epochs_rule="constant", epochs=4, lr=1e-3, anneal_lr=True,
+                    gamma=0.99, lam=0.95, clip=0.2, clip_value=False, value_coef=0.5, entropy_coef=0.01, max_grad_norm=0.5, normalize_obs=False, normalize_rewards=False,
+                    size=64, size_min=32, size_max=256, distance="kl", low=0.001, high=0.05, total_steps=1_000_000),
     "classic": dict(env_id="LunarLander-v3", num_envs=32, num_minibatches=8, epochs_rule="author", epochs=6, base_batch=2048, lr=1e-3, anneal_lr=True,
                     gamma=0.99, lam=0.95, clip=0.2, clip_value=False, entropy_coef=0.01, size=64, size_min=32, size_max=256, distance="kl",
                     low=0.01, high=0.1, total_steps=400_000),
@@ -82,7 +89,8 @@ def preset_for(
     env_id: str,  # EnvPool's or Gymnasium's id
 ) -> str:         # a key of PRESETS
     "The preset that fits an environment when none is named."
-    return "mujoco" if env_id.split("-v")[0] in MUJOCO else "classic"
+    if is_atari(env_id): return "atari"
+    return "minatar" if env_id.startswith("MinAtar/") else "mujoco" if env_id.split("-v")[0] in MUJOCO else "classic"
 
 # %% ../../nbs/agents/05_ppo.ipynb #bc409152
 def plan_update(
@@ -110,14 +118,15 @@ def check_spaces(
     action_space,  # of one environment
 ):
     "Raise `AbsLabError` for spaces that PPO here cannot serve."
-    if not isinstance(obs_space, gym.spaces.Box): raise AbsLabError(f"PPO observes one array (Box), not {obs_space}: a Gymnasium wrapper can flatten it (EnvPool's environments take none)")
-    if len(obs_space.shape) not in (1, 2): raise AbsLabError(f"PPO here takes vectors [D] or small boards [H, W], not observations of shape {obs_space.shape}")
-    if isinstance(action_space, gym.spaces.Discrete): return
-    if not isinstance(action_space, gym.spaces.Box) or len(action_space.shape) != 1: raise AbsLabError(f"PPO acts in Discrete or a Box of shape [D], not {action_space}")
+    shape = obs_space.shape if isinstance(obs_space, gym.spaces.Box) else ()
+    if len(shape) not in (1, 2) and not is_image(shape) and not is_planes(shape):
+        raise AbsLabError(f"PPO takes vectors [D], small boards [H, W], images [C, H, W] of at least 36 × 36 or MinAtar's planes [10, 10, C], not observations of {obs_space}; {wrapper_for(shape)}")
+    if isinstance(action_space, (gym.spaces.Discrete, gym.spaces.MultiDiscrete)): return
+    if not isinstance(action_space, gym.spaces.Box) or len(action_space.shape) != 1: raise AbsLabError(f"PPO acts in Discrete, MultiDiscrete or a Box of shape [D], not {action_space}")
     low, high = action_space.low, action_space.high
     for i in np.flatnonzero(~(np.isfinite(low) & np.isfinite(high))):
-        raise AbsLabError(f"action {i} has bounds {low[i]} to {high[i]}; PPO needs finite ones: a Gymnasium wrapper can set them (EnvPool's environments take none)")
-    for i in np.flatnonzero(~(low < high)): raise AbsLabError(f"action {i} has bounds {low[i]} to {high[i]}, which leave no room: a Gymnasium wrapper can drop it (EnvPool's environments take none)")
+        raise AbsLabError(f"action {i} has bounds {low[i]} to {high[i]}; PPO needs finite ones, which a wrapper of your own can set: wrappers=['my_module:MyWrapper']")
+    for i in np.flatnonzero(~(low < high)): raise AbsLabError(f"action {i} has bounds {low[i]} to {high[i]}, which leave no room; a wrapper of your own can drop it: wrappers=['my_module:MyWrapper']")
 
 def single_bounds(
     space,     # Box
@@ -139,8 +148,8 @@ class _PPONetworks(Agent):
     def __init__(
         self,
         config: PPOConfig,      # settings
-        obs_space,              # of one environment: Box, a vector or a small board
-        action_space,           # of one environment: Box with finite bounds, or Discrete
+        obs_space,              # of one environment: Box, a vector, a small board, an image or MinAtar's planes
+        action_space,           # of one environment: Box with finite bounds, Discrete or MultiDiscrete
         num_envs: int,          # environments stepped together
         progress: Progress,     # the run's clock
         seed: int = 0,          # the run's: weights, and noise with shuffling, draw from it in roles of their own
@@ -150,15 +159,19 @@ class _PPONetworks(Agent):
         super().__init__(config, obs_space, action_space, num_envs, progress, seed, device)
         self.gaussian = isinstance(action_space, gym.spaces.Box)
         if self.gaussian: self.low, self.high = (as_array(b.to(self.device)) for b in single_bounds(action_space))
-        self.outputs, inputs = int(action_space.shape[0] if self.gaussian else action_space.n), math.prod(obs_space.shape)
+        several, inputs, images = isinstance(action_space, gym.spaces.MultiDiscrete), math.prod(obs_space.shape), len(obs_space.shape) == 3
+        outputs: Any = tuple(map(int, action_space.nvec)) if several else int(action_space.shape[0] if self.gaussian else action_space.n)
+        self.noisy = (len(outputs), max(outputs)) if several else (outputs,)  # shape of the noise of one environment
+        if images and config.normalize_obs: raise AbsLabError("normalize_obs=True is for vectors; images are brought to 0–1 by their network: set normalize_obs=False, as the presets atari and minatar do")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(role_seeds(seed, 1, "weights")[0])
-            self.net = ActorCritic(inputs, self.outputs, config.width, self.gaussian).to(self.device)
+            self.net = (ImageActorCritic(obs_space.shape, outputs, self.gaussian) if images else ActorCritic(inputs, outputs, config.width, self.gaussian)).to(self.device)
+        if images: fit_pixels(self.net, obs_space)
         self.weights = one_tensor(self.net)
-        self.by_hand, self.grad = Gradient(self.net), as_array(self.weights.grad)
+        self.backprop, self.grad = (Autograd if images or several else Gradient)(self.net), as_array(self.weights.grad)
         self.optimizer = Optimizer(self.weights, "adam", config.lr, eps=1e-5)
         self.generator = torch.Generator(self.device).manual_seed(role_seeds(seed, 1, "agent")[0])
-        self.seen = (ObsNormalizer(inputs, config.norm_clip) if config.normalize_obs else Vector()).to(self.device)
+        self.seen = (ObsNormalizer(inputs, config.norm_clip) if config.normalize_obs else nn.Identity() if images else Vector()).to(self.device)
         self.earned = RewardNormalizer(num_envs, config.gamma, config.norm_clip, config.reward_reset) if config.normalize_rewards else None
         self.first, self.changed, self.noise, self.ahead = None, False, iter(()), None  # the first size, whether it has changed, noise drawn ahead, the next inputs where they are counted already
 
@@ -171,16 +184,16 @@ class _ActingPPO(_PPONetworks):
 
     @torch.no_grad()
     def policy(self, obs):  # [N, *]
-        "A Gaussian's (mean [N, D], log_std [D]), or logits [N, A]."
+        "A Gaussian's (mean [N, D], log_std [D]), or logits [N, A]; of several choices [N, K, A]."
         return self.net(self.seen(obs))
 
     @torch.no_grad()
-    def policy_of_stored(self, x):  # [N, D], as `act` stored it
+    def policy_of_stored(self, x):  # [N, *], as `act` stored it
         "What the policy returns for the inputs that its network saw."
         return self.net(x)
 
     def greedy(self, obs):  # [N, *]
-        "The mean action within the bounds, [N, D], or the likeliest, [N]."
+        "The mean action within the bounds, [N, D], or the likeliest, [N] or [N, K]."
         out = self.policy(obs)
         return torch.clamp(out[0], *map(torch.as_tensor, (self.low, self.high))) if self.gaussian else out.argmax(-1)
 
@@ -192,16 +205,16 @@ class _ActingPPO(_PPONetworks):
         "Actions drawn from the policy, and what an update needs: the networks' inputs, and the actions before clipping."
         x = self.seen(obs) if not self.config.normalize_obs else self.seen.see(obs) if self.ahead is None else self.ahead
         self.ahead = None
-        out, noise = self.by_hand.policy(as_array(x)), self._noise()
+        out, noise = self.backprop.policy(as_array(x)), self._noise()
         xp = array_namespace(noise)
         drawn = noise * xp.exp(out[1]) + out[0] if self.gaussian else (out - xp.log(noise)).argmax(-1)
         actions = drawn.clip(self.low, self.high) if self.gaussian else drawn
         return as_tensor(actions), dict(x=x, drawn=as_tensor(drawn))
 
     def _noise(self, block=64):
-        "Noise [N, D] for one step, drawn in blocks: normal, or (for the largest of logits − log noise) exponential."
+        "Noise [N, *] for one step, drawn in blocks: normal, or (for the largest of logits − log noise) exponential."
         for row in self.noise: return row
-        rows = torch.empty(block, self.num_envs, self.outputs, device=self.device)
+        rows = torch.empty(block, self.num_envs, *self.noisy, device=self.device)
         self.noise = iter(as_array(rows.normal_(generator=self.generator) if self.gaussian else rows.exponential_(generator=self.generator)))
         return next(self.noise)
 
@@ -227,7 +240,7 @@ class _LearningPPO(_ActingPPO):
 
     def _gradient_step(self, *rows):
         "A step on a minibatch of arrays: the loss's gradient (`backward`, but quicker), a limit to its norm, Adam."
-        self.by_hand(self.config, *rows)
+        self.backprop(self.config, *rows)
         norm = array_namespace(self.grad).linalg.norm(self.grad)
         self.grad *= (self.config.max_grad_norm / (norm + 1e-6)).clip(max=1)
         self.optimizer.step()
@@ -259,7 +272,7 @@ class _LearningPPO(_ActingPPO):
 
 # %% ../../nbs/agents/05_ppo.ipynb #c3003d4d
 class PPO(_LearningPPO):
-    "Proximal policy optimisation on vector observations, with continuous or discrete actions."
+    "Proximal policy optimisation on vectors or images, with continuous or discrete actions, also several at once."
     def needs(self, plan, row):
         "The values and the outcome are computed of all rows at once."
         return 2 * row * max(plan.minibatch, self.num_envs * plan.rollout)

@@ -186,7 +186,7 @@ class _PQNNetwork(Agent):
         device: str = "cpu",    # where the network lives
     ):
         if not isinstance(action_space, gym.spaces.Discrete):
-            raise AbsLabError(f"PQN needs discrete actions, and this environment's are {action_space}; the agent ppo takes continuous ones")
+            raise AbsLabError(f"PQN needs discrete actions, and this environment's are {action_space}; the agent ppo takes several choices and continuous ones")
         super().__init__(config, obs_space, action_space, num_envs, progress, seed, device)
         self.n_actions = int(action_space.n)
         with torch.random.fork_rng(devices=[]):

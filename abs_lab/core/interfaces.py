@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['printable', 'warn', 'AbsLabError', 'shortened', 'quoted', 'in_words', 'choose', 'at_least', 'at_most', 'positive',
-           'shares', 'whole', 'plain_number', 'set_fields', 'BatchPlan', 'Progress', 'Measurement', 'Episode', 'Step',
-           'AgentLike', 'MeterLike', 'ControllerLike']
+           'shares', 'whole', 'plain_number', 'return_form', 'set_fields', 'BatchPlan', 'Progress', 'Measurement',
+           'Episode', 'Step', 'AgentLike', 'MeterLike', 'ControllerLike']
 
 # %% ../../nbs/core/00_interfaces.ipynb #a74b5582
 import difflib
@@ -131,6 +131,12 @@ def plain_number(
     if isinstance(value, (bool, int, float)): return value
     try: return float(value) if isinstance(value, Real) else None
     except OverflowError: return None
+
+def return_form(
+    returns: Iterable,  # of one task: those that are printed, or that the printed one was made of
+) -> str:               # a format
+    "How returns are printed: with three decimals where none reaches 2, since a tenth would hide what tells them apart; else with one."
+    return ".3f" if max(map(abs, returns), default=2) < 2 else ".1f"
 
 # %% ../../nbs/core/00_interfaces.ipynb #7cdf7de8
 def set_fields(

@@ -17,6 +17,7 @@ from IPython.display import HTML, display
 
 # %% ../../nbs/live/03_board.ipynb #7a4a0b8d
 from ..core.interfaces import AbsLabError
+from ..core.train import score_line
 from ..core.text import BR, Markup, joined, tag
 from .film import FilmPlayer
 from .plots import DrawnRun, Plots
@@ -254,7 +255,7 @@ class LiveView(Displayable):
         if before != state:
             self.last_states[run] = state
             if state == "failed" and run not in self.deleted: self.say(str(session.error), True, "" if isinstance(session.error, AbsLabError) else "".join(traceback.format_exception(session.error)))
-            if state == "finished" and before and session.result: self.say(f"finished: mean greedy return {session.result['eval']['mean']:.1f} over {len(session.result['eval']['returns'])} episodes")
+            if state == "finished" and before and session.result: self.say(f"finished; {score_line(session.result['eval'])}")
             if state in STILL and run.trace.row: self.picture.take()
         self.header.show(session, run, self.plots.runs, run in self.deleted)
 

@@ -22,7 +22,7 @@ import torch
 # %% ../../nbs/live/02_film.ipynb #c2255772
 from ..core.envs import VecEnvs
 from .widgets import Clip, message, toolbar
-from ..core.interfaces import AbsLabError, shortened
+from ..core.interfaces import AbsLabError, return_form, shortened
 from ..runs.runner import load_agent
 from ..runs.session import Session
 
@@ -121,4 +121,4 @@ class FilmPlayer:
             self.status.value = message(str(e) or repr(e), "error", "" if isinstance(e, AbsLabError) else traceback.format_exc())
             return
         self.clip.show(frames)
-        self.status.value = message(f"greedy policy at step {step:,}: " + ("the episode was cut off" if ret is None else f"return {ret:.1f}"), "num")
+        self.status.value = message(f"greedy policy at step {step:,}: " + ("the episode was cut off" if ret is None else f"return {ret:{return_form([ret])}}"), "num")

@@ -34,7 +34,8 @@ TASKS = ("LunarLander-v3", "CartPole-v1", "Acrobot-v1", "Catch-v0", "MinAtar/Bre
 def _typed(widget, default):
     "The value that was typed into a field: text stands for a string, for nothing, or for a list."
     if not isinstance(widget, W.Text) or isinstance(default, str): return widget.value
-    try: return json.loads(widget.value) if widget.value.strip() else None
+    if not widget.value.strip(): return () if isinstance(default, tuple) else None
+    try: return json.loads(widget.value)
     except ValueError: return widget.value
 
 # %% ../../nbs/live/06_page.ipynb #d6a772cf

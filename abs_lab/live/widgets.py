@@ -8,6 +8,7 @@ __all__ = ['CSS', 'RECONNECT', 'DETACH_REMOVED_VIEWS', 'message', 'Reconnecting'
            'threshold_sliders', 'push_apart', 'controls']
 
 # %% ../../nbs/live/00_widgets.ipynb #3a8ca4d0
+import json
 import re
 import uuid
 import zlib
@@ -352,7 +353,7 @@ def form_field(
     "A form field for one parameter."
     if valid and value in valid: options["options"] = valid
     kind = W.Dropdown if "options" in options else W.Checkbox if isinstance(value, bool) else W.IntText if isinstance(value, int) else W.FloatText if isinstance(value, float) else W.Text
-    if kind is W.Text: options, value = dict(continuous_update=False) | options, "" if value is None else str(value)
+    if kind is W.Text: options, value = dict(continuous_update=False) | options, "" if value in (None, ()) else json.dumps(value) if isinstance(value, tuple) else str(value)
     if kind is W.Checkbox: options |= dict(indent=False)
     return kind(**dict(value=value, description=name, tooltip=about, style=dict(description_width="112px")) | options)
 

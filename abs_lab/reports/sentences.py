@@ -22,7 +22,7 @@ import scipy.stats
 
 from . import stats
 from .figures import by_arm, by_task, by_unit, column, last_fifth, on_grid, score, series, thresholds, training_return, unit
-from ..core.interfaces import AbsLabError
+from ..core.interfaces import AbsLabError, return_form
 from ..core.text import in_markdown
 from .stats import auc, number, number_list, percent, summarise
 from ..runs.registry import built_in
@@ -479,7 +479,8 @@ def task_table(
 ) -> pd.DataFrame:         # text: a row an arm, a column a task, and one for all tasks on their common scale; turned where there are more tasks than arms
     "IQM of every arm on every task, with its interval."
     tasks, found = [*by_task(runs)], scores(runs)
-    form = lambda task: "{:.1f}" if max(abs(v) for arm in found.values() for v in arm.get(task, [0])) < 100 else "{:,.0f}"
+    every = {task: [v for arm in found.values() for v in arm.get(task, [])] for task in tasks}
+    form = lambda task: "{:,.0f}" if max(map(abs, every[task])) >= 100 else f"{{:{return_form(every[task])}}}"
     table = pd.DataFrame([{"Arm": arm} | {task: _cell(mine[task], form(task)) if task in mine else "–" for task in tasks} for arm, mine in found.items()])
     if len(tasks) == 1 and tasks[0] not in stats.ATARI_SCORES: return table
     units, scale = normalised(runs)

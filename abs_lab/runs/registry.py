@@ -90,10 +90,11 @@ def register(
     return cls
 
 def check_portable(
-    kind: str,      # agent, controller or meter
-    name: str,      # of a run's party
+    kind: str,      # agent, controller, meter; network, environment, wrapper
+    name: str,      # of a run's party, or of one of its other classes
 ):
     "Refuse a name that no other process can resolve."
-    if name not in _registered[kind] and not name.startswith("__main__:"): return
-    cls = _registered[kind][name].__name__ if name in _registered[kind] else name.partition(":")[2]
+    here = _registered.get(kind, {})
+    if name not in here and not name.startswith("__main__:"): return
+    cls = here[name].__name__ if name in here else name.partition(":")[2]
     raise AbsLabError(f"{kind} {quoted(name)} was registered in this process, and a batch trains in others: put the class into a module, say my_{kind}.py beside this notebook, and name it 'my_{kind}:{cls}'")

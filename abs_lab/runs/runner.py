@@ -23,7 +23,7 @@ import torch
 
 # %% ../../nbs/runs/08_runner.ipynb #ac7ea9d9
 from ..core.envs import spaces_of
-from ..core.interfaces import AbsLabError, Progress, Step, in_words, quoted, shortened, warn, whole
+from ..core.interfaces import AbsLabError, Progress, Step, in_words, quoted, return_form, shortened, warn, whole
 from ..core.train import evaluate, train
 from .checkpoints import BEFORE, LAST, last_standing, save_tree, what_is_left
 from .config import RunConfig, recall, recorded
@@ -318,7 +318,7 @@ def progress_bar(
     with tqdm(total=config.total_steps, unit="step", unit_scale=True, desc=config.id) as bar:
         for s in steps:
             returns = (returns + [e.ret for e in s.episodes])[-100:]
-            bar.set_postfix(size=s.size, ret=f"{np.mean(returns):.1f}" if returns else "–", refresh=False)
+            bar.set_postfix(size=s.size, ret=f"{np.mean(returns):{return_form(returns)}}" if returns else "–", refresh=False)
             bar.update(min(s.step, config.total_steps) - done)
             done = min(s.step, config.total_steps)
             yield s

@@ -27,7 +27,7 @@ from ..core.contract import python_path
 from ..runs.config import RunConfig
 from ..runs.settings import settings
 from ..core.machine import check_jobs, cores
-from ..core.interfaces import AbsLabError, in_words
+from ..core.interfaces import AbsLabError, in_words, return_form
 from ..core.text import plain_terminal, say
 from .costs import Cost, forecast
 from .status import duration
@@ -242,7 +242,7 @@ class Campaign(_Starting):
         rate = result["steps"] / result["seconds"]
         self.now.append(_cost(job, rate, max(time.monotonic() - job.began - (result["steps"] - job.task.steps) / rate, 0)))
         self.finished.append(job)
-        self.say(f"finished: {_name(job.task)}, mean return {result['eval']['mean']:.1f}")
+        self.say(f"finished: {_name(job.task)}, mean return {result['eval']['mean']:{return_form(result['eval']['returns'])}}")
 
     def _stop(self):
         "Ask the jobs to save themselves; kill what has not done so when the margin is over."

@@ -34,7 +34,8 @@ def configs_of(
         config = configure(**{k: v for k, v in point.items() if k not in ("arm", "run_dir")})
         for kind, name in zip(("agent", "controller", "meter"), (config.names[0], *config.names[2:])): check_portable(kind, name)
         for name, value in config.flat().items():
-            if isinstance(value, str) and value.startswith("__main__:"): check_portable({"env_id": "environment"}.get(name, name), value)
+            for word in value if isinstance(value, tuple) else [value]:
+                if isinstance(word, str) and word.startswith("__main__:"): check_portable({"env_id": "environment", "wrappers": "wrapper"}.get(name, name), word)
         if backend_for(config.env) == "gymnasium": check_registered(config.env.env_id)
         if config.id in seen: raise AbsLabError(f"the grid holds the same run twice: {seen[config.id]} and {label(point)}")
         seen[config.id] = label(point)
