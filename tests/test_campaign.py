@@ -10,6 +10,7 @@ from abs_lab.runs.config import configure
 from abs_lab.studies.costs import Cost
 from abs_lab.studies.grids import configs_of
 from abs_lab.studies.results import collect, compact, read_result, save_result
+from abs_lab.runs.parties import memory_of
 from abs_lab.runs.runner import run
 from abs_lab.runs.checkpoints import load_tree
 from abs_lab.runs.provenance import provenance
@@ -125,6 +126,17 @@ def test_nothing_is_added_that_would_make_a_running_job_too_late(study, tmp_path
     assert c._fits(c.waiting[0], known) is True
     job.rate = 10_000/5000                        # it is too late in any case
     assert c._fits(c.waiting[0], known) is True
+
+
+def test_no_more_at_once_than_their_replays_have_memory_for(study, tmp_path, monkeypatch):
+    study(agent="btr", total_steps=5_000, replay_size=20_000, size=32)
+    one = memory_of(survey("tiny", "cpu", tmp_path/"out")[0].config)
+    for stores, fits in ((0.5, False), (1.9, False), (2.1, True)):
+        monkeypatch.setattr(campaign, "free_memory", lambda stores=stores: stores * one)
+        c = Campaign(survey("tiny", "cpu", tmp_path/"out"), tmp_path/"out", "tiny", budget=1000)
+        assert c._has_memory(c.waiting[0])  # the first is tried in any case
+        c.running = [campaign.Training(c.waiting.pop(0), tmp_path, None, 0.0)]
+        assert c._has_memory(c.waiting[0]) is fits
 
 
 def test_one_more_at_once_only_while_the_total_speed_rises(study, tmp_path, monkeypatch, capsys):

@@ -2,17 +2,15 @@
 import json, multiprocessing, os, resource, signal, sys, threading, time
 from pathlib import Path
 
-import gymnasium as gym
-import numpy as np
 import pytest
 
 from abs_lab import cli
 from abs_lab.runs import storage
 from abs_lab.studies import costs, engine, status, workers
 from abs_lab.runs.config import configure
-from abs_lab.agents.replay import bytes_of
 from abs_lab.core.interfaces import AbsLabError
 from abs_lab.studies.results import collect, save_result, steps_done
+from abs_lab.runs.parties import memory_of
 from abs_lab.runs.runner import Run, run
 from abs_lab.runs.storage import Busy, Lease, result_of, write_sealed
 from abs_lab.studies.catalogue import STUDIES
@@ -216,8 +214,8 @@ def test_a_failure_is_tried_once_more_and_a_lost_machine_is_no_failure(played, t
 def test_no_more_runs_at_once_than_their_replays_have_memory_for(stores, at_once, monkeypatch, played, tmp_path):
     here = type("Here", (Played, workers.Local), dict(slots=4, __init__=Played.__init__))
     monkeypatch.setitem(engine.ENGINES, "played", here)
-    monkeypatch.setattr(engine, "free_memory", lambda: stores * 1.25 * bytes_of(20_000, gym.spaces.Box(-1, 1, (4,), np.float32)))
     grid = [dict(agent="btr", env_id="CartPole-v1", total_steps=5_000, replay_size=20_000, arm="a", seed=s) for s in range(4)]
+    monkeypatch.setattr(engine, "free_memory", lambda: stores * memory_of(config_of(grid[0])))
     begun = []
     monkeypatch.setattr(Clock, "each", staticmethod(lambda: begun.append(len(Played.started))))
     Played.script = {s: [None, "done"] for s in range(4)}

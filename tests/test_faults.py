@@ -132,7 +132,7 @@ def test_the_real_command_line_says_the_same(tmp_path):
 
 @pytest.mark.parametrize("text,words", [
     ('{"env_id": "CartPole-v1", "hihg": 0.5}', ["hihg", "high"]), ('{"lr": "1e-3"}', ["lr", "1e-3"]), ('{"num_envs": 3.5}', ["num_envs"]),
-    ('{"seed": true}', ["seed"]), ('{"low": 0.5, "high": 0.2}', ["low=0.2, high=0.5"]), ('{"learning_rate": 0.1}', ["learning_rate", "mean lr"]), ("{torn", ["cannot be read"]),
+    ('{"seed": true}', ["seed"]), ('{"low": 0.5, "high": 0.2}', ["low=0.2, high=0.5"]), ('{"learning_rate": 0.1}', ["learning_rate", "mean lr"]), ('{"learnig_rate": 0.1}', ["mean lr"]), ("{torn", ["cannot be read"]),
     ("[1]", ["read"]),
     pytest.param('{"config": [1]}', ["read"]), ("[" * 100_000, ["read"])], ids=lambda x: str(x)[:40])
 def test_bad_configurations(text, words, command, tmp_path):

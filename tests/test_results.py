@@ -87,19 +87,21 @@ def test_every_committed_file_holds_what_it_has_to():
 
 @pytest.mark.parametrize("at, value", [
     ("curve.thresholds", None), ("curve.thresholds", [0.05]), ("curve.thresholds", ["low", "high"]), ("curve.thresholds", [0.1, 0.95]), ("curve.signal", None), ("curve.signal", "x"), ("curve.loss", [["x"]]),
-    ("curve.return.0", "x"), ("curve.return.0", math.nan), ("curve.size.0", 0), ("curve.step.0", 10**9), ("curve.step.0", GONE), ("curve.size", GONE), ("curve.seconds.0", 1e9), ("curve.epochs", GONE), ("curve.epochs.0", None),
+    ("curve.return.0", "x"), ("curve.return.0", math.nan), ("curve.size.0", 0), ("curve.step.0", 10**9), ("curve.step.0", GONE), ("curve.size", GONE), ("curve.seconds.0", 1e9), ("curve.epochs", GONE), ("curve.epochs.0", None), ("curve.epochs.0", -1),
+    ("curve.seconds", 0.0), ("curve.epochs", 0), ("curve.return", None), ("result.episodes", 0), ("result.train_return", None),
     ("result.seconds", 0), ("result.seconds", "1"), ("result.seconds", math.inf), ("result.steps", 1), ("result.gradient_steps", 1), ("result.updates", 0), ("result.measurements", 10**9), ("result.measurements", True),
-    ("result.mean_size", 1e6), ("result.frames", 7), ("result.final_size", None), ("result.hardware", "a machine"), ("result.hardware", None), ("result.hardware.cpu", ["x"]), ("result.commit", 12), ("result.commit", "a\nb"),
-    ("result.versions", ["x"]), ("result.versions.torch", 2.1), ("result.fingerprint", "x"), ("result.earlier", [None]), ("result.status", "running"), ("result.id", "another"), ("result", None), ("result.eval", GONE),
+    ("result.mean_size", 1e6), ("result.frames", 7), ("result.final_size", None), ("result.hardware", "a machine"), ("result.hardware", None), ("result.hardware", GONE), ("result.hardware", {}), ("result.hardware.cpu", ["x"]), ("result.commit", 12), ("result.commit", "a\nb"),
+    ("result.versions", ["x"]), ("result.versions", GONE), ("result.versions.torch", 2.1), ("result.fingerprint", "x"), ("result.earlier", [None]), ("result.status", "running"), ("result.id", "another"), ("result", None), ("result.eval", GONE),
     ("result.eval.mean", 1e6), ("result.eval.mean", None), ("result.eval.returns", []), ("result.eval.returns", None), ("result.eval.returns.0", 1e6), ("result.eval.returns.0", math.nan),
     ("params.arm", 3), ("params.arm", ""), ("params.arm", GONE), ("params.arm", "\x1b[2J"), ("params.arm", "x" * 10_000), ("params.seed", "0"), ("params.seed", GONE), ("params.env_id", None), ("params.controller", ["abs"]),
-    ("params.epochs", "2"), ("params.low", "0.05"), ("params.total_steps", 10**12), ("params.lr", math.nan), ("params", []), ("schedule.ends", []), ("schedule.sizes.0", 0), ("schedule.ends.0", 10**9), ("schedule", "x"),
+    ("params.epochs", "2"), ("params.low", "0.05"), ("params.total_steps", 10**12), ("params.lr", math.nan), ("params", []), ("schedule.ends", []), ("schedule.sizes.0", 0), ("schedule.ends.0", 10**9), ("schedule", "x"), ("schedule", GONE), ("params.agent", GONE), ("params.agent", ""),
     ("result.eval.num_envs", "x"), ("result.eval.episodes_per_env", 0), ("result.eval.epsilon", 2), ("result.eval.unfinished", math.nan), ("result.eval.unfinished", 10**6), ("result.eval.lengths", [5]), ("result.eval.lengths.0", "x"),
     ("result.eval.mine", math.nan), ("result.episodes", "many"), ("result.backend", 5), ("result.device", {}), ("params.distance", "made up"), ("params.distance", {}), ("params.per_step", math.nan), ("jobs", "x"), ("jobs", math.nan), ("jobs", 0),
     ("kinds.meter.quantity", math.nan), ("kinds.agent", dict(size=["L"], metrics={}, settable=[math.inf])), ("mine", math.nan), ("identity.format", 10**400), ("identity", [1]), ("kinds.meter", "x"), ("kinds.meter.signal", []), ("kinds.agent", {}), ("study", "../elsewhere"), ("id", "../../evil"), ("id", 7),
 ], ids=lambda v: v if isinstance(v, str) and "." in v else ascii(v)[:24] if v is not GONE else "gone")
 def test_what_cannot_be_drawn_or_does_not_follow_is_refused(small, tmp_path, at, value):
     if at == "params.distance": small = {k: v for k, v in small.items() if k != "kinds"}  # nothing but the distance names the signal
+    if at in ("curve.seconds", "curve.epochs", "curve.return") and value is not GONE: value = [value] * len(small["curve"]["step"])
     bad = changed(small, [int(part) if part.isdigit() else part for part in at.split(".")], value)
     if "study" not in at: assert read(bad, tmp_path, small["id"]) is None
     (tmp_path/"in").mkdir()

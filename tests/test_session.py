@@ -6,7 +6,7 @@ import pytest
 from abs_lab.runs.config import configure
 from abs_lab.core.interfaces import AbsLabError
 from abs_lab.runs.forks import repeat
-from abs_lab.runs.parties import Parties
+from abs_lab.runs.parties import Parties, memory_of
 from abs_lab.runs.runner import Run, read_config, run, set_events
 from abs_lab.runs.session import Session
 from abs_lab.runs.storage import Busy
@@ -232,7 +232,7 @@ def test_what_a_run_may_need_later_is_refused_before_any_work(agent, wrong, said
 def test_the_published_btr_finds_its_memory_on_16_gb(monkeypatch):
     "Measured, of 14.5 GB that such a machine has to give: the process 0.7 GB, the full replay 7.4, a gradient step on 1024 transitions 4.8."
     whole, config = (configure("btr", preset="paper", **small) for small in ({}, dict(num_envs=8, replay_size=2**14)))
-    assert 7.4e9 < whole.kind.memory(whole) < 7.5e9
+    assert 7.4e9 < whole.kind.memory(whole) < 7.5e9 and 12.9e9 < memory_of(whole) < 14.4e9  # for a queue, which has no more room for two of them on 24 GB
     monkeypatch.setattr("abs_lab.runs.parties.free_bytes", lambda device: 14.5e9 - 0.7e9 - whole.kind.memory(whole) + config.kind.memory(config))
     parties = Parties(config, "cpu")
     assert 1 < parties.needs(config)[0]["size_max"].all / 4.8e9 < 1.33

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass, replace
+from difflib import get_close_matches
 from functools import cache
 from keyword import iskeyword
 from typing import Any, ClassVar
@@ -186,6 +187,11 @@ def configure(
         config = replace(config, meter=replace(measure, interval=max(round(updates / PAPER_MEASUREMENTS), getattr(measure, "lag", 1))))
     return config
 
+def _nearly(words, comment):
+    "Whether a comment has nearly these words in it."
+    said = re.findall(r"\w+", comment)
+    return bool(get_close_matches(words.replace(" ", ""), ["".join(said[i:i + n]) for n in (1, 2, 3) for i in range(len(said))], 1, 0.84))
+
 def named(
     what: str,              # what is named, as the person would call it
     name: str,              # the name given
@@ -193,8 +199,9 @@ def named(
     parts: Iterable[type],  # dataclasses whose comments may use it
 ) -> str:                   # the name
     "A parameter's name; raises `AbsLabError` for an unknown one, which leads to the parameter whose comment uses its words, or to the nearest name."
-    words = re.sub("[_-]", " ", name).strip().lower()
-    meant = [n for part in parts for n, comment in describe(part).items() if words in comment.lower()] if name not in known else []
+    words, comments = re.sub("[_-]", " ", name).strip().lower(), [(n, comment.lower()) for part in parts for n, comment in describe(part).items()] if name not in known else []
+    meant = [n for n, comment in comments if words in comment]
+    if not meant and not get_close_matches(name, known, 1, 0.8): meant = [n for n, comment in comments if _nearly(words, comment)]
     if meant: raise AbsLabError(f"unknown {what} {quoted(name)}; did you mean {' or '.join(meant[:3])}?")
     return choose(what, name, known)
 

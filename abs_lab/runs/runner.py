@@ -22,13 +22,12 @@ import numpy as np
 import torch
 
 # %% ../../nbs/runs/08_runner.ipynb #ac7ea9d9
-from ..core.envs import spaces_of
-from ..core.interfaces import AbsLabError, Progress, Step, in_words, quoted, return_form, shortened, warn, whole
+from ..core.interfaces import AbsLabError, Step, in_words, quoted, return_form, shortened, warn, whole
 from ..core.train import evaluate, train
 from .checkpoints import BEFORE, LAST, last_standing, save_tree, what_is_left
 from .config import RunConfig, recall, recorded
 from .logs import ActionLog, ReplayLog, StepLog, append_event
-from .parties import Parties, device_of, weights_of, with_changes
+from .parties import Parties, device_of, untrained, weights_of, with_changes
 from .provenance import differences, provenance
 from .settings import settings
 from .storage import Busy, Lease, config_json, crc_of, events_of, own_files, result_of, steps_of, write_sealed
@@ -300,8 +299,7 @@ def load_agent(
     if not tree: raise AbsLabError(f"{dir} has no checkpoint yet: train first")
     if trouble: warn(f"{trouble}: this is the agent of the checkpoint before, at step {tree['progress']['step']}", stacklevel=2)
     for _, changes in tree.get("history", []): config = with_changes(config, **changes)
-    n, (obs_space, action_space) = config.env.num_envs, spaces_of(config.env)
-    agent: Any = config.kind(config.kind.for_acting(config.agent, n), obs_space, action_space, n, Progress(config.total_steps), config.seed, device)
+    agent: Any = untrained(config, device)
     if hasattr(getattr(agent, "replay", None), "row_dtype"): tree["agent"].pop("replay", None)  # its rows are left where they are
     agent.load_state_dict(tree["agent"])
     agent.progress.load_state_dict(tree["progress"])

@@ -48,7 +48,7 @@ def _expanded(key, value):
 def settings() -> dict:  # every key of DEFAULTS, in its type; folders as absolute paths
     "The workbench's settings: defaults, then settings.ini, then ABS_LAB_… environment variables."
     root, parser = project_root(), configparser.ConfigParser(interpolation=None)
-    try: parser.read(root / "settings.ini", encoding="utf-8")
+    try: parser.read([root / "settings.ini"] if (root / "settings.ini").is_file() else [], encoding="utf-8")  # a pipe would be waited for
     except (configparser.Error, UnicodeDecodeError) as e: raise AbsLabError(f"settings.ini cannot be read: {shortened(e)}") from e
     given = dict(parser["abs_lab"]) if parser.has_section("abs_lab") else {}
     for key in given: choose("key in settings.ini", key, DEFAULTS)

@@ -26,7 +26,7 @@ import torch
 from ..core.contract import python_path
 from ..runs.config import RunConfig
 from ..runs.settings import settings
-from ..core.machine import check_jobs, cores
+from ..core.machine import check_jobs, cores, free_memory
 from ..core.interfaces import AbsLabError, in_words, return_form
 from ..core.text import plain_terminal, say
 from .costs import Cost, forecast
@@ -34,6 +34,7 @@ from .status import duration
 from .grids import configs_of, scheduled
 from .results import compact, folder_of, last_words, read_result, save_result, steps_done
 from ..runs.checkpoints import checkpoints_of
+from ..runs.parties import device_of, memory_of
 from ..runs.provenance import provenance
 from ..runs.storage import Busy, Lease, maybe, number, own_files, read_jsonl, regular, result_of, write_sealed
 from .catalogue import STUDIES, find_study
@@ -157,7 +158,7 @@ class _Budget:
         self.waiting = sorted((t for t in tasks if not t.finished), key=lambda t: t.steps == 0)
         self.running, self.finished, self.stopped, self.failed = [], [], [], []
         self.jobs = self.most = jobs or first_guess()
-        self.settled, self.total = bool(jobs), 0.0
+        self.settled, self.total, self.memory = bool(jobs), 0.0, free_memory()
         out.mkdir(parents=True, exist_ok=True)
         self.earlier = [c for c in (Cost(**{k: row[k] for k in Cost._fields}) for row in read_jsonl(out / "costs.jsonl", COST)) if c.hardware == provenance()["hardware"]]
         self.now, self.asked = [], float("inf")  # what runs of this call took; when the jobs were asked to stop
@@ -189,11 +190,16 @@ class _Starting(_Budget):
         ends = [(j.task.config.total_steps - j.seen) / j.rate + besides for j in self.running if j.rate]
         return seconds * share <= self.left() and not any(e <= self.left() < e * share for e in ends)
 
+    def _has_memory(self, task):
+        "Whether what was free at the beginning holds one more run, with all that it and those at work will take."
+        device = device_of(settings()["device"])
+        return not self.running or sum(memory_of(t.config, device) for t in (task, *(j.task for j in self.running))) <= self.memory
+
     def _start(self):
         "Start what fits, up to the number of jobs at once."
         while len(self.running) < self.jobs:
             known = self.costs()
-            task = next((t for t in self.waiting if self._fits(t, known)), None)
+            task = next((t for t in self.waiting if self._fits(t, known) and self._has_memory(t)), None)
             if task is None: return
             self.waiting.remove(task)
             self.running.append(start_job(task, self.out / "runs" / task.config.id, max(cores() // self.jobs, 1)))

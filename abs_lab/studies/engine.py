@@ -16,6 +16,7 @@ import time
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from .status import Failure, Live, clock, held, holder, rate, starts, survey
 from ..core.machine import check_jobs, free_memory
 from .grids import configs_of, scheduled
 from .results import collect, folder_of, label, last_words, load_small, read_result, save_result, steps_done
+from ..runs.parties import device_of, memory_of
 from ..runs.storage import Busy, Lease, result_of, write_json
 from ..runs.provenance import differences, provenance
 from .catalogue import find_study
@@ -93,10 +95,10 @@ class Job:
     worker: Any = None    # what the engine started
     claim: Any = None     # its lease, while it is this queue's
 
-    @property
+    @cached_property
     def memory(self) -> float:
-        "Bytes that the agent fills while it trains, and a quarter more for what is around them; 0 for agents without a replay."
-        return 1.25 * self.config.kind.memory(self.config)
+        "Bytes that the run will take, as far as they are reckoned."
+        return memory_of(self.config, device_of(settings()["device"]))
 
     def begin(
         self,

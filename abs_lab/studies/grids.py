@@ -20,7 +20,6 @@ from ..core.envs import EnvConfig, backend_for, check_registered
 from ..core.interfaces import AbsLabError, choose
 from ..runs.config import RunConfig, configure, describe
 from ..runs.registry import BUILT_IN, check_portable, find, names
-from ..runs.storage import misfit, whole
 from .results import label, load_small
 from .study import Study
 
@@ -67,7 +66,7 @@ def _sizes_of(id, folders):
     for folder in folders:
         with suppress(AbsLabError):
             small = load_small(folder / f"{id}.json")
-            if small and misfit(small.get("schedule"), dict(ends=[whole], sizes=[whole])) is None: return dict(params=small["params"], schedule={k: small["schedule"][k] for k in ("ends", "sizes")})
+            if small: return dict(params=small["params"], schedule=small["schedule"])
 
 def scheduled(
     study: Study,         # which may have arms that follow others

@@ -97,12 +97,12 @@ EVALUATION = {...: _plain} | dict(mean=number, returns=maybe([number]), lengths=
 DISTANCES = ("auto", "kl", "disagreement", "softmax_kl", "gaussian_kl", "symmetric_kl", "mean_shift", "total_variation")  # that are this library's own
 SMALL = {...: _plain} | dict(  # the shape of a small file
     id=is_name,
-    params={...: _plain} | dict(arm=lambda value: _text(value) and value, env_id=_text, seed=whole, total_steps=_count, controller=_text) | dict.fromkeys(("agent", "preset", "meter", "network", "distance", "epochs_rule"), maybe(_text))
+    params={...: _plain} | dict(arm=lambda value: _text(value) and value, agent=lambda value: _text(value) and value, env_id=_text, seed=whole, total_steps=_count, controller=_text) | dict.fromkeys(("preset", "meter", "network", "distance", "epochs_rule"), maybe(_text))
            | dict.fromkeys(("size", "size_min", "size_max", "multiple", "epochs", "num_envs"), maybe(_count)) | dict.fromkeys(("low", "high"), maybe(number)),
     result={...: _plain} | TRAINED | dict(status=_text, steps=_count, updates=_count, gradient_steps=whole, measurements=whole, seconds=_above, mean_size=_above, final_size=_count, frames=maybe(_count),
-           train_return=maybe(number), hardware=maybe({...: lambda value: value is None or _text(value) or whole(value)}), earlier=maybe([TRAINED]), eval=EVALUATION) | dict.fromkeys(("episodes", "interventions"), maybe(whole)) | dict.fromkeys(("id", "device", "backend"), maybe(_text)),
-    curve={...: [maybe(number)], "return": [maybe(number)], "signal": [maybe(number)]} | dict(step=[_count], gradient_steps=[whole], size=[_count], seconds=[number], epochs=maybe([number]), thresholds=maybe((number, number))),
-    schedule=maybe(dict(ends=[_count], sizes=[_count])),
+           train_return=maybe(number), episodes=whole, versions={...: maybe(_text)} | dict(python=_text, torch=_text), hardware={...: lambda value: value is None or _text(value) or whole(value)} | dict(cpu=_text, cores=_count, gpu=maybe(_text)), earlier=maybe([TRAINED]), eval=EVALUATION, interventions=maybe(whole)) | dict.fromkeys(("id", "device", "backend"), maybe(_text)),
+    curve={...: [maybe(number)], "return": [maybe(number)], "signal": [maybe(number)]} | dict(step=[_count], gradient_steps=[whole], size=[_count], seconds=[number], epochs=[lambda value: number(value) and value >= 0], thresholds=maybe((number, number))),
+    schedule=dict(ends=[_count], sizes=[_count]),
     identity=maybe({...: _plain}),
     jobs=maybe(_count), study=maybe(_text),
     kinds=lambda value: _sound(value) and maybe({...: dict} | dict(meter=maybe(dict(signal=METRIC)), agent=maybe(dict(size=METRIC, metrics=lambda value: isinstance(value, dict) and all(map(METRIC, value.values()))))))(value))
@@ -111,23 +111,24 @@ def _rises(values, strictly=True): return all(a < b or a == b and not strictly f
 
 def _wrong(small):
     "What cannot be so of a small file whose parts have their shape, in words; nothing where all of it can."
-    params, result, curve, schedule = small["params"], small["result"], small["curve"], small.get("schedule")
-    steps, limits, returns, epochs = curve["step"], curve.get("thresholds"), result["eval"].get("returns", [result["eval"]["mean"]]), curve.get("epochs")
+    params, result, curve, ends, sizes = small["params"], small["result"], small["curve"], small["schedule"]["ends"], small["schedule"]["sizes"]
+    steps, limits, returns, seconds, played = curve["step"], curve.get("thresholds"), result["eval"].get("returns", [result["eval"]["mean"]]), curve["seconds"], result["episodes"] > 0
     if len({len(column or ()) for name, column in curve.items() if name != "thresholds"}) != 1 or not 1 <= len(steps) <= 200: return "a curve has 1 to 200 points, the same number in every column"
-    if not (_rises(steps) and _rises(curve["gradient_steps"], False) and _rises([0, *curve["seconds"]], False)): return "steps, gradient steps and seconds of a curve rise"
+    if not (_rises(steps) and _rises(curve["gradient_steps"], False) and _rises([0, *seconds], False)): return "steps, gradient steps and seconds of a curve rise"
     if (steps[-1], curve["gradient_steps"][-1]) != (result["steps"], result["gradient_steps"]): return f"its curve ends at step {steps[-1]} after {curve['gradient_steps'][-1]} gradient steps, and its result says {result['steps']} and {result['gradient_steps']}"
+    if abs(seconds[-1] - result["seconds"]) > 0.015: return f"its curve ends after {seconds[-1]} s, and its result says {result['seconds']}"
+    if any(r is not None for r in curve["return"]) != played or (result.get("train_return") is not None) != played: return f"a curve has returns where episodes ended, and nowhere else; {result['episodes']} did"
+    if result["gradient_steps"] >= result["updates"] and not any(curve["epochs"]): return f"0 epochs are not {result['gradient_steps']} gradient steps"
     if not returns or abs(math.fsum(returns) / len(returns) - result["eval"]["mean"]) > 1e-5 * max(map(abs, [*returns, 1e-3])): return f"{result['eval']['mean']} is not the mean of its returns"
     if limits != [params.get("low"), params.get("high")] and (limits or None not in (params.get("low"), params.get("high"))): return f"thresholds {limits} are not those of its parameters"
     if result["measurements"] > result["updates"] or result.get("frames") and result["frames"] % result["steps"]: return "more measurements than updates, or no whole number of frames a step"
     if params["controller"] == "fixed" and not params.get("size"): return "a fixed controller has a size"
-    if params.get("epochs_rule") == "author" and not (epochs and params.get("epochs")): return "the author's rule has epochs"
-    if any(part in at and at[part] is None for at in (small, small.get("kinds") or {}, result, *(result.get("earlier") or [])) for part in ("kinds", "agent", "meter", "hardware", "versions", "fingerprint", "earlier")): return "what is not known is left out"
+    if params.get("epochs_rule") == "author" and not params.get("epochs"): return "the author's rule has epochs"
+    if any(part in at and at[part] is None for at in (small, small.get("kinds") or {}, result, *(result.get("earlier") or [])) for part in ("kinds", "agent", "meter", "versions", "fingerprint", "earlier")): return "what is not known is left out"
     evaluated, described = result["eval"], (small.get("kinds") or {}).get("meter")
     if len(evaluated.get("lengths") or returns) != len(returns) or (evaluated.get("unfinished") or 0) > len(returns): return "an evaluation has a length for each return, and no more unfinished episodes than returns"
     if not described and params.get("meter") == "gns" and params.get("estimator") not in ("author", "fair"): return f"the meter gns has no estimator {quoted(params.get('estimator'))}"
     if not described and params.get("meter") in (None, "divergence") and params.get("distance", "auto") not in DISTANCES: return f"there is no distance {quoted(params['distance'])}"
-    if not schedule: return ""
-    ends, sizes = schedule["ends"], schedule["sizes"]
     if not 1 <= len(ends) == len(sizes) or not _rises(ends) or ends[-1] != steps[-1]: return "a schedule has the size of each stretch, up to the last step"
     return "" if min(sizes) * 0.999 <= result["mean_size"] <= max(sizes) * 1.001 else f"{result['mean_size']} is no mean of sizes from {min(sizes)} to {max(sizes)}"
 
