@@ -147,7 +147,7 @@ def _reproduce_flags():
     add("--dry-run", action="store_true", help="list what would run, with its expected time and disk space, and start nothing")
     add("--allow-mixed-commits", action="store_true", help="report runs together that were trained by different code or packages")
     add("--publish", action="store_true", help="write the report to reports/STUDY, where the committed one lies (default: a report of your own, in runs/STUDY/report)")
-    add("--beside", nargs="+", default=[], metavar="FILE", help="lay curves of others into the page: a CSV of step, return, seed, arm; a CSV or JSON from W&B; a folder of TensorBoard logs. "
+    add("--beside", nargs="+", default=[], type=os.path.expanduser, metavar="FILE", help="lay curves of others into the page: a CSV of step, return, seed, arm; a CSV or JSON from W&B; a folder of TensorBoard logs. "
                                                                 "They are kept in the report's folder beside")
     add("--beside-task", default="", metavar="ID", help="environment of those curves, where the files do not say it")
     add("--beside-metric", default="", metavar="NAME", help="column or tag that holds their return (default: the usual names, as charts/episodic_return)")
@@ -239,7 +239,7 @@ def _status(argv):
 
 def _merge(argv):
     parser = argparse.ArgumentParser("abs-lab merge", description="Take the result files of a campaign into the data of their study.", epilog="example: abs-lab merge campaign")
-    parser.add_argument("dir", type=Path, help="folder of result files: a campaign's --out, or another report's data")
+    parser.add_argument("dir", type=os.path.expanduser, help="folder of result files: a campaign's --out, or another report's data")
     parser.add_argument("study", nargs="?", help="folder below the reports, or module:Name, a study of your own (default: what each file says)")
     parser.add_argument("--replace", action="store_true", help="take another result for a run that is there already")
     parser.add_argument("--any-environment", action="store_true", help="take runs of environments that are neither known by name, nor module:Name, nor tasks of the study")
@@ -260,7 +260,7 @@ def _merge(argv):
 # %% ../nbs/cli.ipynb #82b642c2
 def _verify(argv):
     parser = argparse.ArgumentParser("abs-lab verify", description="Compare what runs were written as with what is there: their parameters, logs, checkpoints and results, and the result files of reports.", epilog="example: abs-lab verify quick")
-    parser.add_argument("what", nargs="?", help="a folder below the runs folder or the reports, or a run's own folder (default: all of them)")
+    parser.add_argument("what", nargs="?", type=os.path.expanduser, help="a folder below the runs folder or the reports, or a run's own folder (default: all of them)")
     args = parser.parse_args(argv)
     root, reports = (Path(settings()[key]) for key in ("runs_dir", "reports_dir"))
     one = next((dir for dir in (Path(args.what), root / args.what) if _is_run(dir)), None) if args.what else None
@@ -307,7 +307,7 @@ def _figure(argv):
     parser.add_argument("study")
     parser.add_argument("name", nargs="?", help="a figure's name or number")
     parser.add_argument("--to", default="svg", help="svg (default), pdf or png")
-    parser.add_argument("--out", default="", help="file (default: <study>-<name>.<format> in this folder)")
+    parser.add_argument("--out", default="", type=os.path.expanduser, help="file (default: <study>-<name>.<format> in this folder)")
     args = parser.parse_args(argv)
     from abs_lab.reports.export import figures_of, named, page_of, save_figure
     args.study = _folder(args.study)
@@ -322,7 +322,7 @@ def _table(argv):
     parser.add_argument("study")
     parser.add_argument("name", nargs="?", help="a table of the page, results (a row a run), or curves (a row a point of a run)")
     parser.add_argument("--to", default="csv", help="csv (default), latex, markdown or parquet")
-    parser.add_argument("--out", default="", help="file (default: <study>-<name>.<ending> in this folder)")
+    parser.add_argument("--out", default="", type=os.path.expanduser, help="file (default: <study>-<name>.<ending> in this folder)")
     args = parser.parse_args(argv)
     from abs_lab.reports.export import page_of, save_table, tables_of
     args.study = _folder(args.study)

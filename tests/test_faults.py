@@ -14,8 +14,10 @@ from abs_lab.runs.forks import fork
 from abs_lab.runs.runner import Run, run
 from abs_lab.runs import storage
 from abs_lab.runs.storage import Busy, Lease
+from abs_lab.runs.settings import settings as settings_now
 from abs_lab.runs.table import Runs
 from abs_lab.runs.checkpoints import load_tree, save_tree
+from abs_lab.studies import campaign
 from abs_lab.studies.results import steps_done
 from abs_lab.studies.catalogue import STUDIES
 from abs_lab.studies.status import survey
@@ -139,6 +141,20 @@ def test_bad_configurations(text, words, command, tmp_path):
     (tmp_path/"config.json").write_text(text)
     refused(command("runs", tmp_path/"config.json", tmp_path/"x"), *words)
     assert not (tmp_path/"x").exists()
+
+
+def test_a_folder_in_ones_home_is_found_where_the_shell_leaves_its_sign(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path/"me"))
+    for argv in (["merge", "~/results"], ["runs", "~/results", "~/x"]): refused(command(*argv), f"{tmp_path}/me/results")
+    assert campaign.main(["quick", "--scale", "smoke", "--out=~/results", "--dry-run"]) == 0 and not Path("~").exists()
+
+
+def test_a_pipe_in_place_of_the_settings_is_not_waited_for(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path/"settings.ini")
+    monkeypatch.chdir(tmp_path)
+    signal.alarm(20)
+    settings_now()
+    signal.alarm(0)
 
 
 def test_missing_arguments_and_files(command, tmp_path):

@@ -7,6 +7,7 @@ __all__ = ['main']
 
 # %% ../../nbs/runs/13_main.ipynb #345e3938
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def main(
     plain_terminal()
     try:
         if len(argv) != 2: raise AbsLabError("usage: python -m abs_lab.runs CONFIG.json DIR")
+        argv = [*map(os.path.expanduser, argv)]
         try: found = read_json(Path(argv[0]), dict)
         except AbsLabError as e: raise AbsLabError(f"{argv[0]} cannot be read as parameters: {e}") from e
         if found is None: raise AbsLabError(f"{argv[0]} cannot be read as parameters: there is no such file")

@@ -307,7 +307,7 @@ def main(
     parser.add_argument("study", help=f"{', '.join(STUDIES)}, or module:Name")
     parser.add_argument("--scale", default="cpu", help="one of the study's scales (default: cpu)")
     parser.add_argument("--budget", default="9m", help="time to use, from when the program is loaded (default: 9m)")
-    parser.add_argument("--out", type=Path, required=True, help="folder of results and unfinished runs; bring it again and they go on")
+    parser.add_argument("--out", type=lambda text: Path(os.path.expanduser(text)), required=True, help="folder of results and unfinished runs; bring it again and they go on")
     parser.add_argument("--jobs", type=int, default=0, help="runs at once (default: the jobs setting, or as many as raise the total speed)")
     parser.add_argument("--dry-run", action="store_true", help="list the runs in order, and what is done")
     args = parser.parse_args(argv)
