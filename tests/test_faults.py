@@ -10,11 +10,11 @@ from abs_lab import cli
 from abs_lab.runs import __main__ as program
 from abs_lab.runs.config import configure
 from abs_lab.core.interfaces import AbsLabError
+from abs_lab.reports import others
 from abs_lab.runs.forks import fork
 from abs_lab.runs.runner import Run, run
 from abs_lab.runs import storage
 from abs_lab.runs.storage import Busy, Lease
-from abs_lab.runs.settings import settings as settings_now
 from abs_lab.runs.table import Runs
 from abs_lab.runs.checkpoints import load_tree, save_tree
 from abs_lab.studies import campaign
@@ -149,11 +149,14 @@ def test_a_folder_in_ones_home_is_found_where_the_shell_leaves_its_sign(command,
     assert campaign.main(["quick", "--scale", "smoke", "--out=~/results", "--dry-run"]) == 0 and not Path("~").exists()
 
 
-def test_a_pipe_in_place_of_the_settings_is_not_waited_for(tmp_path, monkeypatch):
+def test_settings_that_are_a_pipe_and_folders_that_are_a_link_to_themselves(command, tmp_path, monkeypatch):
     os.mkfifo(tmp_path/"settings.ini")
+    (tmp_path/"loop").symlink_to("loop")
     monkeypatch.chdir(tmp_path)
-    signal.alarm(20)
-    settings_now()
+    for key in ("RUNS", "REPORTS"): monkeypatch.setenv(f"ABS_LAB_{key}_DIR", "loop")
+    signal.alarm(60)
+    assert command("status")[0] == command("verify")[0] == 0
+    with pytest.raises(AbsLabError, match="loop cannot be read"): others.lay(["loop"], tmp_path, ["CartPole-v1"])
     signal.alarm(0)
 
 

@@ -7,7 +7,6 @@ __all__ = ['CLAIMS', 'HEAD', 'LIST', 'Claim', 'Data', 'not_tested', 'settled', '
            'beats_schedules', 'adaptivity', 'larger_networks', 'with_ppo', 'with_btr', 'told', 'markdown', 'index']
 
 # %% ../../nbs/reports/07_claims.ipynb #ff787233
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,12 @@ from pathlib import Path
 import numpy as np
 
 # %% ../../nbs/reports/07_claims.ipynb #b989e9ac
-from ..core.interfaces import AbsLabError
+from ..core.interfaces import AbsLabError, warn
 from ..core.text import in_markdown, joined, tag
 from . import figures, pages, sentences
 from .primary import PRIMARIES, answer, contrast_in_words
 from .stats import MIN_SEEDS
+from ..runs.storage import read_json
 from ..studies.catalogue import STUDIES
 
 # %% ../../nbs/reports/07_claims.ipynb #03fb8b1d
@@ -259,7 +259,8 @@ def index(
     root, rows = Path(reports_dir), []
     order = [*STUDIES]
     for path in sorted(root.glob("*/summary.json"), key=lambda path: (order.index(path.parent.name) if path.parent.name in order else len(order), path)):
-        said = json.loads(path.read_text(encoding="utf-8"))
+        try: said = read_json(path, dict(question=str, verdict=str, scale=str))
+        except AbsLabError as e: warn(f"passed over: {e}", stacklevel=2); continue
         picture = next((p for p in (path.with_name("first.svg"), path.with_name("pairs.svg"), *sorted(path.parent.glob("final-*.svg"))) if p.exists()), None)
         rows.append(tag("section", tag("h3", tag("a", path.parent.name, href=f"{path.parent.name}/index.html"), f": {said['question']}"), tag("p", said["verdict"]), tag("p", tag("small", said["scale"])),
                         tag("a", tag("img", src=f"{path.parent.name}/{picture.name}", alt=f"Figure of {path.parent.name}", loading="lazy"), href=f"{path.parent.name}/index.html") if picture else ""))

@@ -20,6 +20,7 @@ from ..core.text import in_csv
 from . import sentences
 from .pages import TEMPLATE, _replace, finished
 from ..runs.settings import settings
+from ..runs.storage import contents
 
 # %% ../../nbs/reports/08_export.ipynb #6fa801ec
 def page_of(
@@ -32,6 +33,12 @@ def page_of(
     there = sorted({p.parent.name for p in reports.glob("*/index.html")} | {p.parent.parent.name for p in root.glob("*/report/index.html")})
     raise AbsLabError(f"there is no report of {quoted(study)} in {root} or {reports}; there are {', '.join(there) or 'none'}. abs-lab reproduce STUDY makes one")
 
+def _blocks(page):
+    "The figures and tables of a page, as HTML."
+    return re.findall(r"<figure>(.*?)</figure>", (contents(page) or b"").decode(errors="replace"), flags=re.S)
+
+def _damaged(page, what): return AbsLabError(f"{what} in {page} cannot be read: the page was changed since it was made. abs-lab reproduce makes it again")
+
 def _text(part) -> str: return html.unescape(re.sub(r"<[^>]*>", "", part)).replace("\u00a0", " ").strip()
 
 def figures_of(
@@ -39,12 +46,14 @@ def figures_of(
 ) -> list:         # (caption, figure), in the order of the page
     "The figures of a page."
     out = []
-    for block in re.findall(r"<figure>(.*?)</figure>", page.read_text(encoding="utf-8"), flags=re.S):
+    for block in _blocks(page):
         if not (call := re.search(r'draw\("figure-\d+", ', block)): continue
-        data, end = json.JSONDecoder().raw_decode(block, call.end())
-        layout, _ = json.JSONDecoder().raw_decode(block, end + len(", "))
         caption = re.search(r"<figcaption>(.*?)</figcaption>", block, flags=re.S)
-        out.append((_text(caption[1]) if caption else "", go.Figure(data, dict(template=TEMPLATE) | layout)))
+        try:
+            data, end = json.JSONDecoder().raw_decode(block, call.end())
+            layout, _ = json.JSONDecoder().raw_decode(block, end + len(", "))
+            out.append((_text(caption[1]) if caption else "", go.Figure(data, dict(template=TEMPLATE) | layout)))
+        except (ValueError, TypeError, RecursionError): raise _damaged(page, f"figure {len(out) + 1}") from None
     return out
 
 FIGURES = {"pairs": "How often a run", "final": "Greedy evaluation", "curves": "Return of the training", "motion": "Left: "}  # name -> how its caption begins
@@ -68,11 +77,12 @@ def tables_of(
 ) -> dict:         # name -> text tables: one, or one a task
     "The tables of a page: by their names in TABLES, the others by their number among the page's tables."
     out: dict = {}
-    for i, block in enumerate(re.findall(r"<figure>((?:(?!</figure>).)*?<table.*?)</figure>", page.read_text(encoding="utf-8"), flags=re.S), 1):
+    for i, block in enumerate((block for block in _blocks(page) if "<table" in block), 1):
         caption = re.search(r"<figcaption>(.*?)</figcaption>", block, flags=re.S)
         name = next((name for name, words in TABLES.items() if caption and _text(caption[1]).startswith(words)), str(i))
         rows = [[_text(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, flags=re.S)] for row in re.findall(r"<tr>(.*?)</tr>", block, flags=re.S)]
-        out.setdefault(name, []).append(pd.DataFrame(rows[1:], columns=rows[0]))
+        try: out.setdefault(name, []).append(pd.DataFrame(rows[1:], columns=rows[0]))
+        except (ValueError, IndexError): raise _damaged(page, f"the table {name}") from None
     return out
 
 def curves_of(

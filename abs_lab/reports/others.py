@@ -8,6 +8,7 @@ __all__ = ['STEPS', 'RETURNS', 'MARK', 'POINTS', 'read', 'laid', 'lay', 'until',
 # %% ../../nbs/reports/04_others.ipynb #4fecb1ab
 import io
 import json
+import os
 import re
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def _rows(path, metric) -> pd.DataFrame:
 def _tensorboard(folder, metric) -> pd.DataFrame:
     "The rows of all event files below a folder."
     files = sorted({file.parent for file in folder.rglob("*tfevents*")})
+    if odd := [str(file) for file in folder.rglob("*tfevents*") if not file.is_file()]: raise AbsLabError(f"{odd[0]} is not a regular file")
     if not files: raise AbsLabError(f"{folder} has no event file of TensorBoard (*tfevents*) in it")
     try: from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     except ImportError: raise AbsLabError("logs of TensorBoard need its own reader: pip install 'abs_lab[tensorboard]'") from None
@@ -153,7 +155,7 @@ def lay(
     if task: choose("task of the study", task, tasks)
     new: dict = {}
     for file in map(Path, files):
-        name = re.sub(r"\W+", "-", file.resolve().stem).strip("-") or "curves"
+        name = re.sub(r"\W+", "-", Path(os.path.realpath(file)).stem).strip("-") or "curves"
         if name in new: raise AbsLabError(f"two of the files are called {name}: rename one")
         new[name] = read(file, task, metric)
         for params in (curve["params"] for curve in new[name]):

@@ -8,6 +8,7 @@ __all__ = ['TEMPLATE', 'CONFIG', 'CSS', 'PAGE', 'FIGURES', 'READING', 'UNLABELLE
 
 # %% ../../nbs/reports/05_pages.ipynb #25a00002
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from ..runs.provenance import differences
 from .stats import ATARI_SCORES
 from ..runs.registry import built_in, find
 from ..studies.catalogue import find_study
-from ..runs.storage import replacing
+from ..runs.storage import contents, replacing
 
 # %% ../../nbs/reports/05_pages.ipynb #e87ad727
 def _inline(text) -> Markup:
@@ -163,10 +164,12 @@ def report(
 ) -> Path:              # the file written
     "Write a report that opens without a network."
     path = Path(path)
-    script, shared = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js").read_bytes(), path.resolve().parent.parent / "plotly.min.js"
+    script, shared = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js").read_bytes(), Path(os.path.realpath(path.parent)).parent / "plotly.min.js"
+    try: there = contents(shared, 0, 300) or b""
+    except AbsLabError: there = b""  # no file of its own: it is replaced
     figs = [b for b in (block[0] if isinstance(block, tuple) else block for block in blocks) if isinstance(b, go.Figure)]
     enough = [_version(script)] + [f"basic {_version(script)}"] * all(t.type in ("scatter", "bar") for fig in figs for t in fig.data)
-    if not shared.exists() or _version(shared.read_bytes()) not in enough: _replace(shared, script)
+    if _version(there) not in enough: _replace(shared, script)
     body = "\n".join(_block(block, number) for number, block in enumerate(blocks, 1))
     head = FIGURES.format(template=to_json_plotly(TEMPLATE), config=to_json_plotly(CONFIG))
     _replace(path, PAGE.format(title=escaped(title), css=CSS, body=head + body).encode())

@@ -8,6 +8,7 @@ __all__ = ['STILL', 'Session']
 # %% ../../nbs/runs/11_session.ipynb #f896da42
 import atexit
 import math
+import os
 import threading
 import time
 import traceback
@@ -70,7 +71,7 @@ class _Held:
 
     def _works_in(self, dir):
         "Whether it writes in a folder, or is about to."
-        return self.alive and self.state not in ("stopped", "finished", "failed") and self.dir.resolve() == dir.resolve()
+        return self.alive and self.state not in ("stopped", "finished", "failed") and os.path.realpath(self.dir) == os.path.realpath(dir)
 
     @property
     def present(self) -> RunConfig:  # parameters

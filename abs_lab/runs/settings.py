@@ -60,4 +60,4 @@ def settings() -> dict:  # every key of DEFAULTS, in its type; folders as absolu
         except ValueError as e: raise AbsLabError(f"setting {key} must be of type {type(DEFAULTS[key]).__name__}, not {quoted(value)}") from e
     at_least(taken := SimpleNamespace(**out), threads=0, jobs=0, cpus_per_run=0, gpus_per_run=0, checkpoint_seconds=0)
     at_most(taken, threads=MOST_THREADS, jobs=2**16)
-    return out | {k: str((root / out[k]).resolve()) for k in FOLDERS}
+    return out | {k: os.path.realpath(root / out[k]) for k in FOLDERS}
