@@ -41,7 +41,7 @@ def invented(point, config, level):
     size = [config.controller.smallest + int(s * (config.controller.largest - config.controller.smallest)) for s in share]
     steps = [int(s * config.total_steps) for s in share]
     gradient = [int(s * config.total_steps * 4 * 2 / (32 * config.env.num_envs)) + 1 for s in share]
-    curve = dict(step=steps, gradient_steps=gradient, size=size, epochs=[2] * n, seconds=[s / 1e4 for s in steps],
+    curve = dict(step=steps, gradient_steps=gradient, size=size, epochs=[2] * n, seconds=(7 * share).tolist(),
                  signal=(SCALES_OF_SIGNALS[figures.unit(dict(params=config.flat(), curve={}))] * np.clip(0.5 - 0.3 * share + rng.normal(0, 0.05, n), 0.01, 1)).tolist(), thresholds=None)
     curve["return"] = [None, *(level + 100 * share + rng.normal(0, 9, n))[1:].tolist()]
     for name in ("dormant", "rank", "weight_norm") if config.controller.smallest < 64 else ():  # too few updates to measure them
@@ -50,7 +50,7 @@ def invented(point, config, level):
     atari = config.env.env_id in stats.ATARI_SCORES
     result = dict(status="finished", steps=config.total_steps, updates=n, gradient_steps=gradient[-1], measurements=n, seconds=7.0, train_return=1.0, episodes=3 * n,
                   mean_size=float(np.mean(size)), final_size=size[-1], frames=4 * config.total_steps if atari else None, eval=dict(mean=float(level + rng.normal(0, 30))),
-                  commit="0" * 12, versions=dict(python="3"), hardware=dict(cpu="an invented one"), device="cpu")
+                  commit="0" * 12, versions=dict(python="3", torch="2"), hardware=dict(cpu="an invented one", cores=2), device="cpu")
     return dict(id=config.id, params=config.flat() | dict(arm=point["arm"]), result=result, curve=curve, schedule=dict(ends=steps, sizes=size))
 
 

@@ -66,7 +66,7 @@ def in_markdown(
     "A value as text in a table of Markdown."
     text = html.escape(re.sub(r"\s", " ", printable(value)), quote=False)
     text = re.sub(r"([\\`*|]|(?<=\])\()", r"\\\1", text)
-    return re.sub(r"(?<=\w):(?=//)|(?<=www)\.|@", lambda found: f"&#{ord(found[0])};", text, flags=re.I)  # else an address becomes a link
+    return re.sub(r"(?<=\w):(?=//)|(?<=www)\.|[@$]", lambda found: f"&#{ord(found[0])};", text, flags=re.I)  # else an address becomes a link
 
 def in_csv(
     value,     # anything
