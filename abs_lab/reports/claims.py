@@ -118,7 +118,7 @@ def motion_falls(
     verdict = "supported" if all(clear) else "supported in part" if any(clear) else "not supported"
     where = {True: [], False: []}
     for (study, task, *_), is_clear in zip(constant, clear): where[is_clear].append(f"{task} ({study})")
-    sentence = "At a constant learning rate divergence falls" + (f" on {', '.join(where[True])}" if where[True] else " nowhere") + (f", and not on {', '.join(where[False])}" if where[False] else "") + "; under a falling rate it falls " + ("in every run." if all(fell == n for _, _, falling, fell, n, _, _ in found if falling) else "in most runs.")
+    sentence = "At a constant learning rate divergence falls" + (f" on {', '.join(where[True])}" if where[True] else " nowhere") + (f", and in fewer than four fifths of the runs on {', '.join(where[False])}" if where[False] else "") + "; under a falling rate it falls " + ("in every run." if all(fell == n for _, _, falling, fell, n, _, _ in found if falling) else "in most runs.")
     details = [f"{study}, {task}, {'falling' if falling else 'constant'} rate: it fell in {fell} of {n} runs, from {early:.3g} in the first quarter after exploration has settled to {late:.3g} in the last." for study, task, falling, fell, n, early, late in found]
     for task, group in figures.by_task(data["why"]).items():
         arms = figures.by_arm(group)
