@@ -54,8 +54,8 @@ class EnvConfig:
     change_every: int = 0              # steps of the run, on average, after which every discrete action means the next one, again and again (0: never)
     max_episode_steps: int = 0         # steps after which an episode is cut off (0: the environment's own limit)
     minatar_sticky: float = 0.1        # MinAtar: chance that the game repeats the previous action instead, 0 to 1
-    env_options: tuple[str, ...] = ()  # what the environment is made with, each name=value (from Python also a dict): enable_wind=True
-    wrappers: tuple[str, ...] = ()     # Gymnasium's wrappers or module:Name, the innermost first, arguments in brackets: ResizeObservation(shape=(84, 84))
+    env_options: tuple[str, ...] = ()  # arguments that the environment is made with, such as LunarLander's enable_wind: each a name, an equals sign and a value (from Python also a dict)
+    wrappers: tuple[str, ...] = ()     # Gymnasium's wrappers or module:Name, the innermost first, arguments in brackets: ResizeObservation((84, 84))
     action_bounds: str = "clip"        # continuous actions lie within the environment's bounds (clip), or between -1 and 1, which is mapped to them (map)
     same_step_reset: bool = False      # Gymnasium: the step that ends an episode returns the next one's first observation, so that no row is lost to the reset
 
