@@ -407,12 +407,13 @@ def invent(arm, seed, points=60, **result):
     sizes = [16 + 32 * i // points for i in range(points)] if "16–64" in arm or "→" in arm else [size] * points
     gradient = (step * (0.008 if size == 16 else 0.004)).astype(int).tolist()
     curve = {"step": step.tolist(), "return": [None, *rng.normal(100, 30, points - 1).tolist()], "signal": rng.uniform(0.1, 0.4, points).tolist(),
-             "size": sizes, "gradient_steps": gradient, "seconds": (step / 10_000).tolist(), "thresholds": [0.05, 0.95] if "ABS" in arm else None}
+             "size": sizes, "epochs": [2] * points, "gradient_steps": gradient, "seconds": (step / 10_000).tolist(), "thresholds": [0.05, 0.95] if "ABS" in arm else None}
     final = dict(status="finished", steps=400_000, updates=400, gradient_steps=gradient[-1], seconds=40.0, measurements=200, mean_size=float(np.mean(sizes)),
-                 final_size=sizes[-1], train_return=90.0, eval=dict.fromkeys(("mean",), score := float(rng.normal(100, 30))) | {"returns": [score]}, commit="abc", frames=None,
-                 versions={"torch": "2.13.0"}, hardware={"cpu": "invented", "cores": 2, "gpu": None})
+                 final_size=sizes[-1], train_return=90.0, episodes=900, eval=dict.fromkeys(("mean",), score := float(rng.normal(100, 30))) | {"returns": [score]}, commit="abc", frames=None,
+                 versions={"python": "3.11", "torch": "2.13.0"}, hardware={"cpu": "invented", "cores": 2, "gpu": None})
     name, controller = re.sub(r"\W+", "-", arm), {"ABS": "abs", "ramp": "ramp"}.get(arm.split()[0], "fixed")
-    return {"id": f"{name}-s{seed}", "params": dict(arm=arm, seed=seed, env_id="LunarLander-v3", total_steps=400_000, num_envs=64, controller=controller, size=size) | (dict(low=0.05, high=0.95) if "ABS" in arm else {}), "result": final | result, "curve": curve}
+    return {"id": f"{name}-s{seed}", "params": dict(arm=arm, seed=seed, agent="pqn", env_id="LunarLander-v3", total_steps=400_000, num_envs=64, controller=controller, size=size) | (dict(low=0.05, high=0.95) if "ABS" in arm else {}), "result": final | result, "curve": curve,
+            "schedule": dict(ends=step.tolist(), sizes=sizes)}
 
 
 def study(seeds, **kw):
