@@ -158,7 +158,7 @@ class _Budget:
         self.waiting = sorted((t for t in tasks if not t.finished), key=lambda t: t.steps == 0)
         self.running, self.finished, self.stopped, self.failed = [], [], [], []
         self.jobs = self.most = jobs or first_guess()
-        self.settled, self.total, self.memory = bool(jobs), 0.0, free_memory()
+        self.settled, self.total, self.memory, self.device = bool(jobs), 0.0, free_memory(), device_of(settings()["device"])
         out.mkdir(parents=True, exist_ok=True)
         self.earlier = [c for c in (Cost(**{k: row[k] for k in Cost._fields}) for row in read_jsonl(out / "costs.jsonl", COST)) if c.hardware == provenance()["hardware"]]
         self.now, self.asked = [], float("inf")  # what runs of this call took; when the jobs were asked to stop
@@ -192,8 +192,7 @@ class _Starting(_Budget):
 
     def _has_memory(self, task):
         "Whether what was free at the beginning holds one more run, with all that it and those at work will take."
-        device = device_of(settings()["device"])
-        return not self.running or sum(memory_of(t.config, device) for t in (task, *(j.task for j in self.running))) <= self.memory
+        return not self.running or sum(memory_of(t.config, self.device) for t in (task, *(j.task for j in self.running))) <= self.memory
 
     def _start(self):
         "Start what fits, up to the number of jobs at once."
