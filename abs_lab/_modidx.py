@@ -1245,6 +1245,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'abs_lab.reports.others._last_fifth': ( 'reports/others.html#_last_fifth',
                                                                                 'abs_lab/reports/others.py'),
                                         'abs_lab.reports.others._number': ('reports/others.html#_number', 'abs_lab/reports/others.py'),
+                                        'abs_lab.reports.others._numbered': ('reports/others.html#_numbered', 'abs_lab/reports/others.py'),
                                         'abs_lab.reports.others._rows': ('reports/others.html#_rows', 'abs_lab/reports/others.py'),
                                         'abs_lab.reports.others._tensorboard': ( 'reports/others.html#_tensorboard',
                                                                                  'abs_lab/reports/others.py'),

@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import tempfile
+import textwrap
 from dataclasses import asdict, field, make_dataclass
 from functools import partial
 from pathlib import Path
@@ -130,10 +131,11 @@ def _dashboard(argv):
 
 # %% ../nbs/cli.ipynb #25e00002
 def _reproduce_flags():
-    parser = argparse.ArgumentParser("abs-lab reproduce", description="Train what is missing of a study, one process a run, and write its report. "
-                                     "The same command goes on after any interruption. Times are written 90s, 9m, 1.5h or 2d.", epilog="example: abs-lab reproduce quick --seeds 2 --jobs 2")
+    listed = "\n".join(textwrap.fill(s.question, 79, initial_indent=f"  {s.name:<14}", subsequent_indent=" " * 16) for s in STUDIES.values())
+    parser = argparse.ArgumentParser("abs-lab reproduce", formatter_class=argparse.RawDescriptionHelpFormatter, epilog=f"studies:\n{listed}\n\nexample: abs-lab reproduce quick --seeds 2 --jobs 2",
+                                     description="Train what is missing of a study, one process a run, and write its report.\nThe same command goes on after any interruption. Times are written 90s, 9m, 1.5h or 2d.")
     add = parser.add_argument
-    add("study", help="; ".join(f"{s.name}: {s.question}" for s in STUDIES.values()) + " Or module:Name, a study of your own")
+    add("study", help="one of those below, or module:Name, a study of your own")
     add("--scale", default="cpu", help="cpu (the study's own size; default), smoke (minutes), or another that the study names")
     add("--seeds", type=int, help="seeds of every arm, instead of the study's own number")
     add("--jobs", type=int, default=0, help="runs at once (default: the jobs setting, or one per core; with ray, as many as the cluster has room for)")
@@ -168,7 +170,7 @@ def _dry_run(work, jobs):
         say(f"  {f'{min(step / config.total_steps, 1):4.0%} done' if step else 'to train '} {config.id}  {point['arm']}  ({_cost_of([seconds], [size])})")
     say(f"{work.study.name}: {len(times)} of {len(work.grid)} runs to train into {work.runs_dir}")
     if work.later: say(f"and {len(work.later)} more that replay others, when those are finished")
-    if times: say(f"expected: {_cost_of(times, sizes, jobs)}" + f" with {jobs} at once" * (jobs > 1) + " (some as recorded on other hardware or of another task)" * foreign)
+    if times: say(f"expected: {_cost_of(times, sizes, jobs)}" + f" with {jobs} at once" * (jobs > 1 and any(times)) + " (some as recorded on other hardware or of another task)" * foreign)
 
 def _cost_of(times, sizes, jobs=1):
     "What runs will cost together, for people; `None` is a run of which nothing is known."

@@ -75,6 +75,15 @@ def test_logs_of_tensorboard(tmp_path, monkeypatch):
     with pytest.raises(AbsLabError, match="no event file"): others.read(QUICK)
 
 
+@pytest.mark.parametrize("names, arms", [(["PPO_1", "PPO_2", "PPO_3"], {"PPO": [1, 2, 3]}), (["theirs__0", "theirs__1"], {"theirs": [0, 1]}), (["dqn_16", "dqn_64"], {"dqn_16": [0], "dqn_64": [0]}),
+                                          (["a/dqn 1", "a/dqn 2", "sac"], {"a/dqn": [1, 2], "sac": [0]}), (["dqn_7"], {"dqn_7": [0]})])
+def test_runs_that_differ_in_a_last_number_are_seeds_of_one_arm(names, arms, tmp_path, monkeypatch):
+    monkeypatch.setattr(others, "_tensorboard", lambda folder, metric: others.pd.DataFrame([dict(step=step, value=1.0, run=name) for name in names for step in (0, 10)]))
+    found = {}
+    for curve in others.read(tmp_path): found.setdefault(curve["params"]["arm"], []).append(curve["params"]["seed"])
+    assert found == arms
+
+
 def test_logs_that_tensorboard_itself_wrote(tmp_path):
     pytest.importorskip("tensorboard")
     from torch.utils.tensorboard import SummaryWriter

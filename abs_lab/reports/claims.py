@@ -266,7 +266,7 @@ def index(
                         tag("a", tag("img", src=f"{path.parent.name}/{picture.name}", alt=f"Figure of {path.parent.name}", loading="lazy"), href=f"{path.parent.name}/index.html") if picture else ""))
     table = tag("div", tag("table", tag("thead", tag("tr", *(tag("th", name) for name in ("Claim of the paper", "Verdict", "In one sentence")))),
                 tag("tbody", *(tag("tr", tag("td", claim.claim), tag("td", tag("strong", verdict)), tag("td", sentence)) for claim, verdict, sentence, _ in found))), class_="table")
-    body = joined(tag("p", "What the paper claims, and what the runs in this folder show. Details: ", tag("a", "CLAIMS.md", href="CLAIMS.md"), ". How closely the agents agree with their authors' code: ", tag("a", "one table", href="../benchmarks/results/faithfulness.md"), "."), table, tag("h2", "Studies"), *rows, by="\n")
+    body = joined(tag("p", "What the paper claims, and what the runs in this folder show. Details: ", tag("a", "CLAIMS.md", href="CLAIMS.md"), ". How closely the agents agree with their authors' code: ", tag("a", "one table", href="../benchmarks/results/faithfulness.md"), "."), table, tag("h2", "Studies"), tag("p", "Of each its question, its verdict, and one figure (of the pairs of arms the first six); its page has the rest."), *rows, by="\n")
     page = pages.PAGE.format(title="Adaptive Batch Scaling: what was found", css=pages.CSS + LIST, body=body)
     pages._replace(root / "index.html", page.encode())
     return root / "index.html"

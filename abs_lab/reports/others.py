@@ -35,6 +35,13 @@ def _about(name) -> dict:
     found = re.search(r"[\W_]*\bseed[\W_]*(\d+)|[\W_]+seed[\W_]*(\d+)", name, flags=re.I)
     return dict(arm=(name[:found.start()] + name[found.end():]).strip(" -_/.") or name, seed=int(found[1] or found[2])) if found else dict(arm=name, seed=0)
 
+def _numbered(names) -> dict:
+    "Arm and seed of the runs whose names differ in a last number alone, without a gap."
+    counted: dict = {}
+    for name in {*names}:
+        if _about(name)["arm"] == name and (found := re.fullmatch(r"(.*\w)[\W_]+(\d{1,3})", name)): counted.setdefault(found[1].rstrip(" -_/."), {})[int(found[2])] = name
+    return {name: dict(arm=arm, seed=seed) for arm, runs in counted.items() if len(runs) > 1 and max(runs) - min(runs) == len(runs) - 1 for seed, name in runs.items()}
+
 def _column(columns, given, usual, what, where) -> str:
     "The column that is asked for, or the first of the usual ones."
     if given: return choose(f"column of {what} in {where}", given, columns)
@@ -111,7 +118,10 @@ def read(
     "Curves of others, from a file or a folder."
     path = Path(path)
     rows = (_tensorboard if path.is_dir() else _rows)(path, metric).reset_index(drop=True)
-    if "run" in rows: rows = rows.join(pd.DataFrame([_about(run) for run in rows.pop("run")]).drop(columns=[c for c in ("seed", "env_id") if c in rows], errors="ignore"))
+    if "run" in rows:
+        names = rows.pop("run")
+        counted = _numbered(names)
+        rows = rows.join(pd.DataFrame([counted.get(name) or _about(name) for name in names]).drop(columns=[c for c in ("seed", "env_id") if c in rows], errors="ignore"))
     rows = rows.assign(step=_number(rows, "step", path), value=_number(rows, "value", path), seed=_number(rows, "seed", path) if "seed" in rows else 0).dropna(subset=["step", "value"])
     if (bad := rows.query("step < 0 or seed < 0 or seed % 1 != 0 or seed != seed")).size: raise AbsLabError(f"row {bad.index[0] + 1} of {path}: step is {bad.step.iloc[0]:g} and seed {bad.seed.iloc[0]:g}; a step is 0 or more, a seed a whole number from 0 on")
     names = rows.assign(env_id=rows.get("env_id", pd.Series("", rows.index)).fillna("")).astype(dict(arm=str, env_id=str, seed=int))

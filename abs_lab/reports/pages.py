@@ -326,7 +326,7 @@ def study(
     found = sentences.matched(units, pairs)
     said = [*said, *(sentences.conclusion(pair) for pair in found[:1])]
     verdict = said[0] if said else "No pair of arms has runs yet."
-    differing, shared = (table.map(lambda text: text if len(text) <= 80 else f"{text[:77]}…") for table in sentences.parameters(runs))
+    differing, shared = (table.map(lambda text: text if len(text) <= (most := 20 if text.startswith("[") else 80) else f"{text[:most - 3]}…") for table in sentences.parameters(runs))
     turned = differing.set_index("Parameter").T.reset_index(names="Arm") if len(differing) else differing
     shown, theirs = sentences.task_table(runs) if table is None else table, figures.by_task(others.laid(report_dir))
     smoke = "**A smoke run: it shows that the chain works, and nothing about learning.**" if any(part.endswith("-smoke") for part in Path(report_dir).parts[-2:]) else ""
@@ -350,6 +350,6 @@ def study(
     tables(page, runs, [in_markdown(question), in_markdown(verdict), sentences.markdown(shown), captions["table"], sentences.markdown(what_was_run(runs))])
     summary(page, name, question, runs, verdict)
     for task, group in [*tasks.items()][:3]: static(figures.final(group), page.with_name(f"final-{task.replace('/', '-')}.svg"))
-    if found: static(comparisons.forest(units, pairs), page.with_name("pairs.svg"))
+    if found: static(comparisons.forest(units, [(pair.about, pair.arm, pair.other) for pair in found[:6]]), page.with_name("pairs.svg"))
     if figure: static(figure[0], page.with_name("first.svg"))
     return page
