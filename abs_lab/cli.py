@@ -22,7 +22,7 @@ from typing import Annotated
 
 # %% ../nbs/cli.ipynb #18a1e17c
 from .core.contract import python_path
-from .core.interfaces import AbsLabError, choose, quoted, shortened
+from .core.interfaces import AbsLabError, choose, in_words, quoted, shortened
 from .core.machine import allowed_cores, check_jobs
 from .core.text import plain_terminal, say
 from .runs.registry import find, names
@@ -368,6 +368,5 @@ def main(
     plain_terminal()
     if not argv or argv[0] in ("-h", "--help"): say(USAGE); return 0 if argv else 2
     try: return COMMANDS[choose("command", argv[0], COMMANDS)](argv[1:])
-    except AbsLabError as e: say(f"abs-lab: {e}", error=True); return 2
-    except OSError as e: say(f"abs-lab: {shortened(e.filename or 'the file system')}: {e.strerror or shortened(e)}", error=True); return 2  # a full disk, or a folder that may not be read
+    except (AbsLabError, OSError) as e: say(f"abs-lab: {in_words(e)}", error=True); return 2  # a full disk, or a folder that may not be read
     except KeyboardInterrupt: say("\ninterrupted; the same command goes on from the last checkpoint, if there is one yet", error=True); return 130

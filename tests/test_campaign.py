@@ -428,3 +428,14 @@ def test_the_study_can_be_named_and_an_empty_folder_is_refused(carried, capsys, 
     code, _, err = merge(capsys, "quik")
     assert code == 1 and "did you mean quick" in err
     assert cli.main(["merge", "nowhere"]) == 2 and "holds no result files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["out", "out/campaign", "out/costs.jsonl"])
+def test_what_is_no_file_or_no_folder_is_one_sentence(name, study, capsys):
+    study()
+    campaign.Path(name).parent.mkdir(exist_ok=True)
+    for put in (os.mkfifo, lambda p: os.symlink(p, p), lambda p: os.symlink("nowhere", p)):
+        put(name)
+        code, _, said = call(capsys)
+        assert code == 2 and said.startswith(f"abs_lab: {name}") and "Errno" not in said and call(capsys, "--dry-run")[0] == 0
+        os.unlink(name)

@@ -45,7 +45,7 @@ def nothing_waits(request):
     "A reader that waits for a pipe ends the test, and not the whole suite."
     def late(*_): raise TimeoutError("it hangs")
     before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(1_800 if request.node.get_closest_marker("long") else 120)
+    signal.alarm(600 if request.node.get_closest_marker("long") else 120)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
@@ -147,6 +147,19 @@ def test_a_damaged_file(which, file, damage, outcome, made, tmp_path):
     assert bool(said) == (outcome == BEFORE) == bool(events(dir, "fallback")), said
 
 
+@pytest.mark.parametrize("name", ["steps.jsonl", "events.jsonl", "actions-0", "checkpoint.safetensors"])
+def test_what_cannot_be_read_just_now_is_not_called_damaged(name, made, tmp_path, monkeypatch):
+    shutil.copytree(made/"killed", tmp_path/"x")
+    real, before = os.open, {p.name: p.read_bytes() for p in (tmp_path/"x").iterdir()}
+    def refuse(path, *args): return real(path, *args) if not str(path).endswith(name) else (_ for _ in ()).throw(OSError(5, "Input/output error", str(path)))
+    with monkeypatch.context() as m:
+        m.setattr("abs_lab.runs.storage.os.open", refuse)
+        for use in (lambda: run(configure(**SMALL), tmp_path/"x"), lambda: fork(tmp_path/"x", tmp_path/"fork")):
+            with pytest.raises(AbsLabError, match=f"{name} cannot be read: Input/output error") as e: use()
+            assert "delete" not in str(e.value) and "damaged" not in str(e.value)
+    assert {p.name: p.read_bytes() for p in (tmp_path/"x").iterdir() if p.name in before and p.name not in ("config.json", "lock")} == {n: t for n, t in before.items() if n not in ("config.json", "lock")}
+
+
 def test_two_damaged_checkpoints_are_refused_and_an_unreadable_one_is_not_called_damaged(made, tmp_path, monkeypatch):
     dir = tmp_path/"x"
     shutil.copytree(made/"killed", dir)
@@ -225,13 +238,13 @@ def test_a_parameters_file_is_compared_with_its_checksum(made, tmp_path, capsys)
     assert program.main([str(tmp_path/"c.json"), str(tmp_path/"x")]) == 2 and "cannot be read as parameters" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("where", ["tensor", "array", "buffer", "held"])
+@pytest.mark.parametrize("where", ["tensor", "array", "buffer", "held", "list", "scalar"])
 def test_a_checkpoint_never_holds_what_is_no_number(where, tmp_path):
     r = Run(configure(**SMALL), tmp_path)
     next(iter(r.steps()))
     r.checkpoint()
     state = r.agent.state_dict
-    nan = {"tensor": torch.tensor([float("nan")]), "array": np.array([np.nan]), "buffer": {"running_mean": torch.full((3,), float("nan"))}, "held": [{"weight": torch.full((2, 2), float("nan"))}]}[where]
+    nan = {"tensor": torch.tensor([float("nan")]), "array": np.array([np.nan]), "buffer": {"running_mean": torch.full((3,), float("nan"))}, "held": [{"weight": torch.full((2, 2), float("nan"))}], "list": [[0.0, float("nan")]], "scalar": np.float32("nan")}[where]
     r.agent.state_dict = lambda: state() | dict(mine=nan)
     before = (tmp_path/"checkpoint.safetensors").read_bytes()
     with pytest.raises(AbsLabError, match="NaN"): r.checkpoint()
@@ -247,7 +260,7 @@ def test_a_damaged_result_is_made_again(made, tmp_path):
     assert_same_run(made/"killed whole", dir)
 
 
-@pytest.mark.parametrize("damage", [digit, line_out, lambda p: rows_left(3)(p), append(b'{"size": 1}\n'), cut_to(0.5)])
+@pytest.mark.parametrize("damage", [digit, line_out, lambda p: rows_left(3)(p), append(b'{"size": 1}\n'), cut_to(0.5), lambda p: p.write_bytes(p.read_bytes().replace(b"\n", b"\r\n"))])
 def test_a_damaged_log_of_a_finished_run_is_not_reported(damage, made, tmp_path):
     dir = tmp_path/"x"
     shutil.copytree(made/"killed whole", dir)
@@ -334,6 +347,7 @@ LISTS = ("status", "command", "verify", "steps_done", "last_words", "browser", "
 
 def look(dir, only=None, of=readers):
     "Ask every reader; only `AbsLabError` may come of it, and nothing at all from what lists many folders."
+    signal.alarm(600)  # anew for each look: a test may take thousands
     for name, read in of(dir).items():
         if only and name not in only: continue
         try:
@@ -423,12 +437,18 @@ def test_a_link_in_place_of_a_worker_log_or_a_notebook_is_not_followed(tmp_path)
 def test_files_of_a_person_stay_and_those_of_a_kill_go(made, tmp_path):
     dir = tmp_path/"x"
     shutil.copytree(made/"replay", dir)
-    mine = ("actions-of-mine.txt", "replay-000000.bak", "replay-notes", "config.json.tmp", "checkpoint.safetensors.mine.tmp", "actions-1.txt")
+    mine = ("actions-of-mine.txt", "replay-000000.bak", "replay-notes", "config.json.tmp", "checkpoint.safetensors.mine.tmp", "actions-1.txt", "actions-٣")
     for name in mine: (dir/name).write_text("mine")
     for name in ("config.json.0123abcd.tmp", "checkpoint.safetensors.0123abcd.tmp"): (dir/name).write_text("half")
+    (dir/"actions-77").mkdir()
     run(configure(**REPLAY), dir)
     assert all((dir/name).read_text() == "mine" for name in mine) and not list(dir.glob("*.0123abcd.tmp"))
     assert_same_run(made/"replay whole", dir)
+
+
+def test_tensors_without_elements_are_kept(tmp_path):
+    save_tree(tmp_path/"a", dict(empty=torch.zeros(4, 0, dtype=torch.float64), none=torch.zeros(0, 3)))
+    assert {k: v.shape for k, v in load_tree(tmp_path/"a").items()} == dict(empty=(4, 0), none=(0, 3))
 
 
 def test_a_write_that_fails_leaves_nothing_behind(tmp_path):

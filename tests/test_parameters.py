@@ -110,6 +110,25 @@ def test_a_settings_value_is_not_repeated_at_length(key, tmp_path, monkeypatch):
         (tmp_path/"settings.ini").write_text(text)
         assert len(said(settings_)) < 900, text[:30]
 
+@pytest.mark.parametrize("text, wanted", [("\ufeff[abs_lab]\nthreads = 2\n", 2), ("[abs_lab]\rthreads = 2\r", 2), ("[DEFAULT]\nx = 1\n[abs_lab]\nthreads = 2\n", 2), ("[abs_lab]\nthreads =\n", 0), ("# [abs_lab]\n[theirs]\nx = 1\n", 0), ("[abs_laboratory]\n[x", 0),
+    ("[abs_lab]\nruns_dir = a\0b\n", "control"), ("[abs_lab]\nruns_dir = a\n  b\n", "control"), ("[abs_lab]\ndevice = \x1b[2J\n", "control"), ("[ABS_LAB]\nthreads = 2\n", "did you mean abs_lab"), ("[ abs-lab ]\n", "did you mean abs_lab"),
+    ("[abs_lab\n", "cannot be read"), ("[abs_lab]\nthreads = 1\n[abs_lab]\nthreads = 2\n", "already exists"), ("[abs_lab]\nthreads\n", "cannot be read"), ("[abs_lab]\ncpus_per_run = inf\n", "at most"), ("[abs_lab]\nruns_dir = é\n".encode("latin-1"), "cannot be read"),
+    ("[abs_lab]\nthreads = 2\n".encode("utf-16"), "cannot be read")], ids=lambda v: ascii(v)[:30])
+def test_a_settings_file_is_read_or_refused_and_never_passed_over(text, wanted, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ABS_LAB_THREADS", raising=False)
+    (tmp_path/"settings.ini").write_bytes(text if isinstance(text, bytes) else text.encode())
+    if isinstance(wanted, str): assert wanted in said(settings_)
+    else: assert settings_()["threads"] == wanted
+
+
+def test_a_working_directory_that_was_removed_is_one_sentence(tmp_path, monkeypatch, capsys):
+    (tmp_path/"gone").mkdir()
+    monkeypatch.chdir(tmp_path/"gone")
+    (tmp_path/"gone").rmdir()
+    assert cli.main(["status"]) == 2 and "the working directory was removed" in capsys.readouterr().err
+
+
 def test_nothing_that_somebody_gave_is_repeated_at_length(tmp_path, monkeypatch, capsys):
     (tmp_path/"lock").touch()
     (tmp_path/"lock.alive").write_text(f"another {LONG}")

@@ -98,10 +98,12 @@ def test_every_committed_file_holds_what_it_has_to():
     ("result.eval.num_envs", "x"), ("result.eval.episodes_per_env", 0), ("result.eval.epsilon", 2), ("result.eval.unfinished", math.nan), ("result.eval.unfinished", 10**6), ("result.eval.lengths", [5]), ("result.eval.lengths.0", "x"),
     ("result.eval.mine", math.nan), ("result.episodes", "many"), ("result.backend", 5), ("result.device", {}), ("params.distance", "made up"), ("params.distance", {}), ("params.per_step", math.nan), ("jobs", "x"), ("jobs", math.nan), ("jobs", 0),
     ("kinds.meter.quantity", math.nan), ("kinds.agent", dict(size=["L"], metrics={}, settable=[math.inf])), ("mine", math.nan), ("identity.format", 10**400), ("identity", [1]), ("kinds.meter", "x"), ("kinds.meter.signal", []), ("kinds.agent", {}), ("study", "../elsewhere"), ("id", "../../evil"), ("id", 7),
+    ("params.arm", "   "), ("params.", 1), ("params.a\nb", 1), ("curve.a\x1b", 1.0), ("result.measurements", 0), ("curve.size", 1), ("result.updates", 10**15), ("result.eval.lengths", [0]),
 ], ids=lambda v: v if isinstance(v, str) and "." in v else ascii(v)[:24] if v is not GONE else "gone")
 def test_what_cannot_be_drawn_or_does_not_follow_is_refused(small, tmp_path, at, value):
     if at == "params.distance": small = {k: v for k, v in small.items() if k != "kinds"}  # nothing but the distance names the signal
-    if at in ("curve.seconds", "curve.epochs", "curve.return") and value is not GONE: value = [value] * len(small["curve"]["step"])
+    if at in ("curve.seconds", "curve.epochs", "curve.return", "curve.a\x1b", "curve.size") and value is not GONE or at == "curve.signal" and value is None: value = [value] * len(small["curve"]["step"])
+    if at == "result.eval.lengths" and value == [0]: value = value * len(small["result"]["eval"]["returns"])
     bad = changed(small, [int(part) if part.isdigit() else part for part in at.split(".")], value)
     if "study" not in at: assert read(bad, tmp_path, small["id"]) is None
     (tmp_path/"in").mkdir()

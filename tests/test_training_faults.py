@@ -363,11 +363,17 @@ def test_the_rank_of_features_that_are_no_numbers_is_none():
 
 # -- cores, observations and pictures ----------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("given, wanted", [("2,1", 2), ("0", None), ("", None), ("x", None), (" 3 ", 3), ("-1", None)])
+@pytest.mark.parametrize("given, wanted", [("2,1", 2), ("0", None), ("", None), ("x", None), (" 3 ", 3), ("-1", None), ("9" * 5_000, None)])
 def test_a_number_of_threads_that_is_none_is_passed_over(given, wanted, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", given)
     assert cores() == (wanted or allowed_cores())
     VecEnvs(EnvConfig("CartPole-v1", num_envs=2)).close()
+
+
+@pytest.mark.parametrize("said, limit", [("garbage\n", ""), ("0::/a\n", "100000 0"), ("0::/a\n", "\0"), ("0::/a\n", "max 100000")])
+def test_a_control_group_that_says_nothing_sensible_is_no_limit(said, limit, tmp_path):
+    for path, text in {tmp_path/"proc"/"self"/"cgroup": said, tmp_path/"groups"/"a"/"cpu.max": limit}.items(): path.parent.mkdir(parents=True), path.write_text(text)
+    assert allowed_cores(tmp_path/"proc", tmp_path/"groups") == allowed_cores(tmp_path, tmp_path)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux confines a process to cores")
@@ -452,7 +458,7 @@ def drawn(tmp_path_factory):
 
 def image(value, dtype): return np.full((8, 8, 3), value, dtype)
 
-@pytest.mark.parametrize("picture, shown", [(image(0.5, np.float32), 127), (image(128, np.float64), 128), (image(128, np.int64), 128), (image(1, bool), 255), (image(300, np.int64), 255), (image(1, np.uint8), 1)],
+@pytest.mark.parametrize("picture, shown", [(image(0.5, np.float32), 127), (image(128, np.float64), 128), (image(128, np.int64), 128), (image(1, bool), 255), (image(300, np.int64), 255), (image(1, np.uint8), 1), (image(np.nan, np.float32), 0)],
                          ids=lambda v: f"{v.dtype} {v.flat[0]}" if hasattr(v, "dtype") else "")
 def test_a_picture_is_shown_as_what_it_means(picture, shown, drawn):
     from abs_lab.live.film import film

@@ -20,7 +20,7 @@ def _control_groups(proc, groups, resource):
     "The control groups of this process that limit a resource, the innermost first, and whether they are of version 1."
     try: lines = (proc / "self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError: return
-    for kinds, path in (line.split(":", 2)[1:] for line in lines):
+    for kinds, path in (line.split(":", 2)[1:] for line in lines if line.count(":") > 1):
         if kinds and resource not in kinds.split(","): continue
         own = groups / kinds / path.strip("/")
         yield from ((group, bool(kinds)) for group in (own, *own.parents) if group.is_relative_to(groups / kinds))
@@ -37,13 +37,13 @@ def allowed_cores(
         with contextlib.suppress(OSError, ValueError):  # a group that is not there, or without a limit
             said = [(group / f"cpu.{name}").read_text(encoding="utf-8") for name in (("cfs_quota_us", "cfs_period_us") if first else ("max",))]
             quota, period = map(int, " ".join(said).split())
-            if quota > 0: allowed = min(allowed, -(-quota // period))
+            if quota > 0 < period: allowed = min(allowed, -(-quota // period))
     return max(allowed, 1)
 
 def cores() -> int:  # 1 or more
     "The cores that this process is to use: OMP_NUM_THREADS, or those that it may."
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return min(int(asked), MOST_THREADS) if asked.isdecimal() and int(asked) else allowed_cores()
+    return min(int(asked), MOST_THREADS) if asked.isdecimal() and len(asked) < 20 and int(asked) else allowed_cores()
 
 # %% ../../nbs/core/02_machine.ipynb #7a97420c
 JOBS_A_CORE = 8

@@ -65,6 +65,7 @@ def _picture(envs):
     picture = np.asarray(None if rendered is None else rendered[0])
     if picture.ndim != 3 or picture.shape[2] != 3 or not picture.size or picture.dtype.kind not in "buif":
         raise AbsLabError(f"render() gave {'None' if picture.dtype == object else f'an array of {picture.dtype}, {picture.shape}'}; a picture [height, width, 3] is needed")
+    if picture.dtype.kind == "f": picture = np.nan_to_num(picture)
     if picture.dtype.kind in "bf" and picture.max() <= 1: picture = 255 * picture  # shares
     return picture.clip(0, 255).astype(np.uint8)
 

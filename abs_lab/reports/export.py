@@ -30,7 +30,7 @@ def page_of(
     root, reports = (Path(settings()[key]) for key in ("runs_dir", "reports_dir"))
     found = [path for path in (root / study / "report" / "index.html", reports / study / "index.html") if path.is_file()]
     if found: return found[0]
-    there = sorted({p.parent.name for p in reports.glob("*/index.html")} | {p.parent.parent.name for p in root.glob("*/report/index.html")})
+    there = sorted({p.parent.name for p in reports.glob("*/index.html") if p.is_file()} | {p.parent.parent.name for p in root.glob("*/report/index.html") if p.is_file()})
     raise AbsLabError(f"there is no report of {quoted(study)} in {root} or {reports}; there are {', '.join(there) or 'none'}. abs-lab reproduce STUDY makes one")
 
 def _blocks(page):

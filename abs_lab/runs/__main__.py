@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 # %% ../../nbs/runs/13_main.ipynb #0f32cea0
-from ..core.interfaces import AbsLabError, quoted
+from ..core.interfaces import AbsLabError, in_words, quoted
 from ..core.text import plain_terminal, say
 from .config import configure, recall
 from .runner import run, until_asked
@@ -35,8 +35,8 @@ def main(
         if not isinstance(params, dict): raise AbsLabError(f"{argv[0]} cannot be read as parameters: its config is {quoted(params)}")
         config = recall(params) if "format" in found else configure(**params)  # the config.json of a run names all parameters that there were
         result = run(config, Path(argv[1]), until_asked)
-    except AbsLabError as e:
-        say(f"abs_lab: {e}", error=True)
+    except (AbsLabError, OSError) as e:
+        say(f"abs_lab: {in_words(e)}", error=True)
         return 2
     except KeyboardInterrupt:
         say("interrupted; the same command goes on from the last checkpoint, if there is one yet", error=True)

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #b5acae21
 from ..core.interfaces import AbsLabError, in_words, quoted, shortened
-from .storage import contents, crc_of, id_of, replacing
+from .storage import Unread, contents, crc_of, id_of, replacing
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #0c7c0367
 def _pack(node, tensors):
@@ -39,7 +39,7 @@ def _unpack(node, tensors):
 
 def _checksum(skeleton, tensors):
     crc = zlib.crc32(skeleton.encode())
-    for t in tensors: crc = zlib.crc32(t.reshape(-1).view(torch.uint8).numpy(), crc)
+    for t in tensors: crc = zlib.crc32(t.reshape(-1).view(torch.uint8).numpy(), crc) if t.numel() else crc
     return str(crc)
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #e011e60c
@@ -64,7 +64,7 @@ def load_tree(
         with safe_open(path, "pt") as f: header, tensors = f.metadata(), [f.get_tensor(k) for k in sorted(f.keys())]
         if _checksum(header["tree"], tensors) != header["checksum"]: raise ValueError("its checksum does not match")
         return _unpack(json.loads(header["tree"]), tensors)
-    except OSError as e: raise AbsLabError(f"the checkpoint {path} cannot be read: {in_words(e)}") from e
+    except OSError as e: raise Unread(f"the checkpoint {path} cannot be read: {in_words(e)}") from e
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as e: raise AbsLabError(f"the checkpoint {path} is damaged ({shortened(e)})") from e
 
 # %% ../../nbs/runs/04_checkpoints.ipynb #7084f053
@@ -94,12 +94,12 @@ def last_standing(
     "The newest checkpoint of a run that can be used; raises `AbsLabError` where there are some, and none can."
     trouble = []
     for path in checkpoints_of(dir):
-        contents(path, 0, 1)  # what may not be read, or is no file, is not passed over
         try:
             tree = load_tree(path)
             if (named := id_of(dir)) and tree.get("id", named) != named: raise AbsLabError(f"{path} is the checkpoint of another run, {quoted(tree['id'])}")
             if covered: check_covered(dir, tree)
             return tree, "; ".join(trouble)
+        except Unread: raise  # it may be whole, and is not passed over
         except AbsLabError as e: trouble.append(str(e))
     if trouble: raise AbsLabError(f"{'; '.join(dict.fromkeys(trouble))}. What was recorded is still readable; put the file back as it was, or delete the file{'s' * (len(checkpoints_of(dir)) > 1)} "
                                   f"{' and '.join(p.name for p in checkpoints_of(dir))} to train again from the beginning")

@@ -46,9 +46,10 @@ def _trainings(dir):
     return [b for i, b in enumerate(begun) if b not in begun[:i]]
 
 def _holds_nan(part) -> bool:
-    "Whether a tensor or an array somewhere in a state holds what is no number; infinities may be meant, as in a mask."
+    "Whether something in a state is no number, or holds what is none; infinities may be meant, as in a mask."
     if isinstance(part, dict): return any(map(_holds_nan, part.values()))
     if isinstance(part, (list, tuple)): return any(map(_holds_nan, part))
+    if isinstance(part, (float, np.floating)): return bool(np.isnan(part))
     return isinstance(part, (torch.Tensor, np.ndarray)) and bool(torch.as_tensor(part).isnan().any())
 
 # %% ../../nbs/runs/08_runner.ipynb #ca359d6e

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RUN_FILES', 'DEEPEST', 'FORMAT', 'PARTY', 'METRIC', 'CONFIG', 'RESULT', 'SEALED', 'ROW', 'EVENT', 'MACHINE', 'BEAT',
-           'EXPIRY', 'regular', 'contents', 'replacing', 'write_json', 'seal_of', 'write_sealed', 'run_id', 'own_files',
-           'run_dirs', 'numbered', 'is_name', 'whole', 'number', 'finite', 'maybe', 'misfit', 'crc_of', 'parsed',
-           'read_json', 'config_json', 'result_of', 'id_of', 'sealed_line', 'Tail', 'read_jsonl', 'steps_of',
+           'EXPIRY', 'regular', 'contents', 'Unread', 'replacing', 'write_json', 'seal_of', 'write_sealed', 'run_id',
+           'own_files', 'run_dirs', 'numbered', 'is_name', 'whole', 'number', 'finite', 'maybe', 'misfit', 'crc_of',
+           'parsed', 'read_json', 'config_json', 'result_of', 'id_of', 'sealed_line', 'Tail', 'read_jsonl', 'steps_of',
            'check_end', 'events_of', 'last_row', 'Busy', 'Lease']
 
 # %% ../../nbs/runs/02_storage.ipynb #5708a904
@@ -19,6 +19,7 @@ import platform
 import re
 import secrets
 import stat
+import sys
 import threading
 import time
 import zlib
@@ -50,13 +51,23 @@ def contents(
     first: int = 0,            # byte to begin with
     most: int | None = None,   # bytes; None: to the end
 ) -> bytes | None:             # None: there is no such file
-    "What a file holds; raises `AbsLabError` for one that is there and cannot be read."
+    "What a file holds; raises `Unread` for one that is there and cannot be read."
     try:
         with open(path, "rb", opener=regular) as f:
             f.seek(first)
             return f.read(most)
     except (FileNotFoundError, NotADirectoryError): return None
-    except OSError as e: raise AbsLabError(f"{shortened(path) if e.errno == errno.ENAMETOOLONG else path} cannot be read: {e.strerror}") from e
+    except OSError as e: raise _unread(path, e) from e
+
+class Unread(AbsLabError):
+    "A file is there and cannot be read: what it holds may be as it was."
+
+def _unread(path, e): return Unread(f"{shortened(path) if e.errno == errno.ENAMETOOLONG else path} cannot be read: {e.strerror}")
+
+def _size(path) -> int | None:  # bytes; None: there is no such file
+    try: return os.stat(path, follow_symlinks=False).st_size
+    except (FileNotFoundError, NotADirectoryError): return None
+    except OSError as e: raise _unread(path, e) from e
 
 # %% ../../nbs/runs/02_storage.ipynb #5708a907
 @contextmanager
@@ -111,7 +122,7 @@ def run_id(
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     return f"{re.sub('[/:]', '-', f'{env_id}-{controller}')}-s{seed}-{digest}"
 
-RUN_FILES = re.compile(r"((config|result|failure)\.json|(steps|events)\.jsonl|(actions-\d+)|(replay-\d{6,})|checkpoint(-before)?\.safetensors(\.damaged)?)(\.[0-9a-f]{8}\.tmp)?|"
+RUN_FILES = re.compile(r"((config|result|failure)\.json|(steps|events)\.jsonl|(actions-[0-9]+)|(replay-[0-9]{6,})|checkpoint(-before)?\.safetensors(\.damaged)?)(\.[0-9a-f]{8}\.tmp)?|"
                  r"worker\.log|executed\.ipynb|(lock|queue)(\.alive(\.[0-9a-f]{8})?)?")  # names in a run's folder that are the run's; what else is there belongs to somebody
 
 def own_files(
@@ -119,7 +130,7 @@ def own_files(
     end: str = "", # of the names
 ) -> list[Path]:
     "The files of a run's folder that the run wrote, by their names."
-    return [p for p in Path(dir).iterdir() if RUN_FILES.fullmatch(p.name) and p.name.endswith(end)]
+    return [p for p in Path(dir).iterdir() if RUN_FILES.fullmatch(p.name) and p.name.endswith(end) and not p.is_dir()]
 
 def run_dirs(
     folder: Path,  # of run directories, there or not
@@ -133,7 +144,7 @@ def numbered(
     kind: str,     # actions or replay
 ) -> dict:         # number -> path
     "The numbered files of one kind."
-    return {int(p.name.rpartition("-")[2]): p for p in own_files(dir) if re.fullmatch(rf"{kind}-\d+", p.name)}
+    return {int(p.name.rpartition("-")[2]): p for p in own_files(dir) if re.fullmatch(rf"{kind}-[0-9]+", p.name)}
 
 def is_name(
     value,     # of whatever type
@@ -261,7 +272,7 @@ def id_of(
     return None
 
 # %% ../../nbs/runs/02_storage.ipynb #3cef5cc6
-SEALED = re.compile(rb', "checksum": "([0-9a-f]{8})"\}$')
+SEALED = re.compile(rb', "checksum": "([0-9a-f]{8})"\}\s*$')  # an editor may have ended it otherwise, which then does not match
 
 def sealed_line(
     row: dict,   # anything that JSON can hold
@@ -286,8 +297,7 @@ class Tail:
         most: int | None = 4_000_000,  # bytes, if that is at least a line; None: to the end
     ) -> list[dict] | None:            # None: the file was cut back
         "What is new, as far as it is whole; raises `AbsLabError` where a line does not match its checksum."
-        try: size = os.stat(self.path, follow_symlinks=False).st_size
-        except (FileNotFoundError, NotADirectoryError): size = 0
+        size = _size(self.path) or 0
         if size <= self.at and self.at: return [] if size == self.at else None
         text = contents(self.path, self.at, most) or b""
         if most and b"\n" not in text and len(text) == most: return self.read(10 * most)
@@ -358,8 +368,7 @@ def last_row(
     "The last whole line of a run's log of updates, found from its end."
     path, most = Path(dir) / "steps.jsonl", 65_536
     while True:
-        try: size = os.stat(path, follow_symlinks=False).st_size
-        except (FileNotFoundError, NotADirectoryError): return None
+        if (size := _size(path)) is None: return None
         lines = (contents(path, max(size - most, 0)) or b"").split(b"\n")
         if len(lines) > 2 or most >= size: break
         most *= 10
@@ -480,7 +489,7 @@ class Lease:
         self.file.close()
 
     def __del__(self):
-        if hasattr(self, "file"): self.close()
+        if hasattr(self, "file") and not sys.is_finalizing(): self.close()
 
     @staticmethod
     def held(

@@ -318,7 +318,7 @@ def main(
         if not args.dry_run: return Campaign(tasks, args.out, folder, budget, jobs).run()
         for i, t in enumerate(tasks, 1): say(f"{i:4d}  {_name(t)}  {'finished' if t.finished else f'{t.steps:,} of {t.config.total_steps:,} steps'}")
         return 0
-    except AbsLabError as e: say(f"abs_lab: {e}", error=True); return 2
+    except (AbsLabError, OSError) as e: say(f"abs_lab: {in_words(e)}", error=True); return 2
     except KeyboardInterrupt: say("interrupted; the same command goes on from here", error=True); return 130
 
 # %% ../../nbs/studies/08_campaign.ipynb #22ca001a

@@ -93,11 +93,11 @@ def _sound(value) -> bool: return value is None or isinstance(value, (bool, str)
 def _plain(value) -> bool: return value is None or isinstance(value, bool) or number(value) or _text(value) or isinstance(value, (list, dict)) and all(map(_plain, value)) and (isinstance(value, list) or all(map(_plain, value.values())))
 
 TRAINED = dict(commit=maybe(_text), fingerprint=maybe({...: _text}), versions=maybe({...: maybe(_text)}))
-EVALUATION = {...: _plain} | dict(mean=number, returns=maybe([number]), lengths=maybe([whole]), num_envs=maybe(_count), episodes_per_env=maybe(_count), unfinished=maybe(whole), epsilon=maybe(lambda value: number(value) and 0 <= value <= 1))
+EVALUATION = {...: _plain} | dict(mean=number, returns=maybe([number]), lengths=maybe([_count]), num_envs=maybe(_count), episodes_per_env=maybe(_count), unfinished=maybe(whole), epsilon=maybe(lambda value: number(value) and 0 <= value <= 1))
 DISTANCES = ("auto", "kl", "disagreement", "softmax_kl", "gaussian_kl", "symmetric_kl", "mean_shift", "total_variation")  # that are this library's own
 SMALL = {...: _plain} | dict(  # the shape of a small file
     id=is_name,
-    params={...: _plain} | dict(arm=lambda value: _text(value) and value, agent=lambda value: _text(value) and value, env_id=_text, seed=whole, total_steps=_count, controller=_text) | dict.fromkeys(("preset", "meter", "network", "distance", "epochs_rule"), maybe(_text))
+    params={...: _plain} | dict(arm=lambda value: _text(value) and value.strip(), agent=lambda value: _text(value) and value, env_id=_text, seed=whole, total_steps=_count, controller=_text) | dict.fromkeys(("preset", "meter", "network", "distance", "epochs_rule"), maybe(_text))
            | dict.fromkeys(("size", "size_min", "size_max", "multiple", "epochs", "num_envs"), maybe(_count)) | dict.fromkeys(("low", "high"), maybe(number)),
     result={...: _plain} | TRAINED | dict(status=_text, steps=_count, updates=_count, gradient_steps=whole, measurements=whole, seconds=_above, mean_size=_above, final_size=_count, frames=maybe(_count),
            train_return=maybe(number), episodes=whole, versions={...: maybe(_text)} | dict(python=_text, torch=_text), hardware={...: lambda value: value is None or _text(value) or whole(value)} | dict(cpu=_text, cores=_count, gpu=maybe(_text)), earlier=maybe([TRAINED]), eval=EVALUATION, interventions=maybe(whole)) | dict.fromkeys(("id", "device", "backend"), maybe(_text)),
@@ -121,7 +121,9 @@ def _wrong(small):
     if result["gradient_steps"] >= result["updates"] and not any(curve["epochs"]): return f"0 epochs are not {result['gradient_steps']} gradient steps"
     if not returns or abs(math.fsum(returns) / len(returns) - result["eval"]["mean"]) > 1e-5 * max(map(abs, [*returns, 1e-3])): return f"{result['eval']['mean']} is not the mean of its returns"
     if limits != [params.get("low"), params.get("high")] and (limits or None not in (params.get("low"), params.get("high"))): return f"thresholds {limits} are not those of its parameters"
-    if result["measurements"] > result["updates"] or result.get("frames") and result["frames"] % result["steps"]: return "more measurements than updates, or no whole number of frames a step"
+    if not all(_text(k) and k for part in (params, result, curve) for k in part): return "a name holds text of one line"
+    if (result["measurements"] > 0) != any(s is not None for s in curve["signal"]): return f"a curve has a signal where something was measured, and nowhere else; {result['measurements']} times it was"
+    if not result["measurements"] <= result["updates"] <= result["steps"] or result.get("frames") and result["frames"] % result["steps"]: return "more measurements than updates, more updates than steps, or no whole number of frames a step"
     if params["controller"] == "fixed" and not params.get("size"): return "a fixed controller has a size"
     if params.get("epochs_rule") == "author" and not params.get("epochs"): return "the author's rule has epochs"
     if any(part in at and at[part] is None for at in (small, small.get("kinds") or {}, result, *(result.get("earlier") or [])) for part in ("kinds", "agent", "meter", "versions", "fingerprint", "earlier")): return "what is not known is left out"
@@ -130,6 +132,7 @@ def _wrong(small):
     if not described and params.get("meter") == "gns" and params.get("estimator") not in ("author", "fair"): return f"the meter gns has no estimator {quoted(params.get('estimator'))}"
     if not described and params.get("meter") in (None, "divergence") and params.get("distance", "auto") not in DISTANCES: return f"there is no distance {quoted(params['distance'])}"
     if not 1 <= len(ends) == len(sizes) or not _rises(ends) or ends[-1] != steps[-1]: return "a schedule has the size of each stretch, up to the last step"
+    if not all(min(sizes) <= size <= max(sizes) for size in curve["size"]): return f"sizes from {min(curve['size'])} to {max(curve['size'])} are not those of its schedule"
     return "" if min(sizes) * 0.999 <= result["mean_size"] <= max(sizes) * 1.001 else f"{result['mean_size']} is no mean of sizes from {min(sizes)} to {max(sizes)}"
 
 def load_small(
