@@ -22,7 +22,7 @@ from typing import Annotated
 
 # %% ../nbs/cli.ipynb #18a1e17c
 from .core.contract import python_path
-from .core.interfaces import AbsLabError, choose, in_words, quoted, shortened
+from .core.interfaces import AbsLabError, choose, in_words, quoted
 from .core.machine import allowed_cores, check_jobs
 from .core.text import plain_terminal, say
 from .runs.registry import find, names
