@@ -165,12 +165,12 @@ def test_a_command_that_cannot_be_typed_is_noticed(line):
 
 
 def test_flags_and_commands_in_running_text_exist():
-    from abs_lab.cli import COMMANDS
+    from abs_lab.cli import ASIDE, COMMANDS
     from abs_lab.core.envs import EnvConfig
     from abs_lab.runs.config import OWN, describe
     from abs_lab.runs.registry import find, names
     parameters = {*OWN, *describe(EnvConfig), *(n for kind in ("agent", "controller", "meter") for name in names(kind) for n in describe(getattr(find(kind, name), "Config", find(kind, name))))}
-    known = {f"--{n.replace('_', '-')}" for n in parameters} | {"--preset", "--controller", "--meter", "--help"}.union(*map(flags_of, COMMANDS)) | {*re.findall(r'"(--[\w-]+)"', (ROOT/"abs_lab"/"studies"/"campaign.py").read_text())}
+    known = {f"--{n.replace('_', '-')}" for n in parameters} | {"--preset", "--controller", "--meter", "--help", "--version", *ASIDE}.union(*map(flags_of, COMMANDS)) | {*re.findall(r'"(--[\w-]+)"', (ROOT/"abs_lab"/"studies"/"campaign.py").read_text())}
     for page, text in PAGES.items():
         if not page.startswith(("README", "docs/", "CONTRIBUTING", "nbs/tutorials/", "nbs/how_to/")): continue
         text = re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)

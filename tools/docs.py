@@ -16,7 +16,7 @@ import api, sync
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 PAGES = ["docs/*.md", "CONTRIBUTING.md", "CHANGELOG.md", "reports/*.md", "benchmarks/results/*.md",
-         *(f"nbs/{folder}/{name}" for folder in api.FLOORS for name in ("README.md", "*.ipynb")), "nbs/cli.ipynb", "nbs/testing.ipynb", "nbs/tutorials/*.ipynb", "nbs/how_to/*.ipynb"]
+         *(f"nbs/{folder}/{name}" for folder in api.FLOORS for name in ("README.md", "*.ipynb")), "nbs/cli.ipynb", "nbs/main.ipynb", "nbs/testing.ipynb", "nbs/tutorials/*.ipynb", "nbs/how_to/*.ipynb"]
 EXTRA = ["reports/plotly.min.js", "reports/index.html", "reports/CLAIMS.md", "reports/*/*.html", "reports/*/*.svg", "reports/*/*.ipynb", "benchmarks/results/*.md"]  # what the committed reports link to
 
 

@@ -1,0 +1,52 @@
+"The command line: what it says of a run before it trains, and what a shell completes."
+import json, re, shutil, subprocess, sys
+
+import pytest
+
+import abs_lab
+from abs_lab import cli
+
+
+def said(capsys, line, code=0):
+    "What a command prints."
+    assert cli.main(line.split()) == code
+    return capsys.readouterr().out
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("ABS_LAB_RUNS_DIR", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("line", ["pqn --num-envs 8 --size 16 --epochs-rule equal --epochs 3", "ppo --size 64", "btr --preset dqn --learning-starts 500 --size 32 --coupling samples"])
+def test_a_dry_run_tells_the_updates_and_gradient_steps_of_the_run(line, runs, capsys):
+    line = f"train {line} --env-id CartPole-v1 --total-steps 3000 --controller fixed --eval-envs 2"
+    told = said(capsys, f"{line} --dry-run")
+    assert "(not begun)" in told and not [*runs.iterdir()] and re.search(r"memory +\d\.\d GB", told)
+    said(capsys, line)
+    result = json.loads(next(runs.glob("train/*/result.json")).read_text())
+    assert [int(re.search(rf"  {name} +([\d,]+)\n", told)[1].replace(",", "")) for name in ("updates", "gradient steps")] == [result["updates"], result["gradient_steps"]]
+
+
+def test_help_of_train_names_agents_presets_and_rules(capsys):
+    told = said(capsys, "train --help")
+    for word in ("pqn", "purejaxql_minatar", "mujoco_64", "replayed", "--eval-max-steps ", "--dry-run", "divergence"): assert word in told
+
+
+def test_the_version_and_the_command_without_its_script():
+    told = subprocess.run([sys.executable, "-m", "abs_lab", "--version"], capture_output=True, text=True, timeout=60)
+    assert told.returncode == 0 and told.stdout == f"abs_lab {abs_lab.__version__}\n" and "torch" not in told.stderr
+
+
+TYPED = [(["abs-lab", "tr"], ["train"]), (["abs-lab", "train", "b"], ["btr"]), (["abs-lab", "train", "ppo", "--preset", "mu"], ["mujoco", "mujoco_64"]), (["abs-lab", "train", "pqn", "--env-o"], ["--env-options"]),
+         (["abs-lab", "train", "pqn", "--controller", "re"], ["replayed"]), (["abs-lab", "reproduce", "ppo-m"], ["ppo-mujoco"]), (["abs-lab", "figure", "why", "pairs", "--t"], ["--to"]), (["abs-lab", "train", "btr", "--epsilon-d"], ["--epsilon-decay"])]
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+def test_what_bash_completes(capsys):
+    script = said(capsys, "completion bash")
+    for words, found in TYPED:
+        line = f'COMP_WORDS=({" ".join(words)}); COMP_CWORD={len(words) - 1}; _abs_lab; printf "%s\\n" "${{COMPREPLY[@]}}"'
+        assert subprocess.run(["bash", "-c", f"{script}\n{line}"], capture_output=True, text=True).stdout.split() == found, words
+    assert said(capsys, "completion zsh").endswith(script) and cli.main(["completion", "fish"]) == 2
