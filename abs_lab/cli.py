@@ -132,6 +132,7 @@ def _train(argv):
     from abs_lab.core.train import score_line
     from abs_lab.runs.config import earliest_change
     from abs_lab.runs.runner import Stopped, progress_bar, run, until_asked
+    from abs_lab.runs.trackers import tracked
     if argv and argv[0] in ("-h", "--help"): say(_train_help()); return 0
     if not argv or argv[0].startswith("-"): raise AbsLabError(f"name an agent first: {', '.join(names('agent'))}, or module:Name; then its flags")
     config = train_config(argv)
@@ -145,7 +146,7 @@ def _train(argv):
     def watch(steps, config):
         begun = starts(dir)[-1]
         say(f"resuming {dir} at step {begun['step']:,}" if begun["event"] == "resume" else f"writing {dir}")
-        return progress_bar(until_asked(steps, config), config)
+        return tracked(progress_bar(until_asked(steps, config), config), config, dir)
     if result_of(dir): say(f"finished before: {dir}")
     try: score = run(config, dir, watch)["eval"]
     except Stopped: say(f"\ninterrupted: saved at step {steps_done(dir):,}; the same command goes on from there", error=True); return 130

@@ -29,6 +29,7 @@ DEFAULTS: dict[str, Any] = dict(
     cpus_per_run=1.0,         # CPUs that a run takes of the cluster; may be a fraction
     gpus_per_run=0.0,         # GPUs that a run takes of the cluster; 0.25: four runs share one
     checkpoint_seconds=60.0,  # at most this much work is lost when a run is killed
+    tracker="none",           # where a run's curves are shown as well: none, tensorboard (files in its folder), wandb
 )
 FOLDERS = ("runs_dir", "reports_dir")
 
