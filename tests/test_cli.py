@@ -33,6 +33,18 @@ def test_help_of_train_names_agents_presets_and_rules(capsys):
     for word in ("pqn", "purejaxql_minatar", "mujoco_64", "replayed", "--eval-max-steps ", "--dry-run", "divergence"): assert word in told
 
 
+def test_an_agent_plays_into_a_file(runs, capsys, monkeypatch):
+    image = pytest.importorskip("PIL.Image")
+    monkeypatch.chdir(runs)
+    assert ".gif" in said(capsys, "train pqn --env-id CartPole-v1 --num-envs 8 --total-steps 2000 --eval-envs 2 --video a.gif")
+    run = next(runs.glob("train/*"))
+    told = said(capsys, f"play train/{run.name} --episodes 2 --max-steps 20")
+    with image.open(runs/f"{run.name}.gif") as film: assert film.size == (300, 200)
+    assert re.fullmatch(rf"return .*, .*; \d+ pictures in {run.name}.gif\n", told)
+    for line, words in (("play nowhere", run.name), (f"play {run} --out x.avi", ".mp4"), (f"play {run} --episodes 0", "at least 1"), ("train pqn --env-id CartPole-v1 --video x.png", ".gif")):
+        assert cli.main(line.split()) == 2 and words in capsys.readouterr().err
+
+
 TYPED = [(["abs-lab", "tr"], ["train"]), (["abs-lab", "train", "b"], ["btr"]), (["abs-lab", "train", "ppo", "--preset", "mu"], ["mujoco", "mujoco_64"]), (["abs-lab", "train", "pqn", "--env-o"], ["--env-options"]),
          (["abs-lab", "train", "pqn", "--controller", "re"], ["replayed"]), (["abs-lab", "reproduce", "ppo-m"], ["ppo-mujoco"]), (["abs-lab", "figure", "why", "pairs", "--t"], ["--to"]), (["abs-lab", "train", "btr", "--epsilon-d"], ["--epsilon-decay"])]
 
