@@ -483,7 +483,7 @@ def test_a_study_of_ones_own_is_reproduced_merged_and_looked_at_in_a_folder_of_i
     report = tmp_path/"runs"/"mine"/"report"
     assert (code, out) == (0, f"report: {report/'index.html'}\n"), err
     page = (report/"index.html").read_text()
-    assert "<title>Is b better than a?</title>" in page and "b over a" in page and "abs-lab reproduce my_studies:mine" in page and not (tmp_path/"reports").exists()
+    assert "<title>Is b better than a?</title>" in page and "b over a" in page and "2L // 32" not in page and "abs-lab reproduce my_studies:mine" in page and not (tmp_path/"reports").exists()
     assert {f.name for f in report.iterdir() if f.suffix != ".svg"} == {"data", "index.html", "summary.json", "results.csv", "compare.md", "mine.ipynb"}
     (tmp_path/"my_studies.py").unlink()                  # from here on nothing needs it
     assert call("status")[1] == "mine: 2 of 2 runs finished\n"
