@@ -453,7 +453,7 @@ def test_bounds_in_double_precision_are_kept():
 
 PRODUCTS = """
 import hashlib, numpy as np
-from abs_lab.agents.gradients import matmul
+from abs_lab.agents.arrays import matmul
 rng, bits = np.random.default_rng(0), hashlib.sha256()
 for rows in (1, 32, 64, 128, 144, 150, 256, 1024):
     for inputs, outputs in ((17, 64), (64, 64), (64, 6), (64, 1), (376, 64), (256, 256)):
