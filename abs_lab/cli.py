@@ -138,6 +138,7 @@ def _plan(config, dir):
 def _train(argv):
     from abs_lab.core.train import score_line
     from abs_lab.runs.config import earliest_change
+    from abs_lab.runs.doubts import doubts
     from abs_lab.runs.runner import Stopped, progress_bar, run, until_asked
     from abs_lab.runs.trackers import tracked
     if argv and argv[0] in ("-h", "--help"): say(_train_help()); return 0
@@ -159,6 +160,7 @@ def _train(argv):
     try: score = run(config, dir, watch)["eval"]
     except Stopped: say(f"\ninterrupted: saved at step {steps_done(dir):,}; the same command goes on from there", error=True); return 130
     say(score_line(score))
+    for doubt in doubts(dir): say(f"note: the run may not have learnt: {doubt}")
     if aside.video: say(f"greedy episode: {_filmed(dir, aside.video)}")
     return 0
 

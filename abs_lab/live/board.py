@@ -23,6 +23,7 @@ from .film import FilmPlayer
 from .plots import DrawnRun, Plots
 from .widgets import Displayable, controls, discard, message, push_apart, toolbar
 from ..runs.config import RunConfig
+from ..runs.doubts import doubts
 from ..runs.session import STILL, Session
 from ..runs.traces import Trace, as_image, still
 from ..studies.status import clock
@@ -255,7 +256,7 @@ class LiveView(Displayable):
         if before != state:
             self.last_states[run] = state
             if state == "failed" and run not in self.deleted: self.say(str(session.error), True, "" if isinstance(session.error, AbsLabError) else "".join(traceback.format_exception(session.error)))
-            if state == "finished" and before and session.result: self.say(f"finished; {score_line(session.result['eval'])}")
+            if state == "finished" and before and session.result: self.say(". It may not have learnt: ".join([f"finished; {score_line(session.result['eval'])}", *doubts(session.dir)]))
             if state in STILL and run.trace.row: self.picture.take()
         self.header.show(session, run, self.plots.runs, run in self.deleted)
 

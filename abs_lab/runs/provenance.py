@@ -114,8 +114,8 @@ def fingerprint(
     from abs_lab.runs.config import _source
     classes, home = [config.kind, type(config.meter), type(config.controller)], Path(str(resources.files("abs_lab"))).parent
     words = [*config.flat().values(), *(text.partition("(")[0] for text in config.env.wrappers)]
+    ours = {cls.__module__ for cls in classes if cls.__module__.startswith("abs_lab.")}
     named = {cls.__module__ for cls in classes} | {v.partition(":")[0] for v in words if isinstance(v, str) and ":" in v}
-    ours = {name for name in named if name.startswith("abs_lab.")}
     library = closure(home, "abs_lab.runs.runner", "abs_lab.core.controllers", "abs_lab.core.divergence", *ours)
     parts = {"abs_lab": code_of(library)}
     for name in sorted(named - ours):
