@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTHON = Path(sys.executable)
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MOVING = dict(controller="abs", interval=1, warmup=3, window=5, low=0.05, high=0.9)  # a size that moves, within a few updates
-LANDER = dict(env_id="LunarLander-v3", total_steps=30_000, eval_envs=30, **MOVING)
+LANDER = dict(preset="classic", env_id="LunarLander-v3", total_steps=30_000, eval_envs=30, **MOVING)
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ from abs_lab.runs.storage import config_json, write_sealed
 from support import assert_same_run
 
 TASKS = {
-    "pqn": dict(env_id="CartPole-v1", total_steps=40_000, num_envs=16, interval=1, epsilon_fraction=0.5),
+    "pqn": dict(preset="classic", env_id="CartPole-v1", total_steps=40_000, num_envs=16, interval=1, epsilon_fraction=0.5),
     "ppo": dict(env_id="LunarLander-v3", total_steps=100_000, interval=1),
     "btr": dict(env_id="CartPole-v1", total_steps=3_000, num_envs=16, learning_starts=640, replay_size=4_000, replay_ratio=1 / 16, taus=2, interval=10, record_every=5, diagnose_every=50),
     "gaussian": dict(env_id="Pendulum-v1", num_envs=16, size_min=32, size_max=128, multiple=32, interval=1, total_steps=60_000),

@@ -113,11 +113,11 @@ def test_a_flag_that_was_given_counts_even_at_its_default():
 
 def test_a_run_is_named_by_what_differs_from_the_defaults():
     base = configure(controller="abs")
-    assert base.id == configure(preset="classic", controller="abs", env_threads=2).id
+    assert base.id == configure(preset="general", controller="abs", env_threads=2).id
     assert "window" not in base.identity() and configure(controller="abs", window=19).id != base.id
     with pytest.raises(AbsLabError, match="shape must be of type str"): configure(controller="ramp", shape=lambda p: 16)
     assert configure(controller="replayed").controller.sizes == [32]
-    configure(controller="abs", num_envs=10, size_min=16, size_max=32, multiple=2)  # 17 cannot be asked for
+    configure(preset="classic", controller="abs", num_envs=10, size_min=16, size_max=32, multiple=2)  # 17 cannot be asked for
 
 
 @pytest.mark.parametrize("name", ["size max", "2nd_size", "class"])

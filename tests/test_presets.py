@@ -98,7 +98,7 @@ def test_paper_of_ppo_is_the_published_setting():
     has(configure("ppo", preset="paper"), controller="abs", bootstrap_truncation=False, reward_reset="termination", count_bootstrap=True, interval=10, total_steps=5_000_000, **MUJOCO | KL_RULE | dict(states="stored"))
     assert configure("ppo", preset="paper", controller="fixed").controller.size == 2048
     has(configure("ppo", preset="mujoco"), bootstrap_truncation=True, total_steps=1_000_000, **MUJOCO, **KL_RULE)
-    assert configure("ppo", env_id="Hopper-v4").names[1] == "mujoco" and configure("ppo", env_id="LunarLander-v3").names[1] == "classic"
+    assert configure("ppo", env_id="Hopper-v4").names[1] == "mujoco" and configure("ppo", env_id="LunarLander-v3").names[1] == "general"
 
 
 def test_64_environments_have_the_same_batches():
@@ -111,7 +111,7 @@ def test_64_environments_have_the_same_batches():
     assert differ == {"preset", "num_envs", "size_min", "size_max", "multiple"}
 
 
-@pytest.mark.parametrize("preset", ["mujoco", "mujoco_64", "classic"])
+@pytest.mark.parametrize("preset", ["mujoco", "mujoco_64", "classic", "general"])
 def test_abs_of_ppo_can_act_by_15_percent_of_a_run(preset):
     for total_steps in (300_000, 1_000_000, 5_000_000):
         config = configure("ppo", preset=preset, total_steps=total_steps)
@@ -163,7 +163,7 @@ def test_btr_classic_is_the_paper_made_small():
 
 
 def test_a_run_of_pqn_is_called_what_it_was_called():
-    assert configure().id == "LunarLander-v3-abs-s0-1ce3d21f" and configure(preset="paper").id == "Breakout-v5-abs-s0-68d191c4"
+    assert configure(preset="classic").id == "LunarLander-v3-abs-s0-1ce3d21f" and configure(preset="paper").id == "Breakout-v5-abs-s0-68d191c4"
 
 
 OTHERS = [p for p in PRESETS if p not in ("paper", "paper_gns")]

@@ -40,6 +40,7 @@ KINDS = {  # what is trained, and the shape of what agents see
     "MultiBinary": (PPO | dict(env_id="own_spaces:Switches-v0"), (4,)),
     "Discrete with a start": (PQN | dict(env_id="own_spaces:Shifted-v0"), (5,)),
     "Box mapped, nested Dict": (PPO | dict(env_id="own_spaces:Valve-v0", action_bounds="map"), (4,)),
+    "Dict, normalised, actions repeated": (PQN | dict(preset="general", env_id="MiniGrid-Empty-5x5-v0", num_envs=16, total_steps=1_024), (247,)),
     "planes": (IMAGES | dict(env_id="MinAtar/Breakout-v1", eval_max_steps=20), (10, 10, 4)),
     "images": (IMAGES | dict(env_id="Breakout-v5", env_options=dict(img_height=36, img_width=36), num_envs=2, total_steps=96, eval_envs=1, eval_max_steps=20), (4, 36, 36)),
     "images of ale-py": (IMAGES | dict(env_id="ALE/Breakout-v5", env_options=dict(img_height=36, img_width=36), episodic_life=True, num_envs=2, total_steps=96, eval_envs=1, eval_max_steps=20), (4, 36, 36)),
@@ -50,9 +51,11 @@ KINDS = {  # what is trained, and the shape of what agents see
 def own(monkeypatch): monkeypatch.syspath_prepend(str(ROOT/"tests"))
 
 
+@pytest.mark.parametrize("steps", [None, pytest.param(4_096, marks=pytest.mark.long)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_trains_and_goes_on_after_a_kill(kind, tmp_path):
+def test_every_kind_trains_and_goes_on_after_a_kill(kind, steps, tmp_path):
     params, shape = KINDS[kind]
+    if steps: params = params | dict(total_steps=steps)
     if params["env_id"].startswith("ALE/"): pytest.importorskip("ale_py")
     config = configure(**MOVING | params)
     run(config, tmp_path/"whole")

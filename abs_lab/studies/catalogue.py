@@ -30,7 +30,7 @@ _QUICK_SANITY = (
            **{f"{game}, {net.upper()}": dict(preset="paper_masked", env_id=f"{game}-v5", network=net, controller="fixed", size=16,
                                              total_steps=20_000, anneal_lr=False, eval_envs=2, seeds=1)
               for game in ("Pong", "Breakout") for net in ("pqn", "pqn-l", "pqn-xl")}},
-          common=dict(anneal_lr=True), seeds=5, scales={"cpu": {}, "smoke": dict(total_steps=4_096, eval_envs=1, seeds=1)}),
+          common=dict(preset="classic", anneal_lr=True), seeds=5, scales={"cpu": {}, "smoke": dict(total_steps=4_096, eval_envs=1, seeds=1)}),
 )
 
 # %% ../../nbs/studies/01_catalogue.ipynb #19b00002
@@ -180,6 +180,19 @@ _TIMELY = (
           primary="ABS 16–256 against fixed 16 with the matched rate, in the mean training return over the last fifth, paired by seed. What matters: 20 points of return, a tenth of what counts as solved."),
 )
 
+# %% ../../nbs/studies/01_catalogue.ipynb #4de7fad1
+_SMALL_TASKS = ["CartPole-v1", "Acrobot-v1", "MountainCar-v0", "LunarLander-v3", "Catch-v0", "FrozenLake8x8-v1", "CliffWalking-v1", "Taxi-v3",
+                "MiniGrid-Empty-5x5-v0", "MiniGrid-DoorKey-5x5-v0", "abs_lab.core.corridor:Corridor-v0"]
+_FIVE_GAMES = [f"MinAtar/{game}-v1" for game in ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")]
+_CONTINUOUS = ["Pendulum-v1", "Reacher-v4", "InvertedDoublePendulum-v4", "Swimmer-v4"]
+_OUT_OF_THE_BOX = Study(
+    "tasks", "Do the agents learn when they are given nothing but the task?", figures="nbs/figures/tasks.ipynb",
+    arms={"PQN": dict(agent="pqn", tasks=_SMALL_TASKS + _FIVE_GAMES), "PPO": dict(agent="ppo", tasks=_SMALL_TASKS + _CONTINUOUS),
+          "BTR": dict(agent="btr", tasks=["CartPole-v1", "Acrobot-v1", "Catch-v0", "LunarLander-v3", _MINATAR], total_steps=300_000, seeds=3)},
+    tasks={task: {} for task in _SMALL_TASKS + _CONTINUOUS} | {"FrozenLake8x8-v1": dict(eval_episodes=4)} | {task: dict(minatar_sticky=0.0) for task in _FIVE_GAMES},
+    common=dict(total_steps=1_000_000), seeds=5, scales={"cpu": {}, "smoke": dict(total_steps=8_192, eval_envs=2, eval_episodes=1, eval_max_steps=1_000, seeds=1)},
+    first=(dict(arm=["PQN"], env_id=_SMALL_TASKS),))
+
 # %% ../../nbs/studies/01_catalogue.ipynb #96e78225
 _PQN_PARITY = Study(
     "pqn-parity", "Does the preset minatar return what purejaxql's own setting returns?", _PQN, "nbs/figures/pqn-parity.ipynb",
@@ -250,7 +263,7 @@ _WITH_BTR = (
 )
 
 # %% ../../nbs/studies/01_catalogue.ipynb #19c00001
-STUDIES = {s.name: s for s in (*_QUICK_SANITY, *_ON_ATARI, _SCALING, _OUTPUT_NORM, *_OTHER_RULES, _WHY, *_MEASURES, *_TIMELY, _PQN_PARITY, *_WITH_PPO, *_WITH_BTR)}
+STUDIES = {s.name: s for s in (*_QUICK_SANITY, *_ON_ATARI, _SCALING, _OUTPUT_NORM, *_OTHER_RULES, _WHY, *_MEASURES, *_TIMELY, _OUT_OF_THE_BOX, _PQN_PARITY, *_WITH_PPO, *_WITH_BTR)}
 
 # %% ../../nbs/studies/01_catalogue.ipynb #c5a1ccbb
 def find_study(
