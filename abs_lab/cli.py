@@ -84,7 +84,8 @@ def train_config(
     return configure(agent, **vars(chosen), **changed)
 
 # %% ../nbs/cli.ipynb #959e3900
-_TRAIN = """usage: abs-lab train AGENT [--env-id ID] [--preset P] [--controller C] [--meter M] [--dry-run] [--video FILE] [flags]
+_TRAIN = """usage: abs-lab train AGENT [--env-id ID] [--preset P] [--controller C] [--meter M]
+                           [--dry-run] [--video FILE] [flags]
 
 Train one run, with a progress bar; the same command goes on after an interruption.
 
@@ -93,7 +94,8 @@ Train one run, with a progress bar; the same command goes on after an interrupti
 of every run:
 {own}
 
-The other flags, and the defaults of all, follow from agent, environment, preset, controller and meter, so their help is asked for together:
+The other flags, and the defaults of all, follow from agent, environment, preset,
+controller and meter, so their help is asked for together:
 
   abs-lab train pqn --help
   abs-lab train ppo --env-id Hopper-v4 --controller fixed --help
