@@ -1,10 +1,12 @@
 "The packaging: generated files are in step, notebook cleaning keeps papermill's tag, the walls between the rooms stand."
-import ast, configparser, importlib.util, json, os, re, shutil, subprocess, sys, textwrap, tomllib, zipfile
+import ast, configparser, importlib.util, json, os, re, shutil, signal, subprocess, sys, textwrap, time, tomllib, urllib.request, zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from abs_lab.runs.settings import DEFAULTS
+from abs_lab.studies.catalogue import STUDIES
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ["core", "agents", "runs", "studies", "reports", "live"]  # each imports from itself and from those before it
@@ -297,14 +299,45 @@ def test_a_commit_that_leaves_the_library_alone_leaves_its_name(copy):
     assert name() == git("rev-parse", "--short=12", "HEAD").strip() != first
 
 
-def test_a_wheel_holds_every_floor_and_what_lies_beside_the_code(copy):
-    for file in ("LICENSE", "settings.ini"): shutil.copy(ROOT/file, copy)
+@pytest.fixture
+def wheel(copy):
+    for file in ("LICENSE", "settings.ini", "setup.py", "MANIFEST.in"): shutil.copy(ROOT/file, copy)
     done = python("-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", copy/"wheels", copy, cwd=copy)
     assert done.returncode == 0, done.stderr
-    wheel, = (copy/"wheels").glob("abs_lab-*.whl")
+    return next((copy/"wheels").glob("abs_lab-*.whl"))
+
+
+def test_a_wheel_holds_every_floor_the_notebooks_of_studies_and_what_lies_beside_the_code(copy, wheel):
     held = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("abs_lab/")}
     there = {str(f.relative_to(copy)) for f in (copy/"abs_lab").rglob("*") if f.is_file() and "__pycache__" not in f.parts}
-    assert held == there and {f"abs_lab/{name}/__init__.py" for name in FLOORS} | {"abs_lab/py.typed", "abs_lab/runs/__main__.py", "abs_lab/runs/fingerprints.json"} <= held
+    notebooks = {f"abs_lab/{path}" for study in STUDIES.values() for path in (study.notebook, study.figures)}
+    assert held == there | {f"abs_lab/{f.relative_to(copy)}" for folder in ("experiments", "figures") for f in (copy/"nbs"/folder).glob("*.ipynb")} and notebooks <= held and {f"abs_lab/{name}/__init__.py" for name in FLOORS} | {"abs_lab/py.typed", "abs_lab/runs/__main__.py", "abs_lab/runs/fingerprints.json"} <= held
+
+
+@pytest.mark.long
+def test_a_wheel_in_an_empty_environment_works_in_an_empty_folder(wheel, tmp_path):
+    (work := tmp_path/"work").mkdir()
+    (own := tmp_path/"config"/"abs_lab").mkdir(parents=True)
+    (own/"settings.ini").write_text("[abs_lab]\nruns_dir = mine\njobs = 2\n")
+    env = {k: v for k, v in os.environ.items() if k not in ("IN_TEST", "PYTHONPATH", "VIRTUAL_ENV") and not k.startswith("ABS_LAB_")} | dict(XDG_CONFIG_HOME=str(own.parent))
+    def done(*command): return subprocess.run([*map(str, command)], cwd=work, env=env, check=True, capture_output=True, text=True).stdout
+    done(sys.executable, "-m", "venv", tmp_path/"venv")
+    bin = tmp_path/"venv"/"bin"
+    done(bin/"pip", "install", "--quiet", f"{wheel}[dashboard]")
+    assert "greedy evaluation" in done(bin/"abs-lab", "train", "pqn", "--env-id", "CartPole-v1", "--total-steps", 4_000, "--eval-envs", 2)
+    assert "report: " in done(bin/"abs-lab", "reproduce", "quick", "--scale", "smoke")
+    assert (work/"mine"/"quick-smoke"/"report"/"index.html").is_file() and {p.name for p in work.iterdir()} == {"mine"}
+    assert "runs finished" in done(bin/"abs-lab", "status")
+    page = subprocess.Popen([bin/"abs-lab", "dashboard", "--no-browser", "--port", "8893"], cwd=work, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        shown, until = b"", time.monotonic() + 180
+        while b"abs_lab" not in shown and time.monotonic() < until:
+            with suppress(OSError): shown = urllib.request.urlopen("http://127.0.0.1:8893", timeout=120).read()
+            time.sleep(0.5)
+        assert b"Training" in shown or b"jupyter-widgets" in shown
+    finally:
+        page.send_signal(signal.SIGINT)
+        page.wait(60)
 
 
 # -- project files -----------------------------------------------------------------------------------------------------

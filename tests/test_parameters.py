@@ -122,6 +122,17 @@ def test_a_settings_file_is_read_or_refused_and_never_passed_over(text, wanted, 
     else: assert settings_()["threads"] == wanted
 
 
+def test_a_users_own_settings_serve_where_the_folder_has_none(tmp_path, monkeypatch):
+    for key in ("THREADS", "JOBS", "RUNS_DIR"): monkeypatch.delenv(f"ABS_LAB_{key}", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path/"home"))
+    for folder in ("home/abs_lab", "work/below"): (tmp_path/folder).mkdir(parents=True)
+    (tmp_path/"home"/"abs_lab"/"settings.ini").write_text("[abs_lab]\nthreads = 3\nruns_dir = mine\n")
+    monkeypatch.chdir(tmp_path/"work"/"below")
+    assert settings_()["threads"] == 3 and settings_()["runs_dir"] == str((tmp_path/"work"/"below"/"mine").resolve())
+    (tmp_path/"work"/"settings.ini").write_text("[abs_lab]\njobs = 2\n")
+    assert (settings_()["threads"], settings_()["jobs"]) == (0, 2) and settings_()["runs_dir"] == str((tmp_path/"work"/"runs").resolve())
+
+
 def test_a_working_directory_that_was_removed_is_one_sentence(tmp_path, monkeypatch, capsys):
     (tmp_path/"gone").mkdir()
     monkeypatch.chdir(tmp_path/"gone")

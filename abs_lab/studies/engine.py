@@ -41,15 +41,15 @@ ANY = {"agent", "arm", "run_dir"}  # what the cell of a notebook names that take
 
 def notebook_at(
     path: str,   # from the project's root, or absolute
-) -> Path:       # the project's; where it has none, the one in the clone of this library
+) -> Path:       # the project's; where it has none, the one that came with this library
     "Where a notebook is."
     import abs_lab
-    here = project_root() / path
-    return here if here.exists() else Path(abs_lab.__file__).parents[1] / path
+    package = Path(abs_lab.__file__).parent  # a wheel holds them inside, a clone beside it
+    return next((there for root in (project_root(), package) if (there := root / path).exists()), package.parent / path)
 
 def _notebook_parameters(path):
     import papermill as pm
-    if not Path(path).exists(): raise AbsLabError(f"{path} is not there: studies run in a clone of the project, where settings.ini is")
+    if not Path(path).exists(): raise AbsLabError(f"{path} is not there: a study names its notebooks from the project's folder, {project_root()}")
     known = pm.inspect_notebook(str(path))
     if not known: raise AbsLabError(f"{path} has no cell tagged 'parameters'; was the tag lost in cleaning?")
     return known
