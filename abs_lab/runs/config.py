@@ -302,7 +302,7 @@ def recorded(
         if flat.get(kind) != about["name"]: raise AbsLabError(f"the file describes the {shortened(kind)} {quoted(about['name'])}, and its parameters name {quoted(flat.get(kind))}")
         for name in about["parameters"]:
             if not name.isidentifier() or iskeyword(name) or hasattr(Recorded, name): raise AbsLabError(f"{quoted(name)} cannot name a parameter of {shortened(about['name'])}: a Python identifier such as 'size_max' can")
-    env = EnvConfig(**_take(EnvConfig, flat))
+    env = _built(EnvConfig, flat)
     agent, meter, controller = (_party(kind, kinds[kind], flat) for kind in ("agent", "meter", "controller"))
     names = tuple(flat.get(name) or "" for name in ("agent", "preset", "controller", "meter"))
     return RecordedConfig(env, agent, meter, controller, names, origin=flat.get("origin", ""), found=found, **{name: flat[name] for name in OWN if name in flat})
