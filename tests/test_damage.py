@@ -536,7 +536,7 @@ def test_the_dashboard_opens_a_run_whose_kinds_are_odd_or_says_why_not(folder):
         kinds = good["kinds"] | {kind: good["kinds"][kind] | {part: value}}
         write_sealed(folder/"config.json", good | dict(kinds=kinds, config=good["config"] | {name: 3 for name in value if part == "parameters" and name[0] == "_"}))
         look(folder, of=views), look(folder, ("about", "look", "session"))
-    for odd in (dict(size_max="x", multiple=None, low=None), dict(size_max=1), dict(low=5.0), dict(high=-1.0), dict(multiple=10**9), dict(env_options=None), dict(wrappers=[[5]]), dict(agent=None), dict(controller=None), dict(preset=None)):
+    for odd in (dict(size_max="x", multiple=None, low=None), dict(size_max=1), dict(low=5.0), dict(high=-1.0), dict(multiple=10**9), dict(env_options=None), dict(multiple=None), dict(multiple=0), dict(wrappers=[[5]]), dict(agent=None), dict(controller=None), dict(preset=None)):
         write_sealed(folder/"config.json", good | dict(config=good["config"] | odd))
         look(folder, of=views)
 

@@ -402,7 +402,7 @@ def _settable(config):
 
 def _size_slider(rule, value, **options):
     "A slider for one size, or for the pair of the limits."
-    step, kind = getattr(rule, "multiple", 1), W.IntRangeSlider if isinstance(value, tuple) else W.IntSlider
+    step, kind = multiple if type(multiple := getattr(rule, "multiple", 1)) is int and multiple > 0 else 1, W.IntRangeSlider if isinstance(value, tuple) else W.IntSlider
     return kind(value=value, min=step, max=max(4 * rule.largest, 16 * step), step=step, **options, **_named(54))
 
 def _own_widget(name, value):

@@ -282,7 +282,7 @@ def _party(kind, about, flat):
     if built_in(kind, about["name"]):
         cls = find(kind, about["name"])
         cls = cls.Config if kind == "agent" else cls
-        return cls(**_take(cls, flat))
+        return _built(cls, flat)
     names = [name for name in about["parameters"] if name in flat]
     apart = dict(_described=about["parameters"]) | {name: limit for name, limit in _LIMITS.items() if name not in names}
     made = make_dataclass(about["name"].rpartition(":")[2], [(name, Any) for name in names], bases=(Recorded,), namespace=apart, frozen=True)
