@@ -160,7 +160,7 @@ def pqn_of_abs(folder, network, updates, envs=8):
             obs = s["obs"].to(torch.uint8)
             values = torch.stack([agent.policy(row).amax(-1) for row in obs])
             rollout = Rollout(obs, s["actions"].long(), s["rewards"], over, torch.zeros_like(over), torch.ones_like(over), s["next_obs"].to(torch.uint8), dict(value=values))
-            targets = agent._rows(rollout)[2]
+            targets = agent._rows(rollout, None)[2]
             agent.progress.step += rollout.steps
             with mock.patch("torch.randperm", lambda *a, **k: next(orders)): agent.update(rollout, agent.plan(32))
             moved = (after - seen[0]["weights"]).abs().max()

@@ -124,7 +124,7 @@ def check_command(words):
     from abs_lab.studies.catalogue import find_study
     flags = [w.split("=")[0] for w in words if w.startswith("--")]
     named = lambda text: all(f'"{flag}"' in text for flag in flags)
-    match words:
+    match [Path(words[0]).name, *words[1:]]:  # a program may be called by its path
         case ["abs-lab", "train", *rest]:
             if "--help" not in rest: backend_for(train_config(rest).env)
         case ["abs-lab", command, *rest]:
@@ -133,6 +133,7 @@ def check_command(words):
         case ["make", target]: assert target in re.findall(r"^([a-z-]+):", (ROOT/"Makefile").read_text(), re.M)
         case ["python", "-m", "abs_lab.studies.campaign", study, *_]: assert find_study(study) and named((ROOT/"abs_lab"/"studies"/"campaign.py").read_text())
         case ["python", "-m", "abs_lab.runs", *rest]: assert len(rest) == 2
+        case ["python", "-m", "venv", _]: pass
         case ["python", script, *_]: assert named((ROOT/script).read_text())
         case ["papermill", *rest]:
             cells = json.loads((ROOT/next(w for w in rest if w.endswith(".ipynb"))).read_text())["cells"]

@@ -315,7 +315,7 @@ def test_recorded_runs_of_other_code_are_not_mixed_in(small_file, command, monke
     small = json.loads((data/f"{small_file[1]}.json").read_text())
     result = small["result"] | dict(commit="0123456789ab")
     save_result(small | dict(result=result | dict(fingerprint=dict(abs_lab="0" * 12))), data)
-    refused(command("reproduce", "tiny"), "trained differently", "the code that trains pqn, classic", "0123456789ab (1 run)", "tools/fingerprints.py", "--allow-mixed-commits")
+    refused(command("reproduce", "tiny"), "trained differently", "the code that trains pqn, general", "0123456789ab (1 run)", "tools/fingerprints.py", "--allow-mixed-commits")
     save_result(small | dict(result=result | dict(versions=result["versions"] | dict(numpy="1.0.0"))), data)
     refused(command("reproduce", "tiny", "--dry-run"), "trained differently", "numpy: 1.0.0 (1 run)")
     save_result(small | dict(result=result), data)  # another commit, and the same code

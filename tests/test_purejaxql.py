@@ -100,11 +100,11 @@ def test_targets_of_a_rollout_with_a_termination_and_a_time_limit():
     over = column([0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0], dtype=torch.bool)   # a time limit is one of these
     agent.policy = lambda obs: torch.full((4, 1), 50.0)
     rollout = Rollout(torch.zeros(4, 4, 1), torch.zeros(4, 4, dtype=torch.int64), rewards, over, torch.zeros_like(over), torch.ones_like(over), torch.zeros(4, 1), dict(value=values))
-    targets = agent._rows(rollout)[2].view(4, 4)
+    targets = agent._rows(rollout, None)[2].view(4, 4)
     # the last row: 4 + ½ · 50; the one before: 0 + ½ · (½ · 29 + ½ · 50), not ½ · (½ · 29 + ½ · 40); and 50 is 0 where the last row ended an episode
     assert targets.T.tolist() == [[6.5, 2, 19.75, 29], [8.375, 9.5, 0, 29], [8.4375, 9.75, 1, 4], [9.609375, 14.4375, 19.75, 29]]
     agent.config = PQNConfig(**THEIRS | dict(gamma=0.5, lam=0.5, late_bootstrap=False))
-    assert agent._rows(rollout)[2].view(4, 4)[2].tolist() == [17.25, 0, 11, 17.25]
+    assert agent._rows(rollout, None)[2].view(4, 4)[2].tolist() == [17.25, 0, 11, 17.25]
 
 
 # -- updates -----------------------------------------------------------------------------------------------------------

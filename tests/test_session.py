@@ -12,7 +12,7 @@ from abs_lab.runs.session import Session
 from abs_lab.runs.storage import Busy
 from support import assert_same_run, events, finish, result, rows, start, state
 
-SMALL = dict(env_id="CartPole-v1", num_envs=16, total_steps=12_000, interval=1, size_max=32, eval_envs=4, epsilon_fraction=0.5)
+SMALL = dict(preset="classic", env_id="CartPole-v1", num_envs=16, total_steps=12_000, interval=1, size_max=32, eval_envs=4, epsilon_fraction=0.5)
 
 
 @pytest.fixture(autouse=True)

@@ -525,7 +525,7 @@ def test_report_without_the_arms_of_a_pair_says_so(tmp_path):
 
 def test_report_of_a_few_updates(tmp_path):
     runs = study(1, points=2)
-    for run in runs: run["curve"]["signal"] = [None, None]
+    for run in runs: run["curve"]["signal"], run["result"]["measurements"] = [None, None], 0
     page = render(runs, tmp_path)
     assert "No run measured its divergence" in page
 

@@ -437,7 +437,7 @@ def test_a_task_changes_again_and_again_at_moments_of_its_seed(tmp_path):
 
 
 def test_a_rate_takes_its_factors_where_a_rollout_begins(tmp_path):
-    small = dict(env_id="CartPole-v1", controller="fixed", size=16, num_envs=16, total_steps=1_024, eval_envs=2, lr=1e-3)
+    small = dict(preset="classic", env_id="CartPole-v1", controller="fixed", size=16, num_envs=16, total_steps=1_024, eval_envs=2, lr=1e-3)
     run(configure(**small, lr_starts=[0, 300], lr_factors=[1, 0.25]), tmp_path)
     assert [row["lr"] for row in read_jsonl(tmp_path/"steps.jsonl")] == [1e-3, 1e-3, 2.5e-4, 2.5e-4]   # rollouts begin at 0, 256, 512 and 768
     assert read_config(tmp_path).agent.lr_factors == (1, 0.25) and read_config(tmp_path).id == configure(**small, lr_starts=[0, 300], lr_factors=[1, 0.25]).id

@@ -94,7 +94,7 @@ def test_a_board_that_is_left_while_it_trains_closes_its_widgets_and_the_run_goe
     from abs_lab.runs.config import configure
     from abs_lab.runs.session import Session
     monkeypatch.setenv("ABS_LAB_RUNS_DIR", str(tmp_path))
-    session = Session(configure(env_id="CartPole-v1", num_envs=4, total_steps=10**9))
+    session = Session(configure(env_id="CartPole-v1", num_envs=8, total_steps=10**9))
     page = Page()
     before = len(widget._instances)
     for _ in range(2):
