@@ -30,16 +30,18 @@ def learnt(
     return any(later.mean() - first.mean() > 2 * math.sqrt(error(first) + error(later)) for later in (last, np.array(evaluated, float)) if len(later))
 
 # %% ../../nbs/runs/16_doubts.ipynb #f952613e
-def _unit(config, tree):
+def _unit(config, dir):
     "What a reward of 1 became in training, as of the last checkpoint; None where it cannot be said."
-    earned, spread = tree.get("agent", {}).get("earned"), getattr(config.agent, "reward_spread", 1.0)
     if config.env.reward_clip: return None
-    return config.env.reward_scale * (spread / math.sqrt(earned["var"] + 1e-8) if earned else 1.0)
+    if not (spread := getattr(config.agent, "reward_spread", 0)): return config.env.reward_scale
+    earned = last_standing(dir, covered=False)[0].get("agent", {}).get("earned")
+    return config.env.reward_scale * spread / math.sqrt(earned["var"] + 1e-8) if earned else None
 
 def _at_bounds(dir, config):
     "The share of the actions since the last fifth of those recorded that lie at a bound; 0 for choices."
-    files, (_, space) = numbered(dir, "actions"), spaces_of(config.env)
-    if not isinstance(space, gym.spaces.Box) or not files: return 0.0
+    if not (files := numbered(dir, "actions")): return 0.0
+    space = spaces_of(config.env)[1]
+    if not isinstance(space, gym.spaces.Box): return 0.0
     actions = np.fromfile(files[max(files)], space.dtype).reshape(-1, *space.shape)
     late = actions[-max(len(actions) // 5, 1):]
     return float(((late <= space.low) | (late >= space.high)).mean())
@@ -56,12 +58,11 @@ def doubts(
     last, said = rows[-max(len(rows) // 10, 1):], lambda x: f"{x:{return_form(returns + evaluated)}}"
     if not returns: found.append(f"no episode ended in {result['steps']:,} steps: the task may need a time limit (max_episode_steps)")
     elif len({*returns}) == 1: found.append(f"each of the {len(returns):,} episodes returned {said(returns[0])}, so nothing better was ever seen: exploration that lasts longer may find it, or a reward on the way")
-    unit, q = _unit(config, last_standing(dir, covered=False)[0]), [row["q_value"] for row in last if "q_value" in row]
-    best = max(returns + evaluated)
-    if q and unit and np.mean(q) / unit > max(best, 0):
+    q, best = [row["q_value"] for row in last if "q_value" in row], max(returns + evaluated)
+    if q and (unit := _unit(config, dir)) and np.mean(q) / unit > max(best, 0):
         found.append(f"the mean Q-value is {said(np.mean(q) / unit)} in the unit of returns, and no episode returned more than {said(best)}: values feed on values; longer rollouts or a larger lam take more from rewards")
     if returns and "epsilon" in last[-1] and max(returns) > returns[0]:
-        seen, ended = next(e[0] for e in episodes if e[2] > returns[0]), next(row["step"] for row in rows if row["epsilon"] <= last[-1]["epsilon"])
+        seen, ended = next(e[0] for e in episodes if e[2] > returns[0]), next(row["step"] for row in rows if row.get("epsilon", math.inf) <= last[-1]["epsilon"])
         if ended < seen: found.append(f"exploration had fallen to its end at step {ended:,}, before the first episode that returned more than the first one, at step {seen:,}: a larger epsilon_fraction gives it more trials")
     if (share := _at_bounds(dir, config)) > 0.9: found.append(f"{share:.0%} of the late actions lie at their bounds: action_bounds='map', or a smaller rate, may keep them within")
     return found
