@@ -157,5 +157,5 @@ def test_one_code_has_one_digest():
 
 
 def test_an_environment_that_a_module_has_is_a_part_of_its_own_wherever_the_module_lies():
-    plain, corridor = (p.fingerprint(configure(env_id=task)) for task in ("CartPole-v1", "abs_lab.core.corridor:Corridor-v0"))
+    plain, corridor = (p.fingerprint(configure(env_id=task)) for task in ("CartPole-v1", "abs_lab.core.corridor:abs_lab/Corridor-v0"))
     assert {*corridor} == {"abs_lab", "abs_lab.core.corridor"} and corridor["abs_lab"] == plain["abs_lab"]   # else a study of both would be called mixed

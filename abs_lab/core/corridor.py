@@ -10,7 +10,7 @@ import gymnasium as gym
 
 # %% ../../nbs/core/10_corridor.ipynb #6334b310
 class Corridor(gym.Env):
-    "Walk right: `abs_lab.core.corridor:Corridor-v0`."
+    "Walk right: `abs_lab.core.corridor:abs_lab/Corridor-v0`."
     observation_space, action_space = gym.spaces.Discrete(8), gym.spaces.Discrete(2)
 
     def reset(
@@ -33,4 +33,4 @@ class Corridor(gym.Env):
         arrived = self.cell == 7
         return self.cell, 1.0 if arrived else -0.01, arrived, False, {}
 
-if "Corridor-v0" not in gym.registry: gym.register("Corridor-v0", Corridor, max_episode_steps=50)
+if "abs_lab/Corridor-v0" not in gym.registry: gym.register("abs_lab/Corridor-v0", Corridor, max_episode_steps=50)

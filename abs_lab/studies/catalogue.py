@@ -182,7 +182,7 @@ _TIMELY = (
 
 # %% ../../nbs/studies/01_catalogue.ipynb #4de7fad1
 _SMALL_TASKS = ["CartPole-v1", "Acrobot-v1", "MountainCar-v0", "LunarLander-v3", "Catch-v0", "FrozenLake8x8-v1", "CliffWalking-v1", "Taxi-v3",
-                "MiniGrid-Empty-5x5-v0", "MiniGrid-DoorKey-5x5-v0", "abs_lab.core.corridor:Corridor-v0"]
+                "MiniGrid-Empty-5x5-v0", "MiniGrid-DoorKey-5x5-v0", "abs_lab.core.corridor:abs_lab/Corridor-v0"]
 _FIVE_GAMES = [f"MinAtar/{game}-v1" for game in ("Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders")]
 _CONTINUOUS = ["Pendulum-v1", "Reacher-v4", "InvertedDoublePendulum-v4", "Swimmer-v4"]
 _OUT_OF_THE_BOX = Study(
