@@ -1625,6 +1625,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'abs_lab.runs.runner._Written.event': ('runs/runner.html#_written.event', 'abs_lab/runs/runner.py'),
                                      'abs_lab.runs.runner._Written.set': ('runs/runner.html#_written.set', 'abs_lab/runs/runner.py'),
                                      'abs_lab.runs.runner._holds_nan': ('runs/runner.html#_holds_nan', 'abs_lab/runs/runner.py'),
+                                     'abs_lab.runs.runner._put': ('runs/runner.html#_put', 'abs_lab/runs/runner.py'),
                                      'abs_lab.runs.runner._trainings': ('runs/runner.html#_trainings', 'abs_lab/runs/runner.py'),
                                      'abs_lab.runs.runner.about_of': ('runs/runner.html#about_of', 'abs_lab/runs/runner.py'),
                                      'abs_lab.runs.runner.load_agent': ('runs/runner.html#load_agent', 'abs_lab/runs/runner.py'),

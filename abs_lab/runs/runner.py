@@ -119,6 +119,13 @@ class _Saved(_Written):
         except Busy: self.log.abandon(); raise
 
 # %% ../../nbs/runs/08_runner.ipynb #54b22678
+def _put(dir, into, state):
+    "Restore a state; say so where the code of today cannot take it."
+    try: into.load_state_dict(state)
+    except (AbsLabError, MemoryError): raise
+    except Exception as e:  # of any kind: it comes from whichever agent, meter or controller the run has
+        raise AbsLabError(f"the checkpoint of {dir} holds a state that agent, meter or controller cannot take as they are now ({in_words(e)}): their code was changed since, or the file was. Put it back as it was, or choose another folder") from e
+
 class Run(_Saved):
     "A run directory, open for training."
     def __init__(
@@ -155,7 +162,7 @@ class Run(_Saved):
         if tree:
             if tree.get("id", self.config.id) != self.config.id: raise AbsLabError(f"{self.path} is the checkpoint of another run, {quoted(tree['id'])}")
             torch.set_num_threads(tree["threads"])  # sums, and so results, depend on it
-            self.load_state_dict(tree)
+            _put(self.dir, self, tree)
             self.seconds = tree["seconds"]
             if self.replay_log: self.replay_log.restore(tree.get("covers", {}))
             self.envs.load_state_dict(tree["envs"], self.actions.read(tree["envs"]))
@@ -302,8 +309,8 @@ def load_agent(
     for _, changes in tree.get("history", []): config = with_changes(config, **changes)
     agent: Any = untrained(config, device)
     if hasattr(getattr(agent, "replay", None), "row_dtype"): tree["agent"].pop("replay", None)  # its rows are left where they are
-    agent.load_state_dict(tree["agent"])
-    agent.progress.load_state_dict(tree["progress"])
+    _put(dir, agent, tree["agent"])
+    _put(dir, agent.progress, tree["progress"])
     return agent
 
 # %% ../../nbs/runs/08_runner.ipynb #f9d9140e

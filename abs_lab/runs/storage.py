@@ -252,7 +252,7 @@ def config_json(
     if written != FORMAT:
         raise AbsLabError(f"{dir} was written in format {shortened(written)}; this version reads format {FORMAT}. Choose another folder, or the version that wrote it")
     if (at := misfit(found, CONFIG)) is not None: raise AbsLabError(f"{path} cannot be read as a run's parameters: see {quoted(at[1:])}")
-    return found
+    return {k: v for k, v in found.items() if v is not None}  # null and absent are one
 
 def result_of(
     dir: Path,         # a run directory
