@@ -503,6 +503,9 @@ def main(
     plain_terminal()
     if not argv or argv[0] in ("-h", "--help"): say(USAGE); return 0 if argv else 2
     if argv[0] == "--version": say(f"abs_lab {__version__}"); return 0
-    try: return COMMANDS[choose("command", argv[0], COMMANDS)](argv[1:])
+    try:
+        for word in argv:
+            if len(word) > 4_096: raise AbsLabError(f"{quoted(word)} is {len(word):,} characters long; a word of a command may have 4,096, as a path may")
+        return COMMANDS[choose("command", argv[0], COMMANDS)](argv[1:])
     except (AbsLabError, OSError) as e: say(f"abs-lab: {in_words(e)}", error=True); return 2  # a full disk, or a folder that may not be read
     except KeyboardInterrupt: say("\ninterrupted; the same command goes on from the last checkpoint, if there is one yet", error=True); return 130

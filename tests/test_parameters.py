@@ -148,7 +148,7 @@ def test_nothing_that_somebody_gave_is_repeated_at_length(tmp_path, monkeypatch,
     for act in (lambda: configure(**{LONG: b"x"}), lambda: configure(**{LONG: 1}), lambda: recorded(dict(config=dict(agent=LONG))), lambda: recorded(LONG), lambda: recorded(dict(config=dict(network=f"{LONG}:x"))), lambda: _built(broken, {}),
                 lambda: backend_for(EnvConfig(f"MinAtar/{LONG}")), lambda: backend_for(EnvConfig(f"{LONG}:x-v0")), lambda: backend_for(EnvConfig(f"os:{LONG}")), lambda: find("agent", f"{LONG}:x"), lambda: find("agent", f"os:{LONG}"),
                 lambda: device_of(LONG), lambda: contents(tmp_path/LONG), lambda: Lease(tmp_path/"lock")): assert len(said(act)) < 1_500
-    for argv in (["merge", LONG], ["verify", LONG], ["status", LONG], ["train", LONG], ["reproduce", LONG], [LONG]):
+    for argv in (["merge", LONG], ["verify", LONG], ["status", LONG], ["train", LONG], ["reproduce", LONG], ["train", "pqn", f"--lr={LONG}"], ["train", "pqn", "--anneal-lr", LONG], [LONG]):
         assert cli.main(argv) == 2 and len(capsys.readouterr().err) < 1_500, argv[0]
 
 
