@@ -466,6 +466,14 @@ def test_a_picture_is_shown_as_what_it_means(picture, shown, drawn):
     assert (film(Session.open(drawn))[0] == shown).all()
 
 
+@pytest.mark.parametrize("shape", [(20_000, 2), (2, 20_000), (1, 1), (5, 1)], ids=str)
+def test_a_picture_of_any_form_is_shown_small(shape, drawn):
+    from abs_lab.live.film import film
+    Drawn.picture = np.zeros((*shape, 3), np.uint8)
+    _, height, width, _ = film(Session.open(drawn))[0].shape
+    assert height <= 1_280 and width <= 320
+
+
 def fails(): raise KeyError("no camera")
 
 @pytest.mark.parametrize("picture, said", [(None, "does not render: render() gave None"), (np.zeros((8, 8)), "(8, 8)"), ("text", "needed"), (fails, "no camera")], ids=["none", "grey", "text", "raises"])

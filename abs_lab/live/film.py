@@ -73,8 +73,9 @@ def _picture(envs):
     return picture.clip(0, 255).astype(np.uint8)
 
 def _fit(picture, width):
-    "A picture about `width` pixels wide."
-    stride, times = -(-picture.shape[1] // width), max(width // picture.shape[1], 1)
+    "A picture about `width` pixels wide, or four times as high where it is a strip."
+    wide = max(picture.shape[1], -(-picture.shape[0] // 4))
+    stride, times = -(-wide // width), max(width // wide, 1)
     return picture[::stride, ::stride].repeat(times, 0).repeat(times, 1)
 
 def _episode(act, config, seed, device, frames, width, max_steps, step):
