@@ -73,7 +73,7 @@ def choose(
     names = {str(c).lower(): str(c) for c in choices}
     near = [names[n] for n in difflib.get_close_matches((value if isinstance(value, str) else quoted(value)).lower(), names, n=3, cutoff=0.5)]
     hint = f"; did you mean {' or '.join(near)}?" if near else "."
-    known = f" Valid: {', '.join(map(str, choices))}." if len(choices) <= 30 else ""
+    known = "" if len(choices) > 30 else f" Valid: {', '.join(map(str, choices))}." if choices else " There is none."
     error = AbsLabError(f"unknown {what} {quoted(value)}{hint}{known}")
     error.valid = tuple(choices)
     raise error
