@@ -1,5 +1,5 @@
 "The presets: `paper` on the published numbers, literally; the others able to act; ids, seeds and the experiment's parameters cell."
-import ast, itertools, json
+import ast, itertools, json, math
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,6 +116,17 @@ def test_abs_of_ppo_can_act_by_15_percent_of_a_run(preset):
     for total_steps in (300_000, 1_000_000, 5_000_000):
         config = configure("ppo", preset=preset, total_steps=total_steps)
         assert earliest_change(config) <= 0.15, total_steps
+
+
+@pytest.mark.parametrize("agent", ["pqn", "ppo"])
+@pytest.mark.parametrize("controller", ["abs", "ramp", "walk"])
+def test_any_number_of_environments_will_do(agent, controller):
+    for num_envs in (1, 2, 3, 4, 6, 12, 20):
+        config = configure(agent, controller=controller, env_id="CartPole-v1", num_envs=num_envs)
+        assert config.controller.multiple == 8 // math.gcd(8, num_envs) and configure(**config.flat()).id == config.id
+        assert {num_envs * size % 8 for size in config.controller.sizes_asked()} == {0}
+    assert configure(agent, controller=controller, env_id="CartPole-v1").controller.multiple == configure(agent, controller=controller, env_id="CartPole-v1", num_envs=8).controller.multiple == 1
+    with pytest.raises(AbsLabError, match="do not divide"): configure(agent, controller=controller, env_id="CartPole-v1", num_envs=4, multiple=1)
 
 
 def test_gradient_noise_brings_thresholds_of_its_own():

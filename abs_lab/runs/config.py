@@ -178,6 +178,9 @@ def configure(
     values = gauge.complete(rule.complete(values, gauge))
     gauge.check_agent(kind)
     env, settings_, measure, control = (_built(cls, values) for cls in parts)
+    if {"multiple", "size_min", "size_max"} <= {*_defaults(rule)} and "multiple" not in values and isinstance(minibatches := getattr(settings_, "num_minibatches", 1), int):
+        unit = minibatches // math.gcd(minibatches, env.num_envs)  # sizes that divide into minibatches are multiples of it
+        if unit > 1 and control.size_min < control.size_max and not (control.size_min % unit or control.size_max % unit): control = _built(rule, values | dict(multiple=unit))
     chosen = {f.name: _fit(f.name, values[f.name], f.default) for f in fields(RunConfig) if f.name in OWN and f.name in values}
     config = RunConfig(env, settings_, measure, control, (agent, preset, controller, meter), origin=origin, **chosen)
     _check(config, kind)
