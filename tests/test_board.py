@@ -1,5 +1,5 @@
 "The dashboard without a browser: what it shows and sets of every agent's session, and what it costs when a run is long."
-import importlib.util, time
+import importlib.util, threading, time
 from dataclasses import dataclass
 
 import psutil
@@ -11,7 +11,7 @@ for package in ("ipywidgets", "anywidget"):
 from abs_lab.core.contract import Controller, Metric
 from abs_lab.live.board import Dashboard
 from abs_lab.live.browser import RunBrowser
-from abs_lab.live.page import Form
+from abs_lab.live.page import Form, Page
 from abs_lab.live.what_if import WhatIf
 from abs_lab.runs import registry
 from abs_lab.runs.config import configure
@@ -160,6 +160,72 @@ def test_what_cannot_be_filmed_says_so_and_training_goes_on(task, changes, why):
     board.session.stop(); board.session.wait(60)
 
 
+def test_a_run_that_is_trained_elsewhere_is_followed_and_leads_the_lists(tmp_path):
+    "Here another session of this process trains it, which is told from another process by nothing but its number."
+    session = Session(configure("pqn", **TASKS["pqn"] | dict(total_steps=6_000, eval_envs=2)))
+    for seed in (1, 2): run(configure(env_id="CartPole-v1", num_envs=16, total_steps=600, eval_envs=2, seed=seed), session.dir.with_name(f"{seed}"))
+    session.step(5); session.wait(60)
+    session.save()
+    board, page, browser = Dashboard(Session(session.config, session.dir)), Page(), RunBrowser()
+    assert list(page.existing.options)[0].startswith(f"{session.dir.name} (paused in process ") and browser.table.rows[0][5] == "paused" and WhatIf().folders[0] == session.dir
+    board.tick()
+    buttons = board.header.buttons
+    assert "in process" in board.header.title.value and all(w.disabled for w in board.controls.fields.values())
+    assert {name for name, button in buttons.items() if not button.disabled} == {"Start", "Stop", "Save", "Fork"} and buttons["Start"].description == "Resume"
+    session.set(low=0.123)          # where it is trained; the board's sliders follow
+    session.step(2); session.wait(60)
+    board.tick()
+    assert board.controls.fields["low"].value == pytest.approx(0.123)
+    buttons["Start"].click()
+    assert board.session.wait(120) == session.wait(10) == "finished"
+    board.tick()
+    assert "finished" in board.header.title.value and "in process" not in board.header.title.value and not any(w.disabled for w in board.controls.fields.values())
+
+    # forking a finished run asks how much longer to train, and goes on
+    buttons["Fork"].click()
+    assert board.more.layout.display is None and len(board.sessions) == 1
+    board.longer.value = 2_000
+    board.more.children[2].click()
+    assert len(board.sessions) == 2 and board.more.layout.display == "none" and board.session.wait(120) == "finished" and 8_000 <= board.session.result["steps"] < 9_000
+
+
+def test_sliders_belong_to_the_run_that_is_in_front():
+    board = board_of("pqn")
+    stepped(board, 5)
+    board.controls.fields["low"].value = 0.07   # and at once
+    board.header.buttons["Fork"].click()
+    assert board.session is board.sessions[1]  # without waiting for the update, and for the copy
+    board.controls.fields["low"].value = 0.2
+    assert board.session.wait(60) == "stopped"
+    rested(board)
+    board.tick()
+    until = time.monotonic() + 20
+    while "forked at step" not in board.header.message.value: assert time.monotonic() < until; time.sleep(0.05)
+    assert [s.present.controller.low for s in board.sessions] == pytest.approx([0.07, 0.2])
+    board.sessions[0].stop(); board.sessions[0].wait(60)
+
+
+def test_create_says_so_at_once(monkeypatch):
+    page, said = Page(), []
+    page.form.top["env_id"].value = "CartPole-v1"
+    page.open_board(lambda: (said.append((page.form.message.value, page.create.disabled)), Session(page.form.config()))[1])
+    assert "creating" in said[0][0] and said[0][1] and not page.create.disabled and "creating" not in page.form.message.value
+    page.leave(page.boards[0])
+
+
+def test_doubts_are_looked_for_beside_the_page(monkeypatch):
+    "They read a run's files: a look at the page does not wait for them."
+    free, board = threading.Event(), board_of("pqn", total_steps=1_000)
+    monkeypatch.setattr("abs_lab.live.board.doubts", lambda dir: free.wait(60) and ["a doubt"])
+    board.tick()
+    board.session.start(); board.session.wait(60)
+    board.tick()
+    assert "finished" in board.header.message.value and "doubt" not in board.header.message.value
+    free.set()
+    until = time.monotonic() + 20
+    while "It may not have learnt: a doubt" not in board.header.message.value: assert time.monotonic() < until; time.sleep(0.05)
+
+
 @dataclass
 class Halving(Controller):
     "Adds while the policy is settled, halves when it moves."
@@ -246,7 +312,7 @@ def test_a_film_and_a_fork_of_a_run_from_elsewhere_are_refused(tmp_path):
     board = Dashboard(Session.open(tmp_path/"a"))
     board.film.play().join()
     assert "cannot be imported" in board.film.status.value
-    board._attempt(board._fork)
+    board._attempt(board._fork_longer)
     assert "cannot be imported" in board.header.message.value and len(board.sessions) == 1
 
 

@@ -1,5 +1,6 @@
 "Sessions: what is set on the way outlives a kill and can be made again, bit for bit; forks; what goes wrong reaches the caller."
 import shutil, signal, threading, time, traceback
+from concurrent.futures import Future
 
 import pytest
 
@@ -9,8 +10,9 @@ from abs_lab.runs.forks import repeat
 from abs_lab.runs.parties import Parties, memory_of
 from abs_lab.runs.runner import Run, read_config, run, set_events
 from abs_lab.runs.session import Session
-from abs_lab.runs.storage import Busy
-from support import assert_same_run, events, finish, result, rows, start, state
+from abs_lab.runs.storage import Busy, ask
+from abs_lab.runs.checkpoints import load_tree
+from support import assert_same_run, events, finish, result, rows, start, state, wait_for, write
 
 SMALL = dict(preset="classic", env_id="CartPole-v1", num_envs=16, total_steps=12_000, interval=1, size_max=32, eval_envs=4, epsilon_fraction=0.5)
 
@@ -183,6 +185,71 @@ def test_two_sessions_of_one_config_have_folders_of_their_own(tmp_path, monkeypa
     second = Session(configure(**SMALL))
     assert first.dir.parent == tmp_path/"live" and second.dir != first.dir
     first.stop()
+
+
+# -- a run that is trained elsewhere -----------------------------------------------------------------------------------
+
+def test_opening_a_run_attaches_to_the_session_that_trains_it(tmp_path):
+    session = stepped(tmp_path/"a", 2)
+    assert Session.open(tmp_path/"a") is session
+    session.stop(); session.wait(60)
+    assert Session.open(tmp_path/"a") is not session
+
+
+def test_another_process_is_followed_and_asked_to_pause_to_save_and_to_stop(tmp_path):
+    "And the run comes out as if nobody had asked."
+    config, dir = write(tmp_path/"config.json", SMALL | dict(total_steps=20_000)), tmp_path/"a"
+    process = start("-m", "abs_lab.runs", tmp_path/"config.json", dir, cwd=tmp_path, checkpoint_seconds=1000)
+    assert wait_for(lambda: len(rows(dir)) >= 3, process)
+    session = Session.open(dir)
+    session.pause()
+    assert session.wait(10) == "paused" and session.elsewhere == f"process {process.pid}" and not session.alive
+    session.save()
+    at = len(rows(dir))
+    assert load_tree(dir/"checkpoint.safetensors")["progress"]["update"] == at
+    with pytest.raises(AbsLabError, match=f"trained by process {process.pid}, which can be asked"): session.set(low=0.1)
+    fork = session.fork(low=0.1)
+    assert len(rows(fork.dir)) == at == len(rows(dir)) and fork.present.controller.low == 0.1 and not fork.elsewhere
+    session.resume()
+    assert session.look() and session.state == "running" and wait_for(lambda: len(rows(dir)) > at, process)
+    session.stop()
+    assert finish(process)[0] == 130 and session.wait(10) == "stopped" and not session.elsewhere
+    assert not [p.name for p in dir.iterdir() if p.name.startswith("asked")]
+    finished(session)
+    run(config, tmp_path/"whole")
+    assert_same_run(dir, tmp_path/"whole")
+
+
+def test_a_session_says_that_it_is_paused_and_heeds_who_resumes_it(tmp_path):
+    session = stepped(tmp_path/"a", 2)
+    other = Session(session.config, tmp_path/"a")
+    assert other.state == "paused" and other.elsewhere
+    with pytest.raises(AbsLabError, match="which can be asked"): other.step(1)
+    other.resume()
+    assert other.wait(60) == "finished" and session.wait(60) == "finished"
+    assert other.result == session.result and not other.elsewhere
+
+
+def test_a_pause_that_nobody_answered_is_forgotten(tmp_path):
+    "A request that a killed process leaves behind does not hold the next one."
+    (tmp_path/"a").mkdir()
+    for wish in ("pause", "stop"): ask(tmp_path/"a", wish)
+    assert run(configure(**SMALL), tmp_path/"a")["status"] == "finished"
+
+
+def test_a_fork_is_there_at_once_and_takes_what_is_set(tmp_path):
+    session = stepped(tmp_path/"a", 2)
+    entered, free = threading.Event(), threading.Event()
+    session._jobs.append((lambda run: (entered.set(), free.wait(60)), Future()))  # an update that takes long
+    entered.wait(60)
+    one, two = session.fork_soon(), session.fork_soon()
+    assert one.state == two.state == "forking" and one.dir != two.dir and not one.dir.exists()
+    one.set(low=0.2)
+    free.set()
+    assert one.wait(60) == two.wait(60) == "stopped" and len(rows(one.dir)) == 2
+    one.step(1); one.wait(60)
+    assert set_events(one.dir) == [[2, {"low": 0.2}]] and one.run.controller.low == 0.2
+    for s in (one, session): s.stop(); s.wait(60)
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------

@@ -98,17 +98,17 @@ def test_a_board_that_is_left_while_it_trains_closes_its_widgets_and_the_run_goe
     page = Page()
     before = len(widget._instances)
     for _ in range(2):
-        page.open_board(lambda: session if not session.alive else page.session_of(session.dir))
+        page.open_board(lambda: Session.open(session.dir) if session.alive else session)
         board = page.boards[0]
         assert board.session is session
         if session.alive: board.controls.fields["low"].value = 0.01  # and at once away
         else: session.start()
         page.leave(board)
-        assert len(widget._instances) == before and not page.boards and page.training == [session]
+        assert len(widget._instances) == before and not page.boards
     board.thread.join(5)
     assert not board.thread.is_alive() and len(widget._instances) == before
     until = time.monotonic() + 20
     while not (session.run and session.run.progress.update > 3) and time.monotonic() < until: time.sleep(0.02)
     assert session.alive and session.run.progress.update > 3 and session.present.controller.low == 0.01
     session.stop()
-    assert session.wait(20) == "stopped" and page.session_of(session.dir) is not session
+    assert session.wait(20) == "stopped" and Session.open(session.dir) is not session

@@ -141,12 +141,12 @@ class Header:
     ):
         "Say how it stands, and which buttons can be pressed."
         state, (agent, _, controller, _) = session.state, session.config.names
-        can = dict(Start=state in ("ready", "stopped", "failed", "paused"), Pause=state == "running", Step=state in ("ready", "stopped", "paused"),
-                   Stop=session.alive, Save=state in ("running", "paused"), Fork=state in ("running", "paused", "stopped", "finished", "failed"))
+        can = dict(Start=state in ("ready", "stopped", "failed", "paused"), Pause=state == "running", Step=state in ("ready", "stopped", "paused") and not session.elsewhere,
+                   Stop=session.alive or bool(session.elsewhere), Save=state in ("running", "paused"), Fork=state in ("running", "paused", "stopped", "finished", "failed"))
         for name, able in can.items(): self.buttons[name].disabled = not able or (deleted and name != "Stop")
         self.buttons["Start"].description = "Resume" if state == "paused" else "Start"
         about = joined(short_name(agent), short_name(controller), f"seed {session.config.seed}", by=" · ")
-        self.title.value = joined(tag("span", session.config.env.env_id, class_="title"), " ", tag("span", about, class_="quiet"), tag("span", state, class_=f"chip {state}"))
+        self.title.value = joined(tag("span", session.config.env.env_id, class_="title"), " ", tag("span", about, class_="quiet"), tag("span", state, class_=f"chip {state}"), *[tag("span", f" in {session.elsewhere}", class_="quiet")] * bool(session.elsewhere))
         self.progress.value = self._progress(run.trace, run.colour, runs, state == "running")
 
     def _progress(self, trace, colour, runs, running):
@@ -242,6 +242,7 @@ class LiveView(Displayable):
         "Read what the runs have written."
         new = False
         for session, run in zip(self.sessions, self.plots.runs):
+            session.look()
             if run.trace.row and not session.dir.exists():
                 if run not in self.deleted: self.say(f"{session.dir} was deleted: it can train no further, and what is shown was read before", True)
                 self.deleted.add(run)
@@ -256,9 +257,17 @@ class LiveView(Displayable):
         if before != state:
             self.last_states[run] = state
             if state == "failed" and run not in self.deleted: self.say(str(session.error), True, "" if isinstance(session.error, AbsLabError) else "".join(traceback.format_exception(session.error)))
-            if state == "finished" and before and session.result: self.say(". It may not have learnt: ".join([f"finished; {score_line(session.result['eval'])}", *doubts(session.dir)]))
+            if state == "finished" and before and session.result:
+                self.say(f"finished; {score_line(session.result['eval'])}")
+                threading.Thread(target=self._say_doubts, args=(session, self.header.message.value), daemon=True).start()
             if state in STILL and run.trace.row: self.picture.take()
         self.header.show(session, run, self.plots.runs, run in self.deleted)
+
+    def _say_doubts(self, session, said):
+        "Add to what was said of a finished run why it may not have learnt; this reads the run's files."
+        found = doubts(session.dir)
+        with self.lock:
+            if found and self.header.message.value == said: self.say(". It may not have learnt: ".join([f"finished; {score_line(session.result['eval'])}", *found]))
 
 # %% ../../nbs/live/03_board.ipynb #458a035d
 class SteeredView(LiveView):
@@ -270,6 +279,11 @@ class SteeredView(LiveView):
     ):
         super().__init__(plots, Header(self._press), refresh)
         self.adding = False
+        self.longer, fork, leave = W.BoundedIntText(min=1, max=10**15, layout=W.Layout(width="130px")), W.Button(description="Fork and train", button_style="primary", layout=W.Layout(width="auto")), W.Button(description="Cancel", layout=W.Layout(width="auto"))
+        self.more = toolbar(W.HTML("This run is finished. Train a fork of it for so many environment steps more:"), self.longer, fork, leave)
+        self.more.layout.display = "none"
+        fork.on_click(lambda _: self._attempt(self._fork_longer))
+        leave.on_click(lambda _: self._hide_more())
         self.run_choice = W.ToggleButtons(layout=W.Layout(display="none"), style=dict(button_width="auto"))
         self.run_choice.observe(lambda _: None if self.adding else self.choose(), "index")
 
@@ -296,6 +310,7 @@ class SteeredView(LiveView):
     def choose(self):
         "Bring the chosen run to the foreground."
         with self.lock:
+            self._hide_more()
             self.plots.front = self.plots.runs[self.run_choice.index]
             self.plots.redraw()
             self.show_state()
@@ -303,7 +318,7 @@ class SteeredView(LiveView):
     def _press(self, name):
         "Do what a button says; what has to wait for an update is done where the widgets need not wait with it."
         do = dict(Start=self._start, Pause=lambda: self.session.pause(), Step=lambda: self.session.step(1), Stop=lambda: self.session.stop(), Save=self._save, Fork=self._fork)[name]
-        if name in ("Save", "Fork"): threading.Thread(target=lambda: self._attempt(do), daemon=True).start()
+        if name == "Save": threading.Thread(target=lambda: self._attempt(do), daemon=True).start()
         else: self._attempt(do)
 
     def _attempt(self, do):
@@ -323,9 +338,20 @@ class SteeredView(LiveView):
         self.picture.take()
 
     def _fork(self):
-        self.add(self.session.fork())
-        row = self.plots.front.trace.row
-        self.say(f"forked at step {row['step'] if row else 0:,}: set what is to differ, then start it")
+        if self.session.state != "finished": return self._show_fork(self.session.fork_soon(), ": set what is to differ, then start it")
+        self.longer.value, self.more.layout.display = self.session.present.total_steps, None
+
+    def _fork_longer(self):
+        fork = self.session.fork_soon(total_steps=self.session.present.total_steps + self.longer.value)
+        self._show_fork(fork, "; it trains on")
+        threading.Thread(target=lambda: self._attempt(fork.start), daemon=True).start()
+
+    def _show_fork(self, fork, what_next):
+        self.add(fork)
+        self.say("forking: the present update ends first; what is set here already holds for the fork")
+        fork.copying.add_done_callback(lambda done: done.exception() or self.say(f"forked at step {int(fork.config.origin.rpartition('@')[2]):,}{what_next}"))
+
+    def _hide_more(self): self.more.layout.display = "none"
 
 # %% ../../nbs/live/03_board.ipynb #d1da6b30
 class Dashboard(SteeredView):
@@ -336,18 +362,20 @@ class Dashboard(SteeredView):
         refresh: float = 1.0,    # seconds between looks
         height: int = 424,       # pixels of the main figure
     ):
-        self.controls, self.film = ControlPanel(self._changed), FilmPlayer(lambda: self.session)
+        self.controls, self.film, self.steered, self.rules = ControlPanel(self._changed), FilmPlayer(lambda: self.session), session, 0  # steered: the one that the controls set; rules: how often it was set, as far as they show it
         super().__init__(Plots(session.config, height, self.controls.drop), refresh)
         self.view = W.ToggleButtons(options=["Live", "Diagnostics", "Watch"], style=dict(button_width="100px"))
         self.view.observe(lambda _: self._turn(), "value")
         row = lambda *widgets: W.HBox(widgets, layout=W.Layout(align_items="center", justify_content="space-between", flex_flow="row wrap"))
-        self.stack(self.plots.style, row(self.header.title, toolbar(*self.header.buttons.values())), self.header.progress, self.header.message,
+        self.stack(self.plots.style, row(self.header.title, toolbar(*self.header.buttons.values())), self.header.progress, self.header.message, self.more,
                    row(toolbar(self.view), toolbar(self.run_choice), W.HBox([self.plots.main.log, self.plots.x_axis.choice])), W.HBox([self.controls.widget, self.plots.area]))
         self.add(session)
 
     def choose(self):
         "Bring the chosen run to the foreground, and its controls to the left."
         with self.lock:
+            self._commit_now()
+            self.steered, self.rules = self.session, len(self.plots.runs[self.run_choice.index].trace.rules)
             self.controls.show(self.session.present)
             self.plots.place(**self.controls.thresholds)
             super().choose()
@@ -355,13 +383,21 @@ class Dashboard(SteeredView):
     def show_state(self):
         "Show how the chosen run stands, and which size its controls would aim at."
         super().show_state()
+        for w in self.controls.fields.values(): w.disabled = bool(self.session.elsewhere)
         self._show_aim()
+
+    def read(self) -> bool:  # whether there is anything new
+        "Read what the runs have written, and what another process has set."
+        new = super().read()
+        if self.steered.elsewhere and len(self.plots.front.trace.rules) > self.rules: self.choose()
+        return new
 
     def commit(self):
         "Set what was asked for, once the hand is still."
-        changes, now = self.controls.due(), self.session.present.flat()
-        changes = {name: value for name, value in changes.items() if value != now[name]}
-        try: self.session.set(**changes) if changes else None
+        if not (due := self.controls.due()): return
+        now = self.steered.present.flat()
+        changes = {name: value for name, value in due.items() if value != now[name]}
+        try: self.steered.set(**changes) if changes else None
         except AbsLabError as e:
             self.say(str(e), True)
             self.choose()
@@ -369,9 +405,12 @@ class Dashboard(SteeredView):
     def close(self):
         "Set what was asked for, and follow the runs no longer; the sessions go on."
         with self.lock:
-            self.controls.changed_at = 0.0  # the hand is gone
-            self.commit()
+            self._commit_now()
             super().close()
+
+    def _commit_now(self):
+        self.controls.changed_at = 0.0  # the hand is gone
+        self.commit()
 
     def _changed(self):
         with self.lock:

@@ -26,7 +26,7 @@ from ..reports.figures import column, faint, on_grid, series
 from ..reports.stats import band, iqm
 from ..runs.runner import set_events
 from ..runs.settings import settings
-from ..runs.storage import config_json, result_of, run_dirs
+from ..runs.storage import at_work, config_json, result_of, run_dirs
 from ..runs.traces import RUN_COLOURS, GREY
 from ..studies.results import compact, load_small, steps_done
 
@@ -151,7 +151,7 @@ def table_row(
     record: Record,  # of a run, finished or not
 ) -> list:           # a value for each of COLUMNS
     "A run as the table has it."
-    done = record.result or dict(status="unfinished", steps=steps_done(record.path), interventions=_interventions(record.path))
+    done = record.result or dict(status=at_work(record.path) or "unfinished", steps=steps_done(record.path), interventions=_interventions(record.path))
     params = [record.params.get(name) for name in ("env_id", "agent", "controller", "seed")]
     return [record.study, *params, done["status"], done["steps"], done.get("eval", {}).get("mean"), done.get("interventions", 0), record.id]
 
@@ -174,7 +174,7 @@ class RunBrowser(Displayable):
 
     def refresh(self):
         "Look for runs again."
-        self.records, self.table.selected = records(), []
+        self.records, self.table.selected = sorted(records(), key=lambda r: bool(r.result) or not at_work(r.path)), []  # those that are trained now first
         self.small.clear()
         self.table.rows = [table_row(r) for r in self.records]
         self.baseline.options = {"none": ""} | {f"{r.id} ({r.study})": r for r in self.records}

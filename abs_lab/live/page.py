@@ -25,8 +25,8 @@ from ..runs.config import OWN, RunConfig, configure, describe
 from ..runs.registry import find, kind_of, names
 from ..runs.session import Session
 from ..runs.settings import settings
-from ..runs.storage import result_of, run_dirs
-from ..studies.results import steps_done
+from ..runs.storage import at_work, run_dirs
+from ..studies.status import standing
 
 # %% ../../nbs/live/06_page.ipynb #0c7556eb
 TASKS = ("LunarLander-v3", "CartPole-v1", "Acrobot-v1", "Catch-v0", "MinAtar/Breakout-v1", "MinAtar/SpaceInvaders-v1", "Pong-v5", "Breakout-v5", "HalfCheetah-v5")
@@ -99,10 +99,11 @@ class Form:
 
     def tell(
         self,
-        text: str,  # empty: nothing is wrong
+        text: str,             # empty: nothing is wrong
+        kind: str = "error",   # or quiet
     ):
-        "Say what is wrong."
-        self.message.value = message(text, "error")
+        "Say what is wrong, or what is being done."
+        self.message.value = message(text, kind)
 
     def config(self) -> RunConfig:
         "What the form says; raises `AbsLabError` when it cannot be."
@@ -114,15 +115,15 @@ class Form:
 class Page(Displayable):
     "The form and the live view; the run browser; the what-if view."
     def __init__(self):
-        self.form, self.boards, self.training = Form(), [], []  # training: sessions whose board was left
+        self.form, self.boards = Form(), []
         self.tabs = W.ToggleButtons(options=["Train", "Runs", "What if"], style=dict(button_width="100px"))
         self.tabs.observe(lambda _: self.turn(), "value")
         self.existing = W.Dropdown(description="or a run that is there", style=dict(description_width="initial"), layout=W.Layout(width="480px"))
-        create = W.Button(description="Create", button_style="primary", tooltip="make a new run with these parameters; it is started by Start", layout=W.Layout(width="auto"))
-        reopen = W.Button(description="Open", tooltip="draw what is recorded; Start goes on with it", layout=W.Layout(width="auto"))
-        create.on_click(lambda _: self.open_board(lambda: Session(self.form.config())))
-        reopen.on_click(lambda _: self.open_board(lambda: self.session_of(self.existing.value)) if self.existing.value else None)
-        self.new = W.VBox([self.form.widget, toolbar(create, self.existing, reopen)])
+        self.create = W.Button(description="Create", button_style="primary", tooltip="make a new run with these parameters; it is started by Start", layout=W.Layout(width="auto"))
+        self.reopen = W.Button(description="Open", tooltip="draw what is recorded; Start goes on with it", layout=W.Layout(width="auto"))
+        self.create.on_click(lambda _: self.open_board(lambda: Session(self.form.config())))
+        self.reopen.on_click(lambda _: self.open_board(lambda: Session.open(self.existing.value), "opening …") if self.existing.value else None)
+        self.new = W.VBox([self.form.widget, toolbar(self.create, self.existing, self.reopen)])
         self.live, self.views, self.place = W.VBox([self.new]), {}, None
         self.area = W.VBox([self.live])
         self.stack(PageStyle(), toolbar(self.tabs), self.area)
@@ -133,24 +134,22 @@ class Page(Displayable):
         self.place = display(HTML(""), display_id=True)  # where the live view leaves its still picture
 
     def list_existing(self):
-        "List the runs that were started here."
-        found = sorted(run_dirs(Path(settings()["runs_dir"]) / "live"), key=lambda p: -(p / "config.json").lstat().st_mtime)
-        self.existing.options = {f"{p.name} ({'finished' if result_of(p) else f'{steps_done(p):,} steps'})": p for p in found}
-
-    def session_of(
-        self,
-        dir: Path,  # a run directory
-    ) -> Session:
-        "The session that trains a run here, else a new one that goes on with it."
-        return next((session for session in self.training if session.alive and session.dir == dir), None) or Session.open(dir)
+        "List the runs that were started here, those that are trained now first."
+        found = sorted(run_dirs(Path(settings()["runs_dir"]) / "live"), key=lambda p: (not at_work(p), -(p / "config.json").lstat().st_mtime))
+        self.existing.options = {f"{p.name} ({standing(p)})": p for p in found}
 
     def open_board(
         self,
-        make,  # function that returns a session
+        make,                      # function that returns a session
+        saying: str = "creating …" # meanwhile
     ):
         "Show a session's live view; the form says it when there is none."
+        self.form.tell(saying, "quiet")
+        self.create.disabled = self.reopen.disabled = True
         try: board = Dashboard(make())
         except AbsLabError as e: return self.form.tell(str(e))
+        finally: self.create.disabled = self.reopen.disabled = False
+        self.form.tell("")
         back = W.Button(description="‹ another run", tooltip="back to the form; this run goes on", layout=W.Layout(width="auto"))
         back.on_click(lambda _: self.leave(board))
         self.boards.append(board)
@@ -167,7 +166,6 @@ class Page(Displayable):
         old, self.live.children = self.live.children, [self.new]
         board.close()
         self.boards.remove(board)
-        self.training = [session for session in dict.fromkeys([*self.training, *board.sessions]) if session.alive]
         with board.lock: discard(*old, board.film.widget, board.plots.main.figure, board.plots.diagnostics.figure, board.plots.nothing)
 
     def turn(self):

@@ -24,7 +24,7 @@ from .browser import records
 from .widgets import Displayable, PageStyle, discard, figure_area, message, panels, push_apart
 from ..reports.figures import faint, in_two_lines
 from ..runs.runner import about_of, look_at
-from ..runs.storage import steps_of
+from ..runs.storage import at_work, steps_of
 from ..runs.traces import RUN_COLOURS, GREY, HIGH, LOW, titles
 from ..studies.results import steps_done
 
@@ -98,7 +98,7 @@ class WhatIf(Displayable):
         level = [dict(type="line", xref="paper", x0=0, x1=1, yref="y", y0=1, y1=1, line=dict(color=c, width=2)) for c in (LOW, HIGH)]
         self.figure = panels([["divergence D"], ["size"]], 360, past, right=14, shapes=level)
         self.figure.update_layout(xaxis2_title_text="environment steps", xaxis_rangemode="tozero", xaxis2_rangemode="tozero", yaxis_rangemode="tozero", yaxis2_rangemode="tozero")
-        self.folders = [Path(dir)] if dir else [r.path for r in records() if r.path.is_dir() and steps_done(r.path)]
+        self.folders = [Path(dir)] if dir else sorted((r.path for r in records() if r.path.is_dir() and steps_done(r.path)), key=lambda p: not at_work(p))
         self.run_choice = W.Dropdown(options={f"{p.name} ({p.parent.name})": p for p in self.folders}, description="run", style=dict(description_width="40px"), layout=W.Layout(width="auto"))
         self.side, self.text = W.VBox(layout=W.Layout(width="238px", min_width="238px")), W.HTML()
         self.stack(PageStyle(self.figure), self.run_choice, W.HBox([self.side, figure_area(self.figure)]), self.text)

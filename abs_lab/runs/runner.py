@@ -30,7 +30,7 @@ from .logs import ActionLog, ReplayLog, StepLog, append_event
 from .parties import Parties, device_of, untrained, weights_of, with_changes
 from .provenance import differences, provenance
 from .settings import settings
-from .storage import Busy, Lease, config_json, crc_of, events_of, own_files, result_of, steps_of, write_sealed
+from .storage import WISHES, Busy, Lease, asked, config_json, crc_of, events_of, own_files, result_of, steps_of, withdraw, write_sealed
 
 # %% ../../nbs/runs/08_runner.ipynb #24ddd04f
 def set_events(
@@ -66,6 +66,7 @@ class _Written(Parties):
     seconds: float                # of training
     planned: list                 # what was set after the checkpoint, or in the run that it repeats
     kept: tuple | None            # what the newest checkpoint needs of replay and of actions
+    heeded: float = 0.0           # when it last looked for what others ask
 
     def event(
         self,
@@ -142,6 +143,7 @@ class Run(_Saved):
             self.lease = Lease(self.dir / "lock")
             self._claim()
             for left in own_files(self.dir, ".tmp"): left.unlink()  # of a process that was killed while it wrote
+            withdraw(self.dir, *WISHES)
             write_sealed(self.dir / "config.json", replace(config, meter=self.meter).record())
             self._restore()
         except BaseException:
@@ -206,6 +208,24 @@ class Run(_Saved):
             yield s
         self.checkpoint()
 
+    def heed(self):
+        "Do what other processes ask for: save, stand still for as long as they want it, and stop, which raises `Stopped`."
+        if time.monotonic() - self.heeded < 0.25: return
+        while True:
+            wishes, self.heeded = asked(self.dir), time.monotonic()
+            if "save" in wishes: self.checkpoint(); withdraw(self.dir, "save")
+            if "stop" in wishes: raise Stopped
+            if "pause" not in wishes or _ended(): return
+            self._check()
+            self.log.flush()
+            time.sleep(0.1)
+
+    def heeded_steps(self) -> Iterator[Step]:  # what is left of the run
+        "Train, heeding other processes between two updates."
+        for s in self.steps():
+            yield s
+            self.heed()
+
     def finish(
         self,
         each: Callable = lambda: None,  # called before each step of the evaluation; what it raises ends it
@@ -233,7 +253,9 @@ class Run(_Saved):
         if hasattr(self, "envs"): self.envs.close()
         with contextlib.suppress(OSError):  # a full disk has been reported by then
             if hasattr(self, "log"): self.log.close()
-        if hasattr(self, "lease"): self.lease.close()
+        if hasattr(self, "lease"):
+            with contextlib.suppress(Busy): self.lease.check(); withdraw(self.dir, *WISHES)
+            self.lease.close()
 
 # %% ../../nbs/runs/08_runner.ipynb #bd9f2445
 class Stopped(KeyboardInterrupt):
@@ -269,9 +291,9 @@ def run(
     with writing(dir):
         try:
             try:
-                for _ in (watch(r.steps(), config) if watch else r.steps()): pass
+                for _ in (watch(r.heeded_steps(), config) if watch else r.heeded_steps()): pass
             except Stopped: r.checkpoint(); raise
-            return r.finish()
+            return r.finish(r.heed)
         except (Busy, OSError): raise  # nothing more is written
         except Exception as e:
             r.event("error", message=in_words(e))
@@ -330,20 +352,27 @@ def progress_bar(
             yield s
 
 # %% ../../nbs/runs/08_runner.ipynb #9757bfb8
+_told = threading.Event()  # by a signal to end
+
+def _ended():
+    "Whether this process was told to end, or the campaign that started it went."
+    campaign = os.environ.get("ABS_LAB_CAMPAIGN")
+    return _told.is_set() or campaign and os.getppid() != int(campaign)
+
 def until_asked(
     steps: Iterator[Step],  # what `Run.steps` yields
     config: RunConfig,      # not used: a watch is given it
 ) -> Iterator[Step]:        # the same steps
     "A watch that raises `Stopped` after the update in which SIGTERM or Ctrl-C came, or in which the campaign that started the run went."
-    asked, campaign = threading.Event(), os.environ.get("ABS_LAB_CAMPAIGN")
     def ask(number, frame):
-        if number == signal.SIGINT and asked.is_set(): raise KeyboardInterrupt  # asked twice
-        asked.set()
+        if number == signal.SIGINT and _told.is_set(): raise KeyboardInterrupt  # told twice
+        _told.set()
+    _told.clear()
     main = threading.current_thread() is threading.main_thread()  # Python hands signals to no other thread
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT) if main}
     try:
         for s in steps:
             yield s
-            if asked.is_set() or campaign and os.getppid() != int(campaign): raise Stopped
+            if _ended(): raise Stopped
     finally:
         for number, handler in before.items(): signal.signal(number, handler)

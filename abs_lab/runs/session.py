@@ -27,17 +27,19 @@ from .forks import fork
 from .parties import with_changes
 from .trackers import tracked
 from .runner import Stopped, look_at, opened, read_config, set_events, writing
-from .storage import Busy, Lease, result_of
+from .storage import Busy, Lease, ask, asked, result_of, withdraw
 
 # %% ../../nbs/runs/12_session.ipynb #1768cc36
 STILL = ("ready", "paused", "stopped", "finished", "failed")  # states in which nothing is trained
 _opening = threading.Lock()  # runs are built one at a time
-_begun = weakref.WeakSet()   # sessions to be stopped at exit
+_made = weakref.WeakSet()    # sessions of this process
+_begun = weakref.WeakSet()   # those to be stopped at exit
 _beginning = threading.Lock()  # of one session at a time
 
 def _new_folder(path: Path) -> Path:
-    "The path, or with a number after it the first one that is not there."
-    return next(p for i in count(1) if not (p := path.with_name(f"{path.name}-{i}") if i > 1 else path).exists())
+    "The path, or with a number after it the first one that is not there, nor about to be."
+    about_to_be = {session.dir for session in list(_made)}
+    return next(p for i in count(1) if not (p := path.with_name(f"{path.name}-{i}") if i > 1 else path).exists() and p not in about_to_be)
 
 class _Held:
     "A run that a thread of this process trains: where it is, and what it does."
@@ -48,18 +50,32 @@ class _Held:
     ):
         self.config = config
         self.dir = Path(dir) if dir else _new_folder(Path(settings()["runs_dir"]) / "live" / config.id)
-        self.run, self.error, self.thread, self.result = None, None, None, result_of(self.dir)
-        self.state = "finished" if self.result else "stopped" if checkpoints_of(self.dir) else "ready"
-        self._gap, self._left, self._stopping, self._flushed = threading.Condition(), 0, False, 0.0
-        self._wanted, self._jobs = {}, []  # what to set, and what to do, between two updates
+        self.run, self.error, self.thread = None, None, None
+        self._stand()
+        self._gap, self._left, self._stopping, self._flushed, self._looked, self._said = threading.Condition(), 0, False, 0.0, 0.0, False  # said: that it is paused, to other processes
+        self._wanted, self._jobs, self.copying = {}, [], None  # what to set, and what to do, between two updates; a fork that is still made
+        self.elsewhere = ""  # who else trains it: process 12; empty: nobody
+        _made.add(self)
+        self.look()
 
     @classmethod
     def open(
         cls,
         dir: Path,  # a run directory
     ):              # Session
-        "The session of a run that is there: `start` goes on with it."
-        return cls(look_at(dir), dir)
+        "The session of a run that is there: the one that trains it in this process, else a new one. That follows the process that trains the run, or goes on with it by `start`."
+        return next((session for session in list(_begun) if session._works_in(dir)), None) or cls(look_at(dir), dir)
+
+    def look(self) -> str:  # who else trains the run; empty: nobody
+        "Take over the state of the run where another process trains it."
+        before, self.elsewhere = self.elsewhere, "" if self.alive else Lease.holder(self.dir / "lock")
+        if self.elsewhere: self.state = "paused" if "pause" in asked(self.dir) else "running"
+        elif before and not self.alive: self._stand()
+        return self.elsewhere
+
+    def _stand(self):
+        self.result = result_of(self.dir)
+        self.state = "finished" if self.result else "stopped" if checkpoints_of(self.dir) else "ready"
 
     def __repr__(self):
         at = f" at step {self.run.progress.step:,} of {self.run.progress.total:,}" if self.run else ""
@@ -102,13 +118,25 @@ class _Trainer(_Held):
         with self._gap:
             while True:
                 if self._wanted: wanted, self._wanted = self._wanted, {}; self.run.set(**wanted)
+                self._heed_others()
                 self._answer(self.run)
                 if self._stopping: raise Stopped
-                self.state = "running" if self._left > 0 else "paused"
-                if self.state == "paused" or time.monotonic() - self._flushed > 0.25: self.run.log.flush(); self._flushed = time.monotonic()
+                before, self.state = self.state, "running" if self._left > 0 else "paused"
+                if self.state != before or time.monotonic() - self._flushed > 0.25: self.run.log.flush(); self._flushed = time.monotonic()
                 if self._left > 0: return
+                if not self._said:
+                    with suppress(AbsLabError): ask(self.dir, "pause"); self._said = True
                 self._gap.notify_all()
-                self._gap.wait()
+                self._gap.wait(0.25)
+
+    def _heed_others(self):
+        "Do what other processes ask for by files in the folder."
+        if time.monotonic() - self._looked < 0.25: return
+        wishes, self._looked = asked(self.dir), time.monotonic()
+        if "save" in wishes: self.run.checkpoint(); withdraw(self.dir, "save")
+        if "stop" in wishes: self._stopping = True
+        if "pause" in wishes and self._left > 0: self._left = 0
+        elif "pause" not in wishes and self._said and self.dir.exists(): self._left, self._said = math.inf, False
 
     def _train(self):
         self._between()
@@ -122,6 +150,7 @@ class _Trainer(_Held):
     def _heed(self):
         "Answer, or stop, between two steps of the evaluation."
         with self._gap:
+            self._heed_others()
             self._answer(self.run)
             if self._stopping: raise Stopped
 
@@ -163,29 +192,32 @@ class Session(_Trainer):
         self._start(math.inf)
 
     def _start(self, updates):
+        if self.copying: self.copying.result()
         with _beginning, self._gap:
             if self.alive: raise AbsLabError(f"this session was started before and is {self.state}: " + ("resume it" if self.state == "paused" else "it needs no second start"))
             if self.state == "finished": raise AbsLabError("this run is finished; fork it with a larger total_steps to go on")
             if Lease.held(self.dir / "lock") or any(s._works_in(self.dir) for s in _begun): raise Busy(f"{self.dir} is being written by another session or process")
-            self.state, self.error, self._stopping, self._left = "starting", None, False, updates
+            self.state, self.error, self._stopping, self._left, self._said = "starting", None, False, updates, False
             self.thread = threading.Thread(target=self._work, name=f"session {self.dir.name}", daemon=True)
             _begun.add(self)
             self.thread.start()
 
     def _request(self, state, **wishes):
+        if self.look(): raise AbsLabError(f"this run is trained by {self.elsewhere}, which can be asked to pause, to go on, to save and to stop, and for nothing else")
         with self._gap:
             if not self.alive: raise AbsLabError(f"this session is {self.state} and does not train" + (f": {self.error}" if self.error else "; fork it to go on" if self.state == "finished" else "; start it first"))
             for name, value in wishes.items(): setattr(self, name, value)
+            if self._said and wishes.get("_left"): withdraw(self.dir, "pause"); self._said = False
             if state and self.state in ("paused", "running"): self.state = state
             self._gap.notify_all()
 
     def pause(self):
         "Stand still after the present update."
-        self._request(None, _left=0)
+        ask(self.dir, "pause") if self.look() else self._request(None, _left=0)
 
     def resume(self):
         "Go on after a pause."
-        self._request("running", _left=math.inf)
+        withdraw(self.dir, "pause") if self.look() else self._request("running", _left=math.inf)
 
     def step(
         self,
@@ -193,19 +225,22 @@ class Session(_Trainer):
     ):
         "Train so many updates, and pause."
         if n < 1: raise AbsLabError(f"a session steps by at least 1 update, not {n}")
-        if self.alive: self._request("running", _left=n)
+        if self.alive or self.look(): self._request("running", _left=n)
         else: self._start(n)
 
     def stop(self):
         "End after the present update, with a checkpoint: `start` goes on from there."
         if self.alive: self._request("stopping", _stopping=True)
+        elif self.look(): ask(self.dir, "stop")
 
     def wait(
         self,
         timeout: float | None = None,  # seconds
     ) -> str:                          # the state in which it stands
         "Wait until training stands still; raises what training raised."
-        with self._gap: still = self._gap.wait_for(lambda: self.state in STILL, timeout)
+        until = time.monotonic() + (math.inf if timeout is None else timeout)
+        while self.look() and self.state not in STILL and time.monotonic() < until: time.sleep(0.1)
+        with self._gap: still = self._gap.wait_for(lambda: self.state in STILL, None if timeout is None else max(until - time.monotonic(), 0))
         if not still: raise AbsLabError(f"after {timeout} s the session is still {self.state}")
         if self.state == "failed" and self.error: raise self.error
         return self.state
@@ -215,6 +250,7 @@ class Session(_Trainer):
         **changes,  # parameters of the controller, of the meter or of the schedules, and their new values
     ):
         "Change parameters from the next update on; raises `AbsLabError` at once, and changes nothing, if one is refused."
+        if self.elsewhere: self._request(None)
         with self._gap:
             if self.state in ("evaluating", "finished"): raise AbsLabError(f"this session is {self.state}: nothing can be set any more; fork it")
             new = with_changes(self.present, **changes)
@@ -225,18 +261,40 @@ class Session(_Trainer):
     def save(self):
         "Write a checkpoint after the present update, and wait for it."
         if self.alive: self.ask(lambda run: run and run.checkpoint())
+        elif self.look():
+            ask(self.dir, "save")
+            while self.look() and "save" in asked(self.dir): time.sleep(0.05)
 
     def fork(
         self,
         **changes,  # parameters that differ from here on
     ):              # Session, not started
         "A second session that goes on from the present state under other parameters."
-        def work(run):
+        made = self.fork_soon(**changes)
+        made.copying.result()
+        return made
+
+    def fork_soon(
+        self,
+        **changes,  # parameters that differ from here on
+    ):              # Session, not started
+        "The same, at once: the second session is `forking` until the present update has ended and its folder is there. What is set of it meanwhile holds from its start."
+        if not self.alive:
+            if self.state == "ready": raise AbsLabError("nothing has been trained yet, so there is nothing to fork: start this session, or make another")
+            read_config(self.dir)  # raises what the fork would
+        made = Session(with_changes(self.present, **changes), _new_folder(self.dir.with_name(self.dir.name.split("-fork")[0] + "-fork")))
+        made.state, made.copying = "forking", Future()
+        def copy(run):
             if run: run.checkpoint()
-            elif self.state == "ready": raise AbsLabError("nothing has been trained yet, so there is nothing to fork: start this session, or make another")
-            target = _new_folder(self.dir.with_name(self.dir.name.split("-fork")[0] + "-fork"))
-            return Session(fork(self.dir, target, **self._wanted | changes), target)
-        return self.ask(work)
+            made.config = fork(self.dir, made.dir, **self._wanted | changes)
+        def work():
+            try:
+                if self.elsewhere: self.save()
+                self.ask(copy)
+            except BaseException as e: made.error = e; made._become("failed"); made.copying.set_exception(e)
+            else: made._become("stopped"); made.copying.set_result(None)
+        threading.Thread(target=work, daemon=True).start()
+        return made
 
     def ask(
         self,

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['RUN_FILES', 'DEEPEST', 'FORMAT', 'PARTY', 'METRIC', 'CONFIG', 'RESULT', 'SEALED', 'ROW', 'EVENT', 'MACHINE', 'BEAT',
-           'EXPIRY', 'regular', 'contents', 'Unread', 'replacing', 'write_json', 'seal_of', 'write_sealed', 'run_id',
-           'own_files', 'run_dirs', 'numbered', 'is_name', 'whole', 'number', 'finite', 'maybe', 'misfit', 'crc_of',
-           'parsed', 'read_json', 'config_json', 'result_of', 'id_of', 'sealed_line', 'Tail', 'read_jsonl', 'steps_of',
-           'check_end', 'events_of', 'last_row', 'Busy', 'Lease']
+           'EXPIRY', 'WISHES', 'regular', 'contents', 'Unread', 'replacing', 'write_json', 'seal_of', 'write_sealed',
+           'run_id', 'own_files', 'run_dirs', 'numbered', 'is_name', 'whole', 'number', 'finite', 'maybe', 'misfit',
+           'crc_of', 'parsed', 'read_json', 'config_json', 'result_of', 'id_of', 'sealed_line', 'Tail', 'read_jsonl',
+           'steps_of', 'check_end', 'events_of', 'last_row', 'Busy', 'Lease', 'asked', 'at_work', 'ask', 'withdraw']
 
 # %% ../../nbs/runs/02_storage.ipynb #5708a904
 import errno
@@ -123,7 +123,7 @@ def run_id(
     return f"{re.sub('[/:]', '-', f'{env_id}-{controller}')}-s{seed}-{digest}"
 
 RUN_FILES = re.compile(r"((config|result|failure)\.json|(steps|events)\.jsonl|(actions-[0-9]+)|(replay-[0-9]{6,})|checkpoint(-before)?\.safetensors(\.damaged)?)(\.[0-9a-f]{8}\.tmp)?|"
-                 r"worker\.log|executed\.ipynb|(lock|queue)(\.alive(\.[0-9a-f]{8})?)?")  # names in a run's folder that are the run's; what else is there belongs to somebody
+                 r"worker\.log|executed\.ipynb|asked-(pause|stop|save)|(lock|queue)(\.alive(\.[0-9a-f]{8})?)?")  # names in a run's folder that are the run's; what else is there belongs to somebody
 
 def own_files(
     dir: Path,     # a run directory
@@ -505,3 +505,45 @@ class Lease:
         owner, age = _signature(Path(path))
         if owner is None: return False
         return locked is None and _lives(owner) if owner.startswith(MACHINE) else age < EXPIRY
+
+    @staticmethod
+    def holder(
+        path: Path,   # a lock file, there or not
+    ) -> str:         # process 12, process 12 of another machine; empty: nobody
+        "Who has a lease, for people."
+        sign = contents(Path(path).with_name(Path(path).name + ".alive"))
+        if sign is None or not Lease.held(path): return ""
+        found = re.search(r" (process \d+) ", text := sign.decode(errors="replace"))
+        return (found[1] if found else "another process") + ("" if text.startswith(MACHINE) else f" of {shortened(text.partition('/')[0])}")
+
+# %% ../../nbs/runs/02_storage.ipynb #56984892
+WISHES = ("pause", "stop", "save")  # what the process that trains a run can be asked
+
+def asked(
+    dir: Path,     # a run directory
+) -> list[str]:    # of WISHES
+    "What is asked of the process that trains a run."
+    return [wish for wish in WISHES if os.path.lexists(Path(dir) / f"asked-{wish}")]
+
+def at_work(
+    dir: Path,     # a run directory, or anything else
+) -> str:          # running, paused; empty: no process trains it
+    "Whether a process trains a run, or holds it while it stands still."
+    return "" if not Lease.holder(Path(dir) / "lock") else "paused" if "pause" in asked(dir) else "running"
+
+def ask(
+    dir: Path,     # of a run that a process trains
+    wish: str,     # pause, stop or save
+):
+    "Ask that process for something; it answers between two updates."
+    path = Path(dir) / f"asked-{wish}"
+    try: open(path, "ab", opener=regular).close()
+    except OSError as e: raise AbsLabError(f"{path}, with which the process that trains this run is asked, cannot be written: {e.strerror}") from e
+
+def withdraw(
+    dir: Path,     # a run directory
+    *wishes: str,  # pause, stop, save
+):
+    "Ask it no longer, or say that it is done."
+    for wish in wishes:
+        with suppress(OSError): (Path(dir) / f"asked-{wish}").unlink(missing_ok=True)
