@@ -88,6 +88,8 @@ BAD = [
     (["--low", "-0.1"], ["0 < low < high"]),
     (["--smoothing", "1.0"], ["smoothing"]),
     (["--num-envs", "3", "--num-minibatches", "32"], ["48", "num_minibatches=32", "multiple of 32"]),
+    (["--num-envs", "32", "--groups", "5"], ["num_envs=32 does not divide into groups=5"]),
+    (["--num-envs", "32", "--groups", "2", "--explore-repeat", "2"], ["groups=2", "explore_repeat=2.0"]),
     (["--lr", "fast"], ["--lr", "fast"]),
     (["--lr", "-1"], ["lr must be positive and finite, not -1"]),
     (["--lrr", "1e-3"], ["--lrr", "--lr"]),

@@ -14,7 +14,7 @@ DEFAULTS = {  # of every parameter; a new parameter gets a line here, and no lin
     "environments": dict(
         env_id="LunarLander-v3", num_envs=64, backend="auto", env_threads=0, episodic_life=False, sticky_actions=0.0, reward_clip=False, reward_scale=1.0,
         mask_resets=True, bootstrap_truncation=True, segment_steps=0, change_at=0, change_every=0, fire_reset=True,
-        max_episode_steps=0, minatar_sticky=0.1, env_options=(), wrappers=(), action_bounds="clip", same_step_reset=False),
+        max_episode_steps=0, minatar_sticky=0.1, env_options=(), wrappers=(), action_bounds="clip", same_step_reset=False, groups=1),
     "run": dict(seed=0, total_steps=400_000, eval_envs=50, eval_episodes=1, eval_max_steps=108_000, record_every=1, origin=""),
     "agent pqn": dict(
         network="pqn", init="orthogonal", layer_norm="all", num_minibatches=4, epochs_rule="author", epochs=2, lr=2.5e-4, anneal_lr=False, lr_starts=(), lr_factors=(), gamma=0.99, lam=0.65,

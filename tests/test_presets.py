@@ -129,6 +129,11 @@ def test_any_number_of_environments_will_do(agent, controller):
     with pytest.raises(AbsLabError, match="do not divide"): configure(agent, controller=controller, env_id="CartPole-v1", num_envs=4, multiple=1)
 
 
+@pytest.mark.parametrize("agent", ["ppo", "btr"])
+def test_groups_are_for_agents_that_act_by_row(agent):
+    with pytest.raises(AbsLabError, match="groups=2 needs an agent that can act for some of the environments"): configure(agent, env_id="CartPole-v1", groups=2)
+
+
 def test_gradient_noise_brings_thresholds_of_its_own():
     config = configure("ppo", preset="mujoco", meter="gns")
     assert (config.controller.low, config.controller.high, config.meter.estimator) == (1 / 8192, 1 / 1024, "fair")

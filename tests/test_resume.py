@@ -60,7 +60,7 @@ def train_until(config, dir, update, checkpoint_at=None):
 
 
 @pytest.mark.parametrize("params", [
-    dict(segment_steps=2_000), dict(states="heldout", interval=4, lag=4, n_states=100), dict(lag=3, interval=5), dict(rounding="exact"),
+    dict(segment_steps=2_000), dict(groups=4, explore_repeat=0.0, segment_steps=2_000, change_at=1_500), dict(states="heldout", interval=4, lag=4, n_states=100), dict(lag=3, interval=5), dict(rounding="exact"),
     dict(epochs_rule="equal"), dict(anneal_lr=True), dict(change_at=1_500), dict(change_at=2_500), dict(change_every=900), dict(lr_starts=(0, 1_000), lr_factors=(1.0, 0.5)), dict(mask_resets=False, bootstrap_truncation=False), dict(diagnose_every=2),
     dict(env_id="LunarLander-v3", segment_steps=3_000), dict(backend="gymnasium", segment_steps=2_000),
     dict(env_id="SpaceInvaders-v5", preset="paper_masked", num_envs=4, total_steps=900, eval_envs=1, eval_max_steps=200, n_states=32)], ids=str)

@@ -104,6 +104,7 @@ PRESETS = {
     "paper": _ATARI | _AS_PUBLISHED | dict(interval=50),
     "paper_gns": _ATARI | _AS_PUBLISHED | dict(interval=50, anneal_lr=True, epochs_rule="constant"),
     "paper_masked": _ATARI,
+    "overlapped": _ATARI | dict(groups=2),  # for a GPU: half of the environments step while it acts for the others
     "purejaxql": _ATARI | _AS_PUBLISHED | dict(num_minibatches=32, epochs_rule="constant", init="he_normal", layer_norm="channel",
                                                loss_scale=0.5, total_steps=50_000_000),
     "minatar": _MINATAR,
@@ -211,7 +212,7 @@ def q_loss(
 # %% ../../nbs/agents/03_pqn.ipynb #9e53552a
 class _PQNNetwork(Agent):
     "What a PQN agent is made of: its network, its optimiser, its generator."
-    Config, presets, published_steps = PQNConfig, PRESETS, 20_000_000
+    Config, presets, published_steps, acts_by_row = PQNConfig, PRESETS, 20_000_000, True
     settable = ("lr", "anneal_lr", "epochs_rule", "epochs", "gamma", "lam", "epsilon_end")
     metrics = dict(loss=Metric("loss"), q_value=Metric("mean Q-value"), grad_norm=Metric("gradient norm"), lr=Metric("learning rate"), epsilon=Metric("random actions", "share"),
                    masked=Metric("autoreset rows", "share"), **PLASTICITY)
@@ -219,8 +220,9 @@ class _PQNNetwork(Agent):
 
     @classmethod
     def check(cls, config):
-        "Raise `AbsLabError`, before the run begins, for a network of one's own that cannot be imported."
+        "Raise `AbsLabError`, before the run begins, for a network of one's own that cannot be imported, and for environments in groups whose exploration has a memory."
         if ":" in config.agent.network: builder(config.agent.network)
+        if config.env.groups > 1 and config.agent.explore_repeat: raise AbsLabError(f"groups={config.env.groups} acts for some environments at a time, and explore_repeat={config.agent.explore_repeat} remembers all of them: set explore_repeat=0.0 or groups=1")
 
     def __init__(
         self,

@@ -269,6 +269,7 @@ class Agent:
     settable: ClassVar[tuple] = ()                                            # its settings that may change while it trains
     metrics: ClassVar[dict] = {}                                              # name of what `update` returns -> Metric
     published_steps: ClassVar[int | None] = None                              # environment steps of the published setting
+    acts_by_row: ClassVar[bool] = False                                       # whether `act` takes the observations of some of the environments, as `groups` asks
     reseeded = False                                                          # whether a generator could not go on from a saved state, and began anew
     at_once: int | None = None                                                # observations that `policy` takes through its networks at once (None: all that it is given)
     stored = 0                                                                # states that `states` can draw from, at most

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SET_ELSEWHERE', 'ROLES', 'BACKENDS', 'MANY', 'FEW', 'LEAST', 'EnvConfig', 'role_seeds', 'change_moments',
            'backend_for', 'check_registered', 'is_atari', 'Simulators', 'generators', 'set_generators', 'Gymnasium',
-           'EnvPool', 'Arcade', 'bytes_of_one', 'need_of', 'check_actions', 'Rollout', 'Games', 'CheckedEnvs',
+           'EnvPool', 'Arcade', 'Groups', 'bytes_of_one', 'need_of', 'check_actions', 'Rollout', 'Games', 'CheckedEnvs',
            'VecEnvs', 'spaces_of']
 
 # %% ../../nbs/core/04_envs.ipynb #1bea9d06
@@ -58,11 +58,12 @@ class EnvConfig:
     wrappers: tuple[str, ...] = ()     # Gymnasium's wrappers or module:Name, the innermost first, arguments in brackets: ResizeObservation((84, 84))
     action_bounds: str = "clip"        # continuous actions lie within the environment's bounds (clip), or between -1 and 1, which is mapped to them (map)
     same_step_reset: bool = False      # Gymnasium: the step that ends an episode returns the next one's first observation, so that no row is lost to the reset
+    groups: int = 1                    # parts in which environments step in turn, each while the agent acts for the others; 1: all together
 
     def __post_init__(self):
         choose("backend", self.backend, ["auto", "envpool", "gymnasium"])
         choose("action_bounds", self.action_bounds, ["clip", "map"])
-        at_least(self, num_envs=1, env_threads=0, segment_steps=0, change_at=0, change_every=0, max_episode_steps=0)
+        at_least(self, num_envs=1, groups=1, env_threads=0, segment_steps=0, change_at=0, change_every=0, max_episode_steps=0)
         at_most(self, num_envs=2**24, env_threads=MOST_THREADS)
         for name in ("sticky_actions", "minatar_sticky"):
             if not 0 <= getattr(self, name) <= 1: raise AbsLabError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
@@ -73,7 +74,16 @@ class EnvConfig:
         for text in self.wrappers: wrapper_call(text)
         if self.minatar_sticky != EnvConfig.minatar_sticky and not self.env_id.startswith("MinAtar/"): raise AbsLabError(f"minatar_sticky={self.minatar_sticky} is for MinAtar's games such as MinAtar/Breakout-v1; {shortened(self.env_id)} has no such thing")
         if self.same_step_reset and self.bootstrap_truncation: raise AbsLabError("same_step_reset=True hides the observation that an episode was cut off at, from which bootstrap_truncation=True bootstraps: set bootstrap_truncation=False with it")
+        if self.num_envs % self.groups: raise AbsLabError(f"num_envs={self.num_envs} does not divide into groups={self.groups}")
         if not 0 < abs(self.reward_scale) < float("inf"): raise AbsLabError(f"reward_scale must be finite and not 0, not {self.reward_scale}")
+
+    def many(
+        self,
+        num_envs: int,    # how many
+        **changes,        # other settings
+    ) -> "EnvConfig":
+        "The settings of another number of such environments, all stepped together."
+        return replace(self, num_envs=num_envs, groups=1, **changes)
 
 # %% ../../nbs/core/04_envs.ipynb #05dcb91d
 ROLES = {"train": 0, "eval": 1, "heldout": 2, "weights": 3, "agent": 4, "meter": 5, "controller": 6, "changes": 7}
@@ -359,6 +369,31 @@ class Arcade(Simulators):
 
 BACKENDS = {"envpool": EnvPool, "gymnasium": Gymnasium, "ale": Arcade}
 
+class Groups(Simulators):
+    "Environments in several vectors, each of which steps on its own."
+    def __init__(
+        self,
+        kind: type,           # of simulators
+        config: EnvConfig,    # what to make
+        seeds: list[int],     # one an environment
+        render: bool = False, # whether pictures will be asked for
+    ):
+        n = config.num_envs // config.groups
+        self.places = [slice(i, i + n) for i in range(0, config.num_envs, n)]
+        self.parts = [kind(config.many(n), seeds[place], render) for place in self.places]
+        self.obs_space, self.action_space, self.frame_skip, self.in_python = (getattr(self.parts[0], name) for name in ("obs_space", "action_space", "frame_skip", "in_python"))
+        self.first = np.concatenate([part.first for part in self.parts])
+
+    def send(self, actions):
+        for part, place in zip(self.parts, self.places): part.send(actions[place])
+
+    def receive(self): return tuple(map(np.concatenate, zip(*(part.receive() for part in self.parts))))
+
+    def render(self): return [picture for part in self.parts for picture in part.render()]
+
+    def close(self):
+        for part in self.parts: part.close()
+
 # %% ../../nbs/core/04_envs.ipynb #3b9d0a2f
 MANY, FEW, LEAST = 1024, 64, 4096  # environments of which some are tried first, how many, and the bytes that one takes at the least (EnvPool's CartPole: 7,500)
 
@@ -368,7 +403,7 @@ def bytes_of_one(
 ) -> float:             # bytes
     "The memory that an environment takes."
     kind, seeds, drawn = BACKENDS[backend_for(config)], [*range(config.num_envs)], generators()
-    kind(replace(config, num_envs=1), seeds[:1]).close()  # what is loaded once
+    kind(config.many(1), seeds[:1]).close()  # what is loaded once
     before, some = resident(), kind(config, seeds)
     taken = resident() - before
     some.close()
@@ -379,7 +414,7 @@ def need_of(
     config: EnvConfig,  # what to make
 ) -> Need:
     "The memory that environments need; 0 for a number that any machine holds."
-    return Need(config.num_envs, bytes_of_one(replace(config, num_envs=FEW)) if config.num_envs > MANY else 0, config.num_envs)
+    return Need(config.num_envs, bytes_of_one(config.many(FEW)) if config.num_envs > MANY else 0, config.num_envs)
 
 # %% ../../nbs/core/04_envs.ipynb #add184b3
 def check_actions(
@@ -461,7 +496,8 @@ class CheckedEnvs:
 
     def _build(self):
         self.began = self._look_at_generators()
-        self.env = BACKENDS[self.backend](self.config, role_seeds(self.seed, self.num_envs, self.role, self.segment), self.render)
+        kind, seeds = BACKENDS[self.backend], role_seeds(self.seed, self.num_envs, self.role, self.segment)
+        self.env = kind(self.config, seeds, self.render) if self.config.groups == 1 else Groups(kind, self.config, seeds, self.render)
         self.obs_space, self.action_space, self.threads, self.frame_skip = self.env.obs_space, self.env.action_space, self.env.threads, self.env.frame_skip
         for name in ("change_at", "change_every"):
             if getattr(self.config, name) and not hasattr(self.action_space, "n"): raise AbsLabError(f"{name} needs discrete actions, which {self.config.env_id} has not")
@@ -511,11 +547,17 @@ class CheckedEnvs:
         at: int = 0,      # environment steps taken by the run, with these
     ):
         "Hand actions to the simulators, which step at once (Gymnasium's: in `receive`)."
+        self._check_idle()
+        self._launch(self._checked(actions, self.num_envs, at))
+
+    def _check_idle(self):
         if self.env is None: raise AbsLabError(f"{self.config.env_id} is closed: make a new VecEnvs")
         if self.sent is not None: self._refuse("it was sent actions whose outcome was not received")
-        actions = check_actions(actions, self.action_space, self.num_envs, at)
+
+    def _checked(self, actions, num_envs, at):
+        actions = check_actions(actions, self.action_space, num_envs, at)
         if turned := self._turned(at): actions = ((actions + turned) % self.action_space.n).astype(actions.dtype)
-        self._launch(actions)
+        return actions
 
     def _turned(self, at):
         "By how many places the meaning of the actions has moved at a step of the run."
@@ -540,17 +582,22 @@ class CheckedEnvs:
         if self.sent is None: raise AbsLabError(f"{self.config.env_id} was sent no actions, so there is nothing to receive")
         if self.receiving: self._refuse("what it answered was lost")
         self.receiving = True
-        obs, reward, terminated, truncated, over = self.env.receive()
+        row = self._enter(self.env.receive(), self.sent, at)
+        self.ahead, self.receiving = None, False
+        self.sent = None  # last: until here an interrupted step is refused
+        return row
+
+    def _enter(self, outcome, sent, at):
+        "Book what followed the actions of a step."
+        obs, reward, terminated, truncated, over = outcome
         if not np.isfinite(reward).all():
             raise AbsLabError(f"{self.config.env_id} gave reward {reward[~np.isfinite(reward)][0]} at step {at}, in environment {np.flatnonzero(~np.isfinite(reward))[0]}")
-        self.log.append(self.sent)  # as the simulator received them
+        self.log.append(sent)  # as the simulator received them
         self.rows += 1
         real = ~self.resetting
         ended = self.games.add(reward, real, over, at)
         if not self.config.same_step_reset: self.resetting = (terminated | truncated) & real
         self.newest, self._obs = obs, None
-        self.ahead, self.receiving = None, False
-        self.sent = None  # last: until here an interrupted step is refused
         return obs, reward, terminated & real, truncated & real, real, ended
 
     @property
@@ -579,15 +626,10 @@ class VecEnvs(CheckedEnvs):
         reward, flags = np.empty((T, N), np.float32), np.empty((3, T, N), bool)
         actions, extras, episodes = [], [], []
         obs[0] = self.obs
-        rows, fit = (obs.numpy(), np.asarray) if obs.is_cpu else (obs, torch.from_numpy)
         overlap = getattr(agent, "overlap", False)
         with sharing_a_core(set() if overlap or torch.get_num_threads() > 1 else self.threads):  # torch's threads, once begun here, would stay here
-            for t, now in enumerate(obs[:T]):
-                progress.step += N
-                action, extra = self.ahead or agent.act(now)
-                if not self.ahead: self.send(action, progress.step)
-                after, reward[t], flags[0, t], flags[1, t], flags[2, t], ended = self.receive(progress.step)
-                rows[t + 1] = fit(after)
+            for t, (action, extra, row) in enumerate(self._together(agent, obs, T, progress) if c.groups == 1 else self._in_turn(agent, obs, T, progress)):
+                _, reward[t], flags[0, t], flags[1, t], flags[2, t], ended = row
                 actions.append(action); extras.append(extra); episodes += ended
         self._obs = obs[T].clone()
         if not c.bootstrap_truncation: flags[0], flags[1] = flags[0] | flags[1], False
@@ -601,6 +643,42 @@ class VecEnvs(CheckedEnvs):
         reward, flags = (torch.from_numpy(x).to(self.device) for x in (reward * np.float32(c.reward_scale), flags))
         stacked = {k: torch.stack([e[k] for e in extras]) for k in extras[0]}
         return Rollout(obs[:T], torch.stack(actions), reward, flags[0], flags[1], flags[2], obs[T], stacked, episodes)
+
+    def _together(self, agent, obs, T, progress):
+        "Rows in which all environments step at once: the actions, what the agent says beside them, what followed; observations are entered in `obs`."
+        rows, fit = (obs.numpy(), np.asarray) if obs.is_cpu else (obs, torch.from_numpy)
+        for t, now in enumerate(obs[:T]):
+            progress.step += self.num_envs
+            action, extra = self.ahead or agent.act(now)
+            if not self.ahead: self.send(action, progress.step)
+            row = self.receive(progress.step)
+            rows[t + 1] = fit(row[0])
+            yield action, extra, row
+
+    def _in_turn(self, agent, obs, T, progress):
+        "The same, where a group steps while the agent acts for the next one."
+        self._check_idle()
+        self.sent, parts = np.empty(0), [*zip(self.env.parts, self.env.places)]  # from here to the end an interrupted collection is refused
+        rows, fit = (obs.numpy(), np.asarray) if obs.is_cpu else (obs, torch.from_numpy)
+
+        def act(part, now):
+            action, extra = agent.act(now)
+            part.send(sent := self._checked(action, len(now), progress.step))
+            return action, extra, sent
+
+        progress.step += self.num_envs
+        said = [act(part, obs[0, place]) for part, place in parts]
+        for t in range(T):
+            acted, said, outcomes, at = said, [], [], progress.step
+            for part, place in parts:
+                outcomes.append(part.receive())
+                rows[t + 1, place] = fit(outcomes[-1][0])
+                progress.step = at + self.num_envs * (t + 1 < T)
+                if t + 1 < T: said.append(act(part, obs[t + 1, place]))
+            actions, extras, sent = zip(*acted)
+            row = self._enter(tuple(map(np.concatenate, zip(*outcomes))), np.concatenate(sent), at)
+            yield torch.cat(actions), {k: torch.cat([e[k] for e in extras]) for k in extras[0]}, row
+        self.sent = None
 
     def _rebuild(self, segment, flags):
         flags[1, -1] |= flags[2, -1] & ~flags[0, -1]  # open episodes count as truncated
@@ -654,6 +732,6 @@ def spaces_of(
     config: EnvConfig,  # what to make
 ) -> tuple:             # (observations, actions) of one environment
     "The spaces of an environment, which is made and closed for it."
-    envs = VecEnvs(replace(config, num_envs=1), role="eval")
+    envs = VecEnvs(config.many(1), role="eval")
     envs.close()
     return envs.obs_space, envs.action_space

@@ -8,7 +8,6 @@ __all__ = ['train', 'evaluate', 'score_line']
 # %% ../../nbs/core/08_train.ipynb #5a160133
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 # %% ../../nbs/core/08_train.ipynb #c475a581
 import numpy as np
@@ -61,7 +60,7 @@ def evaluate(
     "Play whole games greedily, the same number in every environment."
     if num_envs < 1 or episodes_per_env < 1: raise AbsLabError(f"evaluation needs at least one episode, not {num_envs} × {episodes_per_env}")
     rng, games, unfinished = np.random.default_rng(seed), [[] for _ in range(num_envs)], 0
-    envs = VecEnvs(replace(config, num_envs=num_envs, episodic_life=False, segment_steps=0), seed, "eval", device)
+    envs = VecEnvs(config.many(num_envs, episodic_life=False, segment_steps=0), seed, "eval", device)
     try:
         if epsilon and not hasattr(envs.action_space, "n"): raise AbsLabError("epsilon needs discrete actions")
         left = np.full(num_envs, episodes_per_env)  # episodes that each environment has still to play

@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 import traceback
-from dataclasses import replace
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -57,7 +56,7 @@ def _draws(env_id):
 
 def _renderer(config, seed, device):
     "One environment that can be asked for pictures."
-    envs = VecEnvs(replace(config, num_envs=1, episodic_life=False, segment_steps=0), seed, "eval", device, render=True)
+    envs = VecEnvs(config.many(1, episodic_life=False, segment_steps=0), seed, "eval", device, render=True)
     if envs.backend == "envpool" and "mujoco" in importlib.import_module("envpool.registration").registry.specs[config.env_id][0] and not _draws(config.env_id):
         raise AbsLabError("MuJoCo found no OpenGL on this machine (libEGL or OSMesa)")
     _picture(envs)

@@ -224,6 +224,7 @@ def _check(config, kind):
     at_most(config, eval_envs=2**24)
     if config.env.change_at >= config.total_steps: raise AbsLabError(f"change_at must come before total_steps={config.total_steps}, not at {config.env.change_at}")
     if config.env.change_every >= config.total_steps: raise AbsLabError(f"change_every must be below total_steps={config.total_steps}, not {config.env.change_every}")
+    if config.env.groups > 1 and not getattr(kind, "acts_by_row", False): raise AbsLabError(f"groups={config.env.groups} needs an agent that can act for some of the environments (acts_by_row), which {kind.__name__} cannot; groups=1 steps them together")
     kind.check(config)
     if not hasattr(config.controller, "size"): raise AbsLabError(f"{type(config.controller).__name__} has no size to begin with: set self.size in its __post_init__")
     asked = config.controller.sizes_asked()

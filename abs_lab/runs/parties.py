@@ -84,7 +84,7 @@ def needs_of(
     update = plan.rollout * (2_500 + n * (2 * obs + 64)) + agent.needs(plan, row)  # each step leaves some small objects, each row some numbers
     weights = sum(w.numel() for w in {id(w): w for w in weights_of(vars(agent))}.values())
     measure = c.meter.needs(agent, n * plan.rollout, obs, row, weights)
-    played = need_of(replace(c.env, num_envs=c.eval_envs))
+    played = need_of(c.env.many(c.eval_envs))
     return {size: Need(rule.largest, update / rule.largest, rule.largest)} | measure, dict(eval_envs=played._replace(each=played.each + 3 * obs + row))
 
 def untrained(
