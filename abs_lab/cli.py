@@ -26,15 +26,15 @@ from typing import Annotated
 from . import __version__
 from .core.contract import python_path
 from .core.interfaces import AbsLabError, at_least, choose, in_words, quoted, shortened
-from .core.machine import allowed_cores, check_jobs
+from .core.machine import allowed_cores
 from .core.text import plain_terminal, say
 from .runs.registry import find, names
 from .runs.settings import settings
 from .runs.storage import config_json, contents, is_name, maybe, read_json, replacing, result_of, run_dirs, whole
 from .studies.catalogue import STUDIES, find_study
 from .studies.results import folder_of, merge, read_result, steps_done
-from .studies.status import clock, duration, held, starts, survey, table
-from .studies.workers import ENGINES
+from .studies.status import STATES, clock, duration, held, starts, survey, table
+from .studies.clusters import ENGINES, engine_of
 
 # %% ../nbs/cli.ipynb #140a3197
 PARTS = ("env", "agent", "meter", "controller")
@@ -262,7 +262,7 @@ def _reproduce(argv):
     args = _reproduce_flags().parse_args(argv)
     from abs_lab.studies.engine import check_commits, prepare, reproduce
     timeout, budget = duration(args.timeout), duration(args.budget) if args.budget else math.inf
-    check_jobs(args.jobs or settings()["jobs"], choose("engine", args.engine or settings()["engine"], ENGINES) == "local")
+    engine_of(args.engine, args.jobs)
     if args.dry_run:
         work = prepare(args.study, args.scale, args.seeds, args.only, args.publish)
         _dry_run(work, args.jobs or settings()["jobs"] or allowed_cores())
@@ -314,7 +314,7 @@ def _status(argv):
         try: found.append(_survey_of(root / name))
         except OSError as e: say(f"abs-lab: {e.filename or root / name} cannot be read: {e.strerror}", error=True)
     if args.json: say(json.dumps(found[0] if args.study else found, indent=1))
-    else: say("\n".join(line for f in found for line in table(f, ("done", "running", "waiting", "stopped", "failed") if args.study else ())) if found else f"no runs in {root}")
+    else: say("\n".join(line for f in found for line in table(f, STATES if args.study else ())) if found else f"no runs in {root}")
     return 0
 
 def _merge(argv):

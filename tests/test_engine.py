@@ -14,6 +14,7 @@ from abs_lab.runs.parties import memory_of
 from abs_lab.runs.runner import Run, run
 from abs_lab.runs.storage import Busy, Lease, result_of, write_sealed
 from abs_lab.studies.catalogue import STUDIES
+from abs_lab.studies.clusters import ENGINES
 from abs_lab.studies.study import Study
 from support import ROOT, a_result, a_row, assert_same_run, events, finish, processes_of, start, wait_for
 
@@ -164,7 +165,7 @@ def test_ray_that_is_not_installed(command, monkeypatch, tmp_path):
 
 class Played:
     "An engine whose workers do what the test says: by a run's seed, a list of what its polls return; 'done' finishes it."
-    slots, script, started, stopped = 2, {}, [], []
+    here, slots, script, started, stopped = False, 2, {}, [], []
     def __init__(self, settings, root, jobs=0): Played.started, Played.stopped = [], []
     def start(self, args, log):
         dir = Path(args[2]["run_dir"])
@@ -191,7 +192,7 @@ class Clock:
 
 @pytest.fixture
 def played(monkeypatch):
-    monkeypatch.setitem(engine.ENGINES, "played", Played)
+    monkeypatch.setitem(ENGINES, "played", Played)
     monkeypatch.setattr(engine, "time", Clock)
     monkeypatch.setattr(Clock, "each", staticmethod(lambda: None))
     def queue(script, dir, **more):
@@ -212,8 +213,7 @@ def test_a_failure_is_tried_once_more_and_a_lost_machine_is_no_failure(played, t
 
 @pytest.mark.parametrize("stores, at_once", [(0.5, 1), (2.1, 2), (9, 4)])
 def test_no_more_runs_at_once_than_their_replays_have_memory_for(stores, at_once, monkeypatch, played, tmp_path):
-    here = type("Here", (Played, workers.Local), dict(slots=4, __init__=Played.__init__))
-    monkeypatch.setitem(engine.ENGINES, "played", here)
+    monkeypatch.setitem(ENGINES, "played", type("Here", (Played,), dict(here=True, slots=4)))
     grid = [dict(agent="btr", env_id="CartPole-v1", total_steps=5_000, replay_size=20_000, arm="a", seed=s) for s in range(4)]
     monkeypatch.setattr(engine, "free_memory", lambda: stores * memory_of(config_of(grid[0])))
     begun = []
@@ -516,6 +516,7 @@ def test_the_table_redraws_itself_in_a_terminal_and_prints_lines_elsewhere(tmp_p
     p = points(2)
     held = folder(tmp_path, p[0])
     held.mkdir()
+    (held/"worker.log").touch()
     lease = Lease(held/"queue")
     live = status.Live(lambda: status.survey(tmp_path, [(config_of(x).id, "a" * 300, 2_000) for x in p]), False)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)

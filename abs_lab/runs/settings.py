@@ -24,10 +24,14 @@ DEFAULTS: dict[str, Any] = dict(
     device="auto",            # auto (a GPU if there is one), cpu, cuda, cuda:1, …
     threads=0,                # torch threads of a training process; 0: one for vector observations, all cores for images
     jobs=0,                   # training processes at once in a study; 0: one per core
-    engine="local",           # where a study's runs are trained: local (processes of this machine), ray (a cluster)
+    engine="local",           # where a study's runs are trained: local (processes of this machine), ray or slurm (a cluster)
     cluster="auto",           # address of the Ray cluster; auto: the one that this machine belongs to
-    cpus_per_run=1.0,         # CPUs that a run takes of the cluster; may be a fraction
-    gpus_per_run=0.0,         # GPUs that a run takes of the cluster; 0.25: four runs share one
+    cpus_per_run=1.0,         # CPUs that a run takes of the cluster; on Ray it may be a fraction
+    gpus_per_run=0.0,         # GPUs that a run takes of the cluster; on Ray 0.25: four runs share one
+    slurm_partition="",       # partition of SLURM; empty: the cluster's own choice
+    slurm_time="1h",          # time of a job; a run that needs longer is saved and queued again
+    slurm_options="",         # further options of sbatch, such as account=me mem=8G
+    slurm_python="",          # command that starts Python on a node, such as apptainer exec --nv abs_lab.sif python; empty: this Python
     checkpoint_seconds=60.0,  # at most this much work is lost when a run is killed
     tracker="none",           # where a run's curves are shown as well: none, tensorboard (files in its folder), wandb
 )

@@ -123,7 +123,7 @@ def run_id(
     return f"{re.sub('[/:]', '-', f'{env_id}-{controller}')}-s{seed}-{digest}"
 
 RUN_FILES = re.compile(r"((config|result|failure)\.json|(steps|events)\.jsonl|(actions-[0-9]+)|(replay-[0-9]{6,})|checkpoint(-before)?\.safetensors(\.damaged)?)(\.[0-9a-f]{8}\.tmp)?|"
-                 r"worker\.log|executed\.ipynb|asked-(pause|stop|save)|(lock|queue)(\.alive(\.[0-9a-f]{8})?)?")  # names in a run's folder that are the run's; what else is there belongs to somebody
+                 r"worker\.log|slurm\.job|executed\.ipynb|asked-(pause|stop|save)|(lock|queue)(\.alive(\.[0-9a-f]{8})?)?")  # names in a run's folder that are the run's; what else is there belongs to somebody
 
 def own_files(
     dir: Path,     # a run directory
