@@ -151,13 +151,12 @@ class Slurm(_Cluster):
 
     def _submit(self):
         "Submit what was started, as one array."
-        sending, self.unsent = self.unsent, []
-        executor = self.submitit.SlurmExecutor(sending[0].mark.parents[1] / "slurm", python=self.python)
+        executor = self.submitit.SlurmExecutor(self.unsent[0].mark.parents[1] / "slurm", python=self.python)
         executor.update_parameters(**self.how)
-        try: jobs = executor.map_array(self.task, *zip(*(w.given for w in sending)))
+        try: jobs = executor.map_array(self.task, *zip(*(w.given for w in self.unsent)))
         except RuntimeError as e: raise AbsLabError(f"SLURM refused the jobs: {shortened(str(e).strip())}") from e
-        self.sent = time.monotonic()
-        for worker, worker.job in zip(sending, jobs): worker.mark.write_text(worker.job.job_id)
+        for worker, worker.job in zip(self.unsent, jobs): worker.mark.write_text(worker.job.job_id)
+        self.unsent, self.sent = [], time.monotonic()
 
     def poll(self, worker):  # what `start` returned -> its exit code; None while it waits or is at work
         "Whether a worker has ended, and how."
