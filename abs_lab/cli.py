@@ -216,9 +216,9 @@ def _reproduce_flags():
     add("study", help="one of those below, or module:Name, a study of your own")
     add("--scale", default="cpu", help="cpu (the study's own size; default), smoke (minutes), or another that the study names")
     add("--seeds", type=int, help="seeds of every arm, instead of the study's own number")
-    add("--jobs", type=int, default=0, help="runs at once (default: the jobs setting, or one per core; with ray, as many as the cluster has room for)")
-    add("--engine", default="", help=f"where to train: {', '.join(ENGINES)} (default: the engine setting). ray: on the cluster that the settings cluster, "
-                                     "cpus_per_run and gpus_per_run describe, whose machines share this folder and the runs folder")
+    add("--jobs", type=int, default=0, help="runs at once (default: the jobs setting, or one per core; on a cluster, as many as it has room for)")
+    add("--engine", default="", help=f"where to train: {', '.join(ENGINES)} (default: the engine setting). ray and slurm: on the cluster that the settings describe "
+                                     "(cluster, slurm_…, cpus_per_run, gpus_per_run), whose machines share this folder and the runs folder")
     add("--only", default="", metavar="CONDITIONS", help="train a part of the grid: 'seed=0,env_id=Pong-v5'; a name given twice allows both values")
     add("--budget", metavar="TIME", help="train no longer than this: nothing is started that is not expected to finish, and what still runs at the end "
                                          "keeps its checkpoint. The report, which takes some seconds more, says what is missing")

@@ -36,7 +36,7 @@ class Cluster:
         self.say()
 
     def say(self, **states):
-        self.states |= {id.strip("_"): state for id, state in states.items()}
+        self.states = {id: state for id, state in (self.states | {id.strip("_"): state for id, state in states.items()}).items() if state}
         (self.dir/"states").write_text("".join(f"{id:<60}{state:<30}\n" for id, state in self.states.items()))
 
     def ends(self, runs, job, state="COMPLETED", outcome=("success", 0)):
@@ -62,7 +62,7 @@ def cluster(monkeypatch, tmp_path):
     it = Cluster(tmp_path/"cluster")
     monkeypatch.setenv("PATH", f"{it.dir/'bin'}:{os.environ['PATH']}")
     monkeypatch.chdir(ROOT)
-    for key, value in dict(RUNS_DIR=tmp_path/"runs", REPORTS_DIR=tmp_path/"reports", SLURM_PARTITION="gpu", SLURM_TIME="1.5h", SLURM_OPTIONS="account=me --mem=8G exclusive", CPUS_PER_RUN=3, GPUS_PER_RUN=1).items(): monkeypatch.setenv(f"ABS_LAB_{key}", str(value))
+    for key, value in dict(RUNS_DIR=tmp_path/"runs", REPORTS_DIR=tmp_path/"reports", SLURM_PARTITION="gpu", SLURM_TIME="1.5h", SLURM_OPTIONS="account=me --mem=8G exclusive", SLURM_PYTHON="apptainer exec a.sif python", CPUS_PER_RUN=3, GPUS_PER_RUN=1).items(): monkeypatch.setenv(f"ABS_LAB_{key}", str(value))
     for module in (engine, clusters, status): monkeypatch.setattr(module, "time", it)
     monkeypatch.setattr(engine, "check_grid", lambda notebook, grid: configs_of(grid))
     status._said.update(at=-float("inf"), jobs=None)
@@ -70,9 +70,10 @@ def cluster(monkeypatch, tmp_path):
 
 
 def test_runs_become_one_array_and_each_end_of_a_job_is_told_from_the_others(cluster, tmp_path):
-    runs, grid = tmp_path/"runs", points(6)
+    runs, grid = tmp_path/"runs", points(8)
+    def lost_log(): return folder(runs, grid[7])/"worker.log"
     def each(now):
-        if now == 1.0: cluster.say(**{f"_0_{i}": "PENDING" for i in range(6)})
+        if now == 1.0: cluster.say(**{f"_0_{i}": "PENDING" for i in range(8)})
         if now == 15.0:
             cluster.ends(runs, "0_0")
             cluster.ends(runs, "0_1", "FAILED", ("error", "RuntimeError: no"))
@@ -80,21 +81,23 @@ def test_runs_become_one_array_and_each_end_of_a_job_is_told_from_the_others(clu
             cluster.ends(runs, "0_3", "NODE_FAIL", None)
             cluster.ends(runs, "0_4", "OUT_OF_MEMORY", None)
             cluster.ends(runs, "0_5", outcome=("success", 75))          # it was asked to stop
-        for script in range(1, 10):                                     # what is submitted again
-            if now < 200 and (cluster.dir/f"script-{script}").exists() and str(script) not in cluster.states and f"{script}_0" not in cluster.states:
-                array = "--array=" in cluster.scripts()[script]
-                for id in ([f"{script}_0", f"{script}_1"] if array else [str(script)]): again(id)
-    def again(id):
-        seed = next(g["seed"] for g in grid if (folder(runs, g)/"slurm.job").exists() and (folder(runs, g)/"slurm.job").read_text() == id)
-        cluster.ends(runs, id, *(("FAILED", ("success", 1)) if seed == 1 else ()))
+            cluster.ends(runs, "0_6", None, None)                       # cancelled before it began
+            lost_log().touch()                                          # its node went down, and SLURM has queued it again
+            os.utime(lost_log(), (0, 0))
+        if now == 40.0:
+            assert not lost_log().exists()
+            cluster.ends(runs, "0_7")
+        for dir in (folder(runs, g) for g in grid):                     # what is submitted again
+            id = (dir/"slurm.job").read_text() if (dir/"slurm.job").exists() else "0_"
+            if not id.startswith("0_") and id not in cluster.states: cluster.ends(runs, id, *(("FAILED", ("success", 1)) if dir == folder(runs, grid[1]) else ()))
     cluster.each = each
     failures = engine.run_queue(NOTEBOOK, grid, runs, jobs=4, quiet=True, engine="slurm")
-    assert {f.id: f.message.split(";")[0] for f in failures} == {folder(runs, grid[1]).name: "the last words", folder(runs, grid[2]).name: "its job 0_2 was cancelled"}
-    assert [bool(result_of(folder(runs, g))) for g in grid] == [True, False, False, True, True, True]
+    assert {f.id: f.message.split(";")[0] for f in failures} == {folder(runs, grid[1]).name: "the last words", **{folder(runs, grid[i]).name: f"its job 0_{i} was cancelled" for i in (2, 6)}}
+    assert [bool(result_of(folder(runs, g))) for g in grid] == [True, False, False, True, True, True, False, True]
     first, *more = cluster.scripts()
-    for line in ("--partition=gpu", "--time=90", "--cpus-per-task=3", "--gpus-per-node=1", "--account=me", "--mem=8G", "--exclusive", "--array=0-5%4", "--requeue", "--signal=USR2@120"): assert f"#SBATCH {line}\n" in first
-    assert "scontrol requeue" in first and f"export PYTHONPATH={ROOT}" in first
-    assert sum(int((re.search(r"--array=0-(\d)", s) or "00")[1]) + 1 for s in more) == 5   # a failure is tried once more, and what was given back goes on
+    for line in ("--partition=gpu", "--time=90", "--cpus-per-task=3", "--gpus-per-node=1", "--account=me", "--mem=8G", "--exclusive", "--array=0-7%4", "--requeue", "--signal=USR2@120"): assert f"#SBATCH {line}\n" in first
+    assert all(said in first for said in ("apptainer exec a.sif python -u -m submitit", "|| scontrol requeue $SLURM_JOB_ID", f"export PYTHONPATH={ROOT}"))
+    assert sum(int((re.search(r"--array=0-(\d)", s) or "00")[1]) + 1 for s in more) == 4   # a failure is tried once more, and what was given back goes on
     assert not [*runs.glob("*/slurm.job")] and not any(status.held(d) for d in runs.glob("*-*"))
 
 
@@ -208,7 +211,7 @@ tiny = Study(name="tiny", question="?", common=dict(agent="pqn", num_envs=8, eva
 @pytest.mark.long
 @pytest.mark.skipif(len(SLURM) < 4 or os.geteuid() != 0, reason="needs root and SLURM: apt-get install --no-install-recommends slurm-wlm munge")
 def test_twenty_runs_on_a_real_slurm(monkeypatch, tmp_path):
-    "One is cancelled, and one needs longer than its job has; then all are cancelled, and another call finds what there is."
+    "One is cancelled, and one needs longer than its job has; then all are cancelled, and another call, which loses its node, finds what there is."
     for name, text in (("slow_module", SLOW), ("tiny_study", STUDY)): (tmp_path/f"{name}.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
     import tiny_study
@@ -235,6 +238,8 @@ def test_twenty_runs_on_a_real_slurm(monkeypatch, tmp_path):
         assert first.returncode == 1 and err.count("was cancelled") > 2, (out, err)
         ended = [d for d in quick if result_of(d)]
         second = reproduce()
+        assert wait_for(lambda: "running" in states().values(), second, every=1)
+        for state in ("DOWN", "RESUME"): subprocess.run(["scontrol", "update", f"NodeName={os.uname().nodename}", f"State={state}", "Reason=test"], check=True)  # a node is lost, and comes back
         out, err = second.communicate(timeout=900)
         assert second.returncode == 0 and {*states().values()} == {"done"} and not [*dir.glob("*/slurm.job")], (out, err)
     finally:

@@ -61,8 +61,8 @@ def environment_parameters():
 def settings():
     "The keys of settings.ini, with the comment above each."
     lines = (Path(__file__).resolve().parent.parent/"settings.ini").read_text(encoding="utf-8").splitlines()
-    at = [(i, m) for i, line in enumerate(lines) if (m := re.match(r"(\w+) = (.*)", line))]
-    return _rows(["Key", "Value here", "Environment variable", "Meaning"], [[f"`{m[1]}`", f"`{m[2]}`", f"`ABS_LAB_{m[1].upper()}`", api.prose(lines[i - 1].removeprefix("# "))] for i, m in at])
+    at = [(i, m) for i, line in enumerate(lines) if (m := re.match(r"(\w+) = ?(.*)", line))]
+    return _rows(["Key", "Value here", "Environment variable", "Meaning"], [[f"`{m[1]}`", f"`{m[2]}`" if m[2] else "", f"`ABS_LAB_{m[1].upper()}`", api.prose(lines[i - 1].removeprefix("# "))] for i, m in at])
 
 
 def help_of(*argv):

@@ -143,7 +143,7 @@ class Slurm(_Cluster):
 
     def start(self, args, log):  # of `execute`; receives what the worker prints
         "Take over the job that a run has, or have one submitted with the next look."
-        worker = SimpleNamespace(mark=log.parent / "slurm.job", given=self._given(args, log), job=None, over=None)
+        worker = SimpleNamespace(log=log, mark=log.parent / "slurm.job", given=self._given(args, log), job=None, over=None)
         id, state = slurm_job(log.parent)
         if state in WAITING: worker.job = self.submitit.SlurmJob(log.parent.parent / "slurm", id)
         else: self.unsent.append(worker)
@@ -163,11 +163,15 @@ class Slurm(_Cluster):
         if self.unsent: self._submit()
         if (known := slurm_jobs(self.sent)) is None: return None  # SLURM does not answer
         id, result = worker.job.job_id, worker.job.paths.result_pickle
-        if (state := known.get(id, "")) in WAITING: return None
-        if state == "CANCELLED": self._forget(worker); raise Cancelled(f"its job {id} was cancelled; the same command goes on with it")
+        if (state := known.get(id, "")) in WAITING:
+            with suppress(OSError):
+                if state == "PENDING" and worker.log.stat().st_mtime < time.time() - GRACE: worker.log.unlink()  # SLURM has queued it again: it waits
+            return None
         worker.over = worker.over or time.monotonic()
-        if state not in LOST and not result.exists() and time.monotonic() < worker.over + GRACE: return None
+        if state not in ("CANCELLED", *LOST) and not result.exists() and time.monotonic() < worker.over + GRACE: return None
         self._forget(worker)
+        if state == "CANCELLED" or not (state or result.exists() or worker.log.exists()):  # of one that is cancelled before it begins SLURM may keep nothing
+            raise Cancelled(f"its job {id} was cancelled; the same command goes on with it")
         if state in LOST: return RETRY
         if not result.exists(): raise OSError(f"its job {id} ended as {state or 'SLURM no longer knows'}; {worker.job.paths.stderr} may say why")
         try: code = worker.job.result()
