@@ -11,6 +11,7 @@ from abs_lab.runs.config import configure
 from abs_lab.core.interfaces import AbsLabError
 from abs_lab.studies.results import collect, save_result, steps_done
 from abs_lab.runs.parties import memory_of
+from abs_lab.runs.checkpoints import load_tree
 from abs_lab.runs.runner import Run, run
 from abs_lab.runs.storage import Busy, Lease, result_of, write_sealed
 from abs_lab.studies.catalogue import STUDIES
@@ -727,14 +728,21 @@ def test_a_queue_that_is_killed_leaves_nothing_behind_and_another_goes_on(tmp_pa
     assert_same_run(tmp_path/"whole", folder(dir, two[0]))
 
 
-def test_a_worker_says_that_another_process_has_its_run(tmp_path):
-    point = points(1)[0]
-    dir = folder(tmp_path, point)
+def test_a_worker_says_that_its_run_is_not_finished_and_has_not_failed(tmp_path):
+    "Another process has it; or it was asked to stop, and is saved."
+    point = points(1, total_steps=200_000)[0]
+    dir, here = folder(tmp_path, point), workers.Local(dict(jobs=1), ROOT)
     dir.mkdir()
+    def begin(): return here.start([str(NOTEBOOK), str(dir/"executed.ipynb"), point | dict(run_dir=str(dir))], dir/"worker.log")
     lease = Lease(dir/"lock")
-    worker = workers.Local(dict(jobs=1), ROOT).start([str(NOTEBOOK), str(dir/"executed.ipynb"), point | dict(run_dir=str(dir))], dir/"worker.log")
-    assert worker.wait() == workers.RETRY and "is being written by another process" in (dir/"executed.ipynb").read_text()
+    assert begin().wait() == workers.RETRY and "is being written by another process" in (dir/"executed.ipynb").read_text()
     lease.close()
+    worker = begin()
+    assert wait_for((dir/"checkpoint.safetensors").exists, here.nursery.process, every=0.05)
+    kernel, = workers.psutil.Process(worker.pid).children()
+    for process in (here.nursery.process.pid, worker.pid, kernel.pid): os.kill(process, signal.SIGTERM)   # as a cluster does
+    assert worker.wait() == workers.RETRY and not result_of(dir)
+    assert [e["event"] for e in events(dir)] == ["start"] and storage.last_row(dir)["step"] == load_tree(dir/"checkpoint.safetensors")["progress"]["step"]  # nothing after it
 
 
 def test_a_worker_loads_nothing_that_trains():

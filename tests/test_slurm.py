@@ -243,8 +243,6 @@ def test_twenty_runs_on_a_real_slurm(monkeypatch, tmp_path):
         out, err = second.communicate(timeout=900)
         assert second.returncode == 0 and {*states().values()} == {"done"} and not [*dir.glob("*/slurm.job")], (out, err)
     finally:
-        subprocess.run(["scancel", "--user", "root"])
-        time.sleep(3)
         subprocess.run([ROOT/"tests"/"slurm_node", "stop", tmp_path/"slurm"])
     assert len(ended) > 1 and all([e["event"] for e in events(d)] == ["start", "finish"] for d in ended)
     assert all(len(events(d, "start")) == len(events(d, "finish")) == 1 for d in (slow, *quick)) and events(slow, "resume")[0]["step"] > 0
