@@ -204,10 +204,11 @@ def played(monkeypatch):
 
 
 def test_a_failure_is_tried_once_more_and_a_lost_machine_is_no_failure(played, tmp_path):
-    failures = played({0: [1, "done"], 1: [75, 75, None, 75, "done"], 2: [-9, 3], 3: ["no room", "no room"], 4: [75, 1, 75, 1]}, tmp_path)
-    assert [Played.started.count(s) for s in range(5)] == [2, 4, 2, 2, 4]
-    assert {f.id: f.message for f in failures} == {folder(tmp_path, p).name: said for p, said in zip(points(5), (
-        None, None, "the last words", "No space left on device", "the last words")) if said}
+    failures = played({0: [1, "done"], 1: [75, 75, None, 75, "done"], 2: [-9, 3], 3: ["no room", "no room"], 4: [75, 1, 75, 1], 5: [75, 130]}, tmp_path)
+    assert [Played.started.count(s) for s in range(6)] == [2, 4, 2, 2, 4, 2]
+    stopped = "somebody has stopped it, or cancelled its job; the same command goes on with it"
+    assert {f.id: f.message for f in failures} == {folder(tmp_path, p).name: said for p, said in zip(points(6), (
+        None, None, "the last words", "No space left on device", "the last words", stopped)) if said}
     for f in failures: assert json.loads((tmp_path/f.id/"failure.json").read_text()) == vars(f)
     assert not any(status.held(dir) for dir in tmp_path.iterdir())
 
@@ -729,7 +730,7 @@ def test_a_queue_that_is_killed_leaves_nothing_behind_and_another_goes_on(tmp_pa
 
 
 def test_a_worker_says_that_its_run_is_not_finished_and_has_not_failed(tmp_path):
-    "Another process has it; or it was asked to stop, and is saved."
+    "Another process has it; its machine is taken away; somebody stops it. It is saved."
     point = points(1, total_steps=200_000)[0]
     dir, here = folder(tmp_path, point), workers.Local(dict(jobs=1), ROOT)
     dir.mkdir()
@@ -742,7 +743,11 @@ def test_a_worker_says_that_its_run_is_not_finished_and_has_not_failed(tmp_path)
     kernel, = workers.psutil.Process(worker.pid).children()
     for process in (here.nursery.process.pid, worker.pid, kernel.pid): os.kill(process, signal.SIGTERM)   # as a cluster does
     assert worker.wait() == workers.RETRY and not result_of(dir)
-    assert [e["event"] for e in events(dir)] == ["start"] and storage.last_row(dir)["step"] == load_tree(dir/"checkpoint.safetensors")["progress"]["step"]  # nothing after it
+    worker = begin()
+    assert wait_for(lambda: events(dir, "resume"), here.nursery.process, every=0.05)
+    storage.ask(dir, "stop")                                             # as the dashboard does
+    assert worker.wait() == workers.STOPPED
+    assert [e["event"] for e in events(dir)] == ["start", "resume"] and storage.last_row(dir)["step"] == load_tree(dir/"checkpoint.safetensors")["progress"]["step"]  # nothing after it
 
 
 def test_a_worker_loads_nothing_that_trains():

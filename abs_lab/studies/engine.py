@@ -34,8 +34,8 @@ from ..runs.storage import Busy, Lease, result_of, write_json
 from ..runs.provenance import differences, provenance
 from .catalogue import find_study
 from .study import Study
-from .clusters import Cancelled, engine_of
-from .workers import RETRY, WORKER
+from .clusters import engine_of
+from .workers import RETRY, STOPPED, WORKER
 
 # %% ../../nbs/studies/08_engine.ipynb #c4f3c6f3
 ANY = {"agent", "arm", "run_dir"}  # what the cell of a notebook names that takes every parameter
@@ -126,13 +126,15 @@ class Job:
     ) -> str | None:          # 'done', 'busy', or what went wrong; None while it is at work
         "How the run ended."
         try: code = engine.poll(self.worker)
-        except Cancelled as e: self.tries = 1; return str(e)  # it is not tried again
         except OSError as e: return str(e)
         if code is None:
             if not self._stuck(timeout): return None
             engine.stop(self.worker)
             return f"no new update for {clock(time.monotonic() - self.since)}: ended by the queue"
         if result_of(self.dir): return "done"
+        if code == STOPPED:
+            self.tries = 1  # it is not tried again
+            return "somebody has stopped it, or cancelled its job; the same command goes on with it"
         return "busy" if code == RETRY else self._last_words(code)
 
     def _written(self):
