@@ -15,7 +15,6 @@ import math
 import os
 import re
 import sys
-import tempfile
 import textwrap
 from dataclasses import asdict, field, make_dataclass
 from functools import partial
@@ -189,7 +188,7 @@ def _returned(returns):
 _PAGE = "from abs_lab import dashboard\ndashboard()"
 
 def _dashboard(argv):
-    parser = argparse.ArgumentParser("abs-lab dashboard", description="Serve the dashboard to the browser of this machine, and of no other.", epilog="example: abs-lab dashboard --port 8888")
+    parser = argparse.ArgumentParser("abs-lab dashboard", description="Serve the dashboard to the browser of this machine, for who has the link that is printed. Runs go on when the page is closed.", epilog="example: abs-lab dashboard --port 8888")
     parser.add_argument("--port", type=int, default=8866, help="of the page's address (default: 8866)")
     parser.add_argument("--theme", default="light", help="light (default) or dark")
     parser.add_argument("--no-browser", action="store_true", help="do not open the page, only say where it is")
@@ -197,15 +196,10 @@ def _dashboard(argv):
     choose("theme", args.theme, ["light", "dark"])
     if not 1 <= args.port < 2**16: raise AbsLabError(f"port must be from 1 to {2**16 - 1}, not {quoted(args.port)}")
     if not importlib.util.find_spec("voila"): raise AbsLabError("the dashboard's page needs Voilà: pip install 'abs_lab[dashboard]'; in JupyterLab, abs_lab.dashboard() shows it without")
-    with tempfile.TemporaryDirectory() as folder:
-        code = dict(cell_type="code", execution_count=None, id="page", metadata={}, outputs=[], source=_PAGE)
-        kernel = dict(kernelspec=dict(name="python3", display_name="python3", language="python"))
-        page = Path(folder) / "abs_lab.ipynb"
-        page.write_text(json.dumps(dict(cells=[code], metadata=kernel, nbformat=4, nbformat_minor=5)), encoding="utf-8")
-        os.environ |= {f"ABS_LAB_{k.upper()}": str(v) for k, v in settings().items()} | dict(PYTHONPATH=python_path())  # the page's kernel works in another folder
-        from voila.app import Voila
-        Voila.launch_instance([str(page), "--Voila.ip=127.0.0.1", f"--port={args.port}", f"--theme={args.theme}"] + ["--no-browser"] * args.no_browser)
-        return 0
+    os.environ |= {f"ABS_LAB_{k.upper()}": str(v) for k, v in settings().items()} | dict(PYTHONPATH=python_path())  # the page's kernel works in another folder
+    from abs_lab.live.server import serve
+    serve(_PAGE, args.port, args.theme, not args.no_browser)
+    return 0
 
 # %% ../nbs/cli.ipynb #25e00002
 def _reproduce_flags():

@@ -49,7 +49,8 @@ def served(*command, cwd, **settings):
                     if not s.connect_ex(("127.0.0.1", port)): break
                 assert process.poll() is None and time.monotonic() < until, (Path(cwd)/"server.log").read_text()[-2000:]
                 time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}"
+            while command[0] == "serve" and "?token=" not in (said := (Path(cwd)/"server.log").read_text()): time.sleep(0.1)
+            yield said[said.index("http://"):].split()[0] if command[0] == "serve" else f"http://127.0.0.1:{port}"
         finally:
             family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []
             process.terminate()
@@ -66,8 +67,8 @@ class Lab:
         self.browser = browser
         self.new_page()
 
-    def new_page(self, slow=False):
-        self.page = self.browser.new_page(viewport=dict(width=1280, height=800))
+    def new_page(self, slow=False, context=None):
+        self.page = (context or self.browser.new_context(viewport=dict(width=1280, height=800))).new_page()
         self.page.set_default_timeout(PATIENCE * 1000)
         if slow: self.page.add_init_script("const after = AbortSignal.timeout.bind(AbortSignal); AbortSignal.timeout = ms => after(ms === 2000 ? 1 : ms);")  # anywidget's patience
 
@@ -287,16 +288,37 @@ def test_reopened_from_disk_what_if_and_the_browser(lab):
 
 
 def test_without_a_notebook(browser, tmp_path):
-    "`abs-lab dashboard`: the form, a run, its curves; and the run is saved when the page is closed."
+    "`abs-lab dashboard`: the form, a run, its curves; the run goes on when the page is closed, and the next page finds it, follows it and stops it."
     (tmp_path/"serve.py").write_text("import sys; from abs_lab.cli import main; sys.exit(main(['dashboard', '--no-browser', *sys.argv[1:]]))")
-    with served("serve", "--theme=" + os.environ.get("ABS_LAB_THEME", "light"), cwd=tmp_path, ABS_LAB_RUNS_DIR=str(tmp_path/"runs")) as url:
-        page = Lab(browser)
-        page.page.goto(url)
+    with served("serve", "--theme=" + os.environ.get("ABS_LAB_THEME", "light"), cwd=tmp_path, ABS_LAB_RUNS_DIR=str(tmp_path/"runs")) as link:
+        page, asked = Lab(browser), []
+        page.page.on("request", lambda request: asked.append(request.url))
+        page.page.goto(link, wait_until="commit")
         page.page.get_by_role("button", name="Create", exact=True).wait_for()
+        assert "token" not in page.page.url
         page.shot("form")
         page.press("Create")
+        page.page.get_by_text("creating").wait_for()
         page.state("ready")
         page.press("Start")
         page.until(lambda: len(page.curve(MEAN)[0]) > 3, "curves that grow")
         page.shot("voila")
+        assert not [url for url in asked if not url.startswith((link.split("?")[0], "data:", "blob:"))]
+        context = page.page.context
+        page.page.close(run_before_unload=True)
+
+        run, = (tmp_path/"runs"/"live").iterdir()
+        page.new_page(context=context)
+        page.page.goto(link, wait_until="commit")
+        page.page.locator("option", has_text="running in process").first.wait_for(state="attached")
+        before = len(rows(run))
+        page.press("Open")
+        page.state("running")
+        page.page.get_by_text("in process").first.wait_for()
+        page.until(lambda: len(rows(run)) > before + 3 and len(page.curve(MEAN)[0]) > 3, "training to go on in the kernel of the page that was closed")
+        page.shot("followed")
+        page.press("Pause")
+        page.state("paused")
+        page.press("Stop")
+        page.state("stopped")
         page.page.close()

@@ -122,7 +122,7 @@ class Page(Displayable):
         self.create = W.Button(description="Create", button_style="primary", tooltip="make a new run with these parameters; it is started by Start", layout=W.Layout(width="auto"))
         self.reopen = W.Button(description="Open", tooltip="draw what is recorded; Start goes on with it", layout=W.Layout(width="auto"))
         self.create.on_click(lambda _: self.open_board(lambda: Session(self.form.config())))
-        self.reopen.on_click(lambda _: self.open_board(lambda: Session.open(self.existing.value), "opening …") if self.existing.value else None)
+        self.reopen.on_click(lambda _: self.open_board(lambda: Session.open(self.existing.value), "opening …") if self.existing.value else self.form.tell("no run was started here until now"))
         self.new = W.VBox([self.form.widget, toolbar(self.create, self.existing, self.reopen)])
         self.live, self.views, self.place = W.VBox([self.new]), {}, None
         self.area = W.VBox([self.live])
@@ -137,6 +137,7 @@ class Page(Displayable):
         "List the runs that were started here, those that are trained now first."
         found = sorted(run_dirs(Path(settings()["runs_dir"]) / "live"), key=lambda p: (not at_work(p), -(p / "config.json").lstat().st_mtime))
         self.existing.options = {f"{p.name} ({standing(p)})": p for p in found}
+        self.existing.index = 0 if found else None
 
     def open_board(
         self,
