@@ -68,7 +68,7 @@ def long(root, n):
             line, crc = sealed_line(row | dict(update=i + 1, step=step, gradient_steps=8 * (i + 1), signal=0.5 if i % 100 == 0 else None, episodes=[[step, 0, 20.0, 20]], seconds=row["seconds"] | dict(total=i / 100)), crc)
             file.write(line)
     write_sealed(dir / "config.json", config.record())
-    write_sealed(dir / "result.json", result | dict(id=config.id, steps=n * 16 * 16, updates=n, gradient_steps=8 * n, episodes=n, train_return=20.0, measurements=-(-n // 100)))
+    write_sealed(dir / "result.json", result | dict(id=config.id, steps=n * 16 * 16, updates=n, gradient_steps=8 * n, episodes=n, train_return=20.0, measurements=-(-n // 100), seconds=n / 100))
 
 
 # ---- the readers, each called with the folder of the runs ----

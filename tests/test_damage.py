@@ -18,7 +18,8 @@ from abs_lab.runs.config import configure
 from abs_lab.runs.forks import fork, lineage
 from abs_lab.runs.runner import Run, about_of, load_agent, look_at, read_config, run, set_events
 from abs_lab.runs.session import Session
-from abs_lab.runs.storage import Lease, config_json, result_of, write_json, write_sealed
+from abs_lab.runs import storage
+from abs_lab.runs.storage import SEALED, Lease, config_json, measured_steps, result_of, steps_of, write_json, write_sealed
 from abs_lab.runs.table import Runs
 from abs_lab.runs.traces import Trace
 from abs_lab.runs.verify import BARE, verify
@@ -271,6 +272,32 @@ def test_a_state_that_the_code_cannot_take_is_named_and_nothing_is_written(made,
         if i < 3 or "progress" in odd:
             with pytest.raises(AbsLabError, match="the checkpoint of .* holds a state that"): load_agent(dir)
         assert (dir/"events.jsonl").read_bytes() == events
+
+
+def expected_measurements(dir):
+    rows = steps_of(dir)
+    return [(row, rows[min(i + 1, len(rows) - 1)]["size"]) for i, row in enumerate(rows) if row["signal"] is not None]
+
+def test_measurements_are_what_all_updates_say(made, tmp_path, monkeypatch):
+    dir = tmp_path/"x"
+    shutil.copytree(made/"killed whole", dir)
+    log, text = dir/"steps.jsonl", (dir/"steps.jsonl").read_bytes()
+    whole, lines = expected_measurements(dir), text.splitlines(keepends=True)
+    assert len(whole) > 5
+    read = storage.contents
+    for piece in (2_000, 5_000, 1 << 24):  # bytes read at once
+        monkeypatch.setattr(storage, "contents", lambda path, first=0, most=None: read(path, first, min(piece, most or piece)))
+        assert [*measured_steps(dir)] == whole
+        log.write_bytes(text[:-30])        # cut off within the last line
+        with pytest.warns(UserWarning, match="torn line"): expected = expected_measurements(dir)
+        assert [*measured_steps(dir)] == expected
+        log.write_bytes(text)
+    monkeypatch.undo()
+    log.write_bytes(b"".join(SEALED.sub(b"}\n", line) for line in lines))  # of an older version
+    assert [(r["step"], r["signal"], size) for r, size in measured_steps(dir)] == [(r["step"], r["signal"], size) for r, size in whole]
+    for line in (0, len(lines)//2, len(lines) - 1):
+        log.write_bytes(b"".join(l.replace(b'"size": ', b'"size": 1') if i == line else l for i, l in enumerate(lines)))
+        with pytest.raises(AbsLabError, match=f"line {line + 1} of .* does not match its checksum"): [*measured_steps(dir)]
 
 
 def test_a_damaged_result_is_made_again(made, tmp_path):

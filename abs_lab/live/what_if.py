@@ -24,7 +24,7 @@ from .browser import records
 from .widgets import Displayable, PageStyle, discard, figure_area, message, panels, push_apart
 from ..reports.figures import faint, in_two_lines
 from ..runs.runner import about_of, look_at
-from ..runs.storage import at_work, steps_of
+from ..runs.storage import at_work, measured_steps
 from ..runs.traces import RUN_COLOURS, GREY, HIGH, LOW, titles
 from ..studies.results import steps_done
 
@@ -39,11 +39,9 @@ def measured(
     dir: Path,       # a run directory
 ) -> Measured:
     "What a run measured, and the sizes it had."
-    rows = steps_of(dir)
-    at = [i for i, r in enumerate(rows) if r["signal"] is not None]
-    if not at: raise AbsLabError(f"{dir} holds no measurement" + ("" if rows else ": is it a run directory, and has it begun?"))
-    after = [rows[min(i + 1, len(rows) - 1)]["size"] for i in at]
-    return Measured(*(np.array(v) for v in ([rows[i]["step"] for i in at], [rows[i]["signal"] for i in at], after)))
+    found = [(row["step"], row["signal"], size) for row, size in measured_steps(dir)]
+    if not found: raise AbsLabError(f"{dir} holds no measurement" + ("" if steps_done(dir) else ": is it a run directory, and has it begun?"))
+    return Measured(*map(np.array, zip(*found)))
 
 def rule_of(
     dir: Path,       # a run directory

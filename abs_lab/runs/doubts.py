@@ -16,7 +16,7 @@ from ..core.envs import spaces_of
 from ..core.interfaces import return_form
 from .checkpoints import last_standing
 from .runner import look_at
-from .storage import numbered, result_of, steps_of
+from .storage import each_step, numbered, result_of
 
 # %% ../../nbs/runs/16_doubts.ipynb #4304d3d6
 def learnt(
@@ -50,9 +50,12 @@ def doubts(
     dir: Path,      # a finished run's folder
 ) -> list[str]:     # sentences; none where the run learnt, or where nothing speaks for a cause
     "What may have kept a run from learning."
-    rows, result, config, found = steps_of(dir), result_of(dir), look_at(dir), []
+    rows, episodes, result, config, found = [], [], result_of(dir), look_at(dir), []
+    for row in each_step(dir):
+        rows.append({k: row[k] for k in ("step", "q_value", "epsilon") if k in row})
+        episodes += row["episodes"]
     if not result or not rows: return found
-    episodes, evaluated = [e for row in rows for e in row["episodes"]], result["eval"]["returns"]
+    evaluated = result["eval"]["returns"]
     returns = [e[2] for e in episodes]
     if learnt(returns, evaluated): return found
     last, said = rows[-max(len(rows) // 10, 1):], lambda x: f"{x:{return_form(returns + evaluated)}}"

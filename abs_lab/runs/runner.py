@@ -30,7 +30,7 @@ from .logs import ActionLog, ReplayLog, StepLog, append_event
 from .parties import Parties, device_of, untrained, weights_of, with_changes
 from .provenance import differences, provenance
 from .settings import settings
-from .storage import WISHES, Busy, Lease, asked, config_json, crc_of, events_of, own_files, result_of, steps_of, withdraw, write_sealed
+from .storage import WISHES, Busy, Lease, asked, config_json, crc_of, each_step, events_of, own_files, result_of, withdraw, write_sealed
 
 # %% ../../nbs/runs/08_runner.ipynb #24ddd04f
 def set_events(
@@ -233,14 +233,16 @@ class Run(_Saved):
         "Evaluate the trained agent and write result.json."
         c, p = self.present, self.progress
         score = evaluate(self.agent, c.env, c.seed, c.eval_envs, c.eval_episodes, max_steps=c.eval_max_steps, device=self.device, each=each, at=p.step)
-        rows, skip = steps_of(self.dir), self.envs.frame_skip
-        if not rows or rows[-1]["update"] != p.update: raise AbsLabError(f"{self.log.path} does not hold the last update: it was changed while the run was trained")
-        returns, updates = [e[2] for row in rows for e in row["episodes"]], np.diff([0, *(row["update"] for row in rows)])
+        row, updates, sizes, returns, measured, skip = {}, [0], [], [], 0, self.envs.frame_skip
+        for row in each_step(self.dir):
+            updates.append(row["update"]); sizes.append(row["size"]); returns += [e[2] for e in row["episodes"]]
+            measured += row["signal"] is not None
+        if updates[-1] != p.update: raise AbsLabError(f"{self.log.path} does not hold the last update: it was changed while the run was trained")
         now = provenance(self.config)
         earlier = [t for t in _trainings(self.dir) if t != {k: now[k] for k in t}]
-        result = dict(id=self.config.id, status="finished", steps=p.step, updates=p.update, gradient_steps=rows[-1]["gradient_steps"], frames=p.step * skip if skip else None,
-                      seconds=round(self.seconds, 2), eval=score, measurements=sum(row["signal"] is not None for row in rows), final_size=whole("the controller's size", self.controller.size),
-                      mean_size=float(np.average([row["size"] for row in rows], weights=updates)), episodes=len(returns),
+        result = dict(id=self.config.id, status="finished", steps=p.step, updates=p.update, gradient_steps=row["gradient_steps"], frames=p.step * skip if skip else None,
+                      seconds=round(self.seconds, 2), eval=score, measurements=measured, final_size=whole("the controller's size", self.controller.size),
+                      mean_size=float(np.average(sizes, weights=np.diff(updates))), episodes=len(returns),
                       train_return=float(np.mean(returns[-100:])) if returns else None, backend=self.envs.backend,
                       device=str(self.device), **(dict(interventions=len(self.history)) if self.history else {}), **(dict(earlier=earlier) if earlier else {}), **now)
         self._check()

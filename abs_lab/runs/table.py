@@ -6,11 +6,12 @@
 __all__ = ['Runs']
 
 # %% ../../nbs/runs/09_table.ipynb #ce798dae
+from itertools import islice
 from pathlib import Path
 
 # %% ../../nbs/runs/09_table.ipynb #58648056
 from ..core.interfaces import AbsLabError, choose, warn
-from .storage import config_json, result_of, run_dirs, steps_of
+from .storage import config_json, each_step, result_of, run_dirs
 
 # %% ../../nbs/runs/09_table.ipynb #e7d5e5d2
 class Runs:
@@ -68,6 +69,9 @@ class Runs:
     ):                          # a pandas DataFrame, one row an update
         "The recorded updates."
         import pandas as pd
-        read = lambda i: pd.DataFrame(steps_of(self.dir / i)).assign(run=i)
+        def read(i):
+            rows, parts = each_step(self.dir / i), []
+            while part := [*islice(rows, 50_000)]: parts.append(pd.DataFrame(part))  # a row as a dictionary takes ten times the memory
+            return (pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()).assign(run=i)
         found = self._each(read, self.ids) if id is None else [read(choose("run", id, self.ids))]
         return pd.concat(found, ignore_index=True) if found else pd.DataFrame()

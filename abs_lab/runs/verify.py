@@ -29,16 +29,20 @@ def _named(dir):
     found = config_json(dir)
     if (id := recorded(found).id) != found["id"]: raise AbsLabError(f"{dir / 'config.json'} is called {quoted(found['id'])}, and its parameters are those of {id}")
 
-def _log(path, shape):
-    tail = Tail(path, shape)
-    rows = tail.read(None)
+def _log(path, shape, each=lambda row: None):
+    tail, before = Tail(path, shape), -1
+    while tail.at != before:
+        before = tail.at
+        for row in tail.read() or []: each(row)
     if tail.torn and tail.at == path.stat().st_size: raise AbsLabError(f"line {tail.lines} of {path} has an end and is no JSON: it was changed since it was written")
-    return rows, f"{BARE}: {tail.bare} of its {tail.lines} lines have no checksum" if tail.bare else ""
+    return f"{BARE}: {tail.bare} of its {tail.lines} lines have no checksum" if tail.bare else ""
 
 def _ends(dir):
     "A log of updates, up to its end where the run is finished."
-    rows, said = _log(dir / "steps.jsonl", ROW)
-    if result := read_json(dir / "result.json", RESULT): check_end(dir, rows, result)
+    there = [0, 0]  # the last update's step; episodes
+    def each(row): there[:] = row["step"], there[1] + len(row["episodes"])
+    said = _log(dir / "steps.jsonl", ROW, each)
+    if result := read_json(dir / "result.json", RESULT): check_end(dir, *there, result)
     return said
 
 def verify(
@@ -58,7 +62,7 @@ def verify(
     look("config.json", lambda: _sealed(dir / "config.json", lambda: _named(dir)), always=True)
     look("result.json", lambda: _sealed(dir / "result.json", lambda: read_json(dir / "result.json", RESULT)))
     look("steps.jsonl", lambda: _ends(dir), always="result.json" in found)
-    look("events.jsonl", lambda: _log(dir / "events.jsonl", EVENT)[1])
+    look("events.jsonl", lambda: _log(dir / "events.jsonl", EVENT))
     for path in checkpoints_of(dir): look(path.name, lambda path=path: checkpoint(path))
     for path in (path for kind in ("actions", "replay") for _, path in sorted(numbered(dir, kind).items())):
         bare = not covered or None in covered and not any(path.name in (c or {}) for c in covered)  # what whole checkpoints do not name is read by nobody

@@ -9,6 +9,7 @@ __all__ = ['POINTS', 'COUNTED', 'TRAINED', 'EVALUATION', 'DISTANCES', 'SMALL', '
 # %% ../../nbs/studies/02_results.ipynb #20a00003
 import math
 import re
+from array import array
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 # %% ../../nbs/studies/02_results.ipynb #20a00004
 from ..core.interfaces import AbsLabError, choose, in_words, printable, quoted, shortened
 from ..runs.registry import built_in
-from ..runs.storage import METRIC, check_end, config_json, contents, is_name, last_row, maybe, number, read_json, result_of, run_id, steps_of, whole, write_sealed
+from ..runs.storage import METRIC, check_end, config_json, contents, each_step, is_name, last_row, maybe, number, read_json, result_of, run_id, whole, write_sealed
 from .catalogue import STUDIES
 
 # %% ../../nbs/studies/02_results.ipynb #3b0c0002
@@ -49,13 +50,31 @@ def last_words(
 POINTS = 50  # of a curve, at most
 COUNTED = ("update", "step", "gradient_steps", "size", "rollout", "minibatch", "epochs", "episodes", "seconds")  # of an update's row; all else in it is measured
 
-def _measured(rows):
-    "The names of the numbers that were measured, in the order in which they were logged."
-    return [k for k in dict.fromkeys(k for row in rows for k in row) if k not in COUNTED and all(isinstance(row.get(k), (int, float, type(None))) for row in rows)]
+class _Columns:
+    "What a small file needs of a run's updates: numbers in arrays, so that a long run fits into memory."
+    def __init__(self, rows):
+        self.n, self.columns, self.sound = 0, {}, {}                # updates; the numbers of each, NaN for what is none; whether a column has nothing but numbers
+        self.returns, self.ended = array("d"), array("q", [0])      # of all episodes; how many had ended before each update, and by the end
+        for row in rows:
+            for k, v in (row | dict(seconds=row["seconds"]["total"], episodes=None)).items():
+                counts = isinstance(v, (int, float))
+                self.sound[k] = self.sound.get(k, True) and (counts or v is None)
+                column = self.columns.setdefault(k, array("d"))
+                if len(column) < self.n: column.extend([math.nan] * (self.n - len(column)))
+                column.append(v if counts else math.nan)
+            self.returns.extend(e[2] for e in row["episodes"])
+            self.ended.append(len(self.returns))
+            self.n += 1
+        for column in self.columns.values(): column.extend([math.nan] * (self.n - len(column)))
+
+    @property
+    def measured(self):
+        "The names of the numbers that were measured, in the order in which they were logged."
+        return [k for k, sound in self.sound.items() if sound and k not in COUNTED]
 
 def _mean(values, digits=3):
     import numpy as np
-    values = [v for v in values if v is not None]
+    values = [v for v in values if v == v]  # NaN is none
     return float(f"{np.mean(values):.{digits}g}") if values else None
 
 def compact(
@@ -65,25 +84,28 @@ def compact(
 ) -> dict:                # {id, params, identity, result, curve, schedule, about}
     "What the figures need of a run; raises `AbsLabError` where its folder cannot be read, or holds another run."
     import numpy as np  # here, so that `status` and `merge` need not wait for it
-    rows, config, result = steps_of(dir), config_json(dir), result_of(dir) or {}
+    config, result = config_json(dir), result_of(dir) or {}
     if id and config["id"] != id: raise AbsLabError(f"{dir} holds the run {config['id']}, and not {id}")
-    if not rows: raise AbsLabError(f"{dir} has no update yet")
+    rows = _Columns(each_step(dir))
+    if not rows.n: raise AbsLabError(f"{dir} has no update yet")
     if result and result["id"] != config["id"]: raise AbsLabError(f"{dir} holds the run {config['id']}, and the result of {result['id']}")
-    if result: check_end(dir, rows, result)
-    chunks = [rows[a[0]:a[-1] + 1] for a in np.array_split(np.arange(len(rows)), min(POINTS, len(rows)))]
-    curve: dict[str, Any] = {"return": [_mean([e[2] for row in c for e in row["episodes"]], 4) for c in chunks]}
-    curve |= {k: [c[-1][k] for c in chunks] for k in ("step", "gradient_steps", "size", "epochs")}
-    curve |= {"seconds": [round(c[-1]["seconds"]["total"], 2) for c in chunks]}
-    curve |= {k: [_mean(row.get(k) for row in c) for c in chunks] for k in _measured(rows)}
+    if result: check_end(dir, int(rows.columns["step"][-1]), len(rows.returns), result)
+    cuts = [(a[0], a[-1] + 1) for a in np.array_split(np.arange(rows.n), min(POINTS, rows.n))]
+    last = lambda name, digits=None: [round(rows.columns[name][b - 1], digits) for _, b in cuts]
+    curve: dict[str, Any] = {"return": [_mean(rows.returns[rows.ended[a]:rows.ended[b]], 4) for a, b in cuts]}
+    curve |= {k: last(k) for k in ("step", "gradient_steps", "size")}
+    curve |= {"epochs": [int(v) if v.is_integer() else v for v in (rows.columns["epochs"][b - 1] for _, b in cuts)]}
+    curve |= {"seconds": last("seconds", 2)}
+    curve |= {k: [_mean(rows.columns[k][a:b]) for a, b in cuts] for k in rows.measured}
     low, high = config["config"].get("low"), config["config"].get("high")
     curve["thresholds"] = [low, high] if None not in (low, high) else None
     if result: result["eval"]["returns"] = [float(f"{r:.6g}") for r in result["eval"]["returns"]]
-    schedule = dict(ends=[row["step"] for row in rows], sizes=[row["size"] for row in rows])
-    last = [i for i, size in enumerate(schedule["sizes"]) if [size] != schedule["sizes"][i + 1:i + 2]]  # of each stretch of one size
+    ends, sizes = (np.frombuffer(rows.columns[k]).astype(int) for k in ("step", "size"))
+    stretches = np.flatnonzero(np.diff(sizes, append=-1))  # the last update of each stretch of one size
     kinds = config.get("kinds", {})
     if all(built_in(kind, about["name"]) for kind, about in kinds.items()): kinds = {k: dict(signal=v["signal"]) for k, v in kinds.items() if k == "meter"}  # the code says the rest
     return dict(id=config["id"], params=config["config"] | dict(arm=arm), result=result, curve=curve,
-                schedule={k: [v[i] for i in last] for k, v in schedule.items()}, **{k: v for k, v in dict(identity=config.get("identity"), kinds=kinds).items() if v})
+                schedule=dict(ends=ends[stretches].tolist(), sizes=sizes[stretches].tolist()), **{k: v for k, v in dict(identity=config.get("identity"), kinds=kinds).items() if v})
 
 # %% ../../nbs/studies/02_results.ipynb #d7e81325
 def _text(value) -> bool: return isinstance(value, str) and len(value) <= 1_000 and printable(value) == value and not set("\n\t") & set(value)
