@@ -286,7 +286,7 @@ def test_measurements_are_what_all_updates_say(made, tmp_path, monkeypatch):
     assert len(whole) > 5
     read = storage.contents
     for piece in (2_000, 5_000, 1 << 24):  # bytes read at once
-        monkeypatch.setattr(storage, "contents", lambda path, first=0, most=None: read(path, first, min(piece, most or piece)))
+        monkeypatch.setattr(storage, "contents", lambda path, first=0, most=None, piece=piece: read(path, first, min(piece, most or piece)))
         assert [*measured_steps(dir)] == whole
         log.write_bytes(text[:-30])        # cut off within the last line
         with pytest.warns(UserWarning, match="torn line"): expected = expected_measurements(dir)
