@@ -36,7 +36,7 @@ def slurm_jobs(
     if _said["at"] < max(since, now - 10):
         try: said = subprocess.run(["squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--Format=JobArrayID:60,State:30"], capture_output=True, text=True, timeout=60, check=True).stdout
         except (OSError, subprocess.SubprocessError): said = None
-        _said.update(at=now, jobs=None if said is None else dict(line.split() for line in said.splitlines()))
+        _said.update(at=now, jobs=None if said is None else dict(pair for line in said.splitlines() if len(pair := line.split()) == 2))
     return _said["jobs"]
 
 def slurm_job(
