@@ -396,9 +396,11 @@ def _export(argv):
     return 0
 
 def _run_of(what):
-    "The folder of a run; raises `AbsLabError` where there is none."
+    "The folder of a run; raises `AbsLabError` where there is none, or none with an agent in it."
     root = Path(settings()["runs_dir"])
-    if dir := next((dir for dir in (Path(what), root / what) if _is_run(dir)), None): return dir
+    if dir := next((dir for dir in (Path(what), root / what) if _is_run(dir)), None):
+        if result_of(dir) and not any(dir.glob("checkpoint*.safetensors")): raise AbsLabError(f"{dir} holds no checkpoint: the loop that trained it keeps its agent, or the file was deleted")
+        return dir
     raise AbsLabError(f"{quoted(what)} is no run's folder: name one as it is, or below {root}, as {quoted(next((f'train/{d.name}' for d in run_dirs(root / 'train')), 'train/ID'))}")
 
 def _claims(argv):

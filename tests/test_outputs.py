@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT/"tools"))
 FITTING = ["1 / 3", "print('all', 7)", "#| varies\nx = 0.5\nassert x < 1\nx",
            "import matplotlib.pyplot as plt\n_, ax = plt.subplots(figsize=(2, 1))\nax.plot([1, 2]);",
-           "import pandas as pd\npd.DataFrame(dict(a=[0.25]))", "#| eval: false\n1 / 0", "'quiet';"]
+           "import pandas as pd\npd.DataFrame(dict(a=[0.25]))", "#| eval: false\n1 / 0", "'quiet';", "#| torchrl\n1 / 0"]  # the last: of a package that need not be here
 
 
 def notebook(path, sources):
@@ -54,13 +54,13 @@ def test_texts_and_pictures_are_stored_clean(project):
     assert number == [dict(output_type="execute_result", execution_count=None, metadata={}, data={"text/plain": ["0.3333333333333333"]})]
     assert printed[0]["text"] == ["all 7\n"] and varies[0]["data"] == {"text/plain": ["0.5"]}
     assert list(picture[0]["data"]) == ["image/png"] and base64.b64decode(picture[0]["data"]["image/png"]).startswith(b"\x89PNG")
-    assert sorted(table[0]["data"]) == ["text/html", "text/plain"] and none == [[], []]  # nothing of a cell that is not run
+    assert sorted(table[0]["data"]) == ["text/html", "text/plain"] and none == [[], [], []]  # nothing of a cell that is not run
     assert "```python\nx = 0.5" in (project/"README.md").read_text()  # without the mark
 
 
 def test_each_difference_is_named_by_notebook_and_cell(project):
     index, nbs = project/"nbs"/"index.ipynb", project/"nbs"
-    edited(index, nbs/"agrees.ipynb", {0: as_text("0.33333340"), 2: as_text("0.7")})  # a last digit, and another processor
+    edited(index, nbs/"agrees.ipynb", {0: as_text("0.33333340"), 2: as_text("0.7"), 7: as_text("stored where it is")})  # a last digit, another processor, and a package that is not here
     edited(index, nbs/"differs.ipynb", {0: as_text("0.3343"), 1: list.clear, 3: list.clear, 6: lambda outputs: outputs.append(dict(output_type="stream", name="stdout", text=["quiet"]))})
     notebook(nbs/"unfit.ipynb", ["#| varies\nNone", "print('/root/x.txt')", "'" + "x" * 1_000_000 + "';"])
     notebook(nbs/"raises.ipynb", ["1 / 0"])

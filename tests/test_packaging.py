@@ -9,7 +9,7 @@ from abs_lab.runs.settings import DEFAULTS
 from abs_lab.studies.catalogue import STUDIES
 
 ROOT = Path(__file__).resolve().parent.parent
-FLOORS = ["core", "agents", "runs", "studies", "reports", "live"]  # each imports from itself and from those before it
+FLOORS = ["core", "agents", "runs", "studies", "reports", "live", "integrations"]  # each imports from itself and from those before it
 CORE = [*(f"{floor}.{f.stem}" for floor in ("core", "agents") for f in sorted((ROOT/"abs_lab"/floor).glob("[a-z]*.py"))),
         "runs.config", "runs.storage", "runs.runner", "runs.forks", "runs.__main__",
         "studies.study", "studies.catalogue", "studies.results", "studies.status", "studies.campaign"]  # what a bare machine trains with

@@ -6,7 +6,7 @@ raises itself, and a link to its source.
 import ast, io, re, tokenize
 from pathlib import Path
 
-FLOORS = ["core", "agents", "runs", "studies", "reports", "live"]
+FLOORS = ["core", "agents", "runs", "studies", "reports", "live", "integrations"]
 
 
 class Module:

@@ -8,8 +8,9 @@ A cell whose text differs from run to run or from machine to machine (training r
 and contains an assertion; its text is stored anew when more than its numbers differ. The clone and temporary folders are stored as `…`.
 A Plotly figure, which code hosts do not show, is stored as a picture of it that a headless Chromium draws; without Chromium its size is compared, and a picture
 that fits is kept. Widgets, scripts, and what another run would not print again (progress bars, warnings) are not stored.
+A cell that begins with `#| PACKAGE`, one of `tst_flags` in pyproject.toml, runs only where that package can be imported; elsewhere what is stored of it is left alone.
 """
-import base64, contextlib, io, math, multiprocessing, os, re, shutil, sys, tempfile, time
+import base64, contextlib, importlib.util, io, math, multiprocessing, os, re, shutil, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -50,7 +51,8 @@ def executed(notebook: Path, root: Path, answer):
     "Run the cells that `nbdev-test` would, and send their outputs by cell id, or the traceback."
     os.environ |= dict(IN_TEST="1", PLOTLY_RENDERER="plotly_mimetype")
     sys.path.insert(0, str(root))
-    nb, due = read_nb(notebook), {c.id for c in nb_test_cells(notebook, skip_flags=get_config(root).tst_flags.split())}
+    lacking = [flag for flag in get_config(root).tst_flags.split() if not importlib.util.find_spec(flag)]
+    nb, due = read_nb(notebook), {c.id for c in nb_test_cells(notebook, skip_flags=lacking)}
     shell = CaptureShell(notebook, mpl_format="png")
     try:
         with contextlib.chdir(notebook.parent): shell.run_all(nb, exc_stop=True, preproc=lambda cell: cell.id not in due, cell_timeout=SECONDS)
@@ -183,7 +185,7 @@ def main(root: Path, write: bool, names: list) -> int:  # exit code
             if isinstance(gives, str): found.append(gives)
             else:
                 for i, cell in enumerate(nb.cells):
-                    if cell.cell_type != "code": continue
+                    if cell.cell_type != "code" or cell.id not in gives and any(flag in cell.directives for flag in get_config(root).tst_flags.split()): continue
                     new = pictured(gives.get(cell.id, []), cell.outputs, write)
                     if problem := fault(cell, new) or (undrawn(new) if write else difference(cell, new)): found.append(f"{name}, cell {i} ({cell.id}): {problem}")
                     if write and (difference(cell, new) or changed(cell, new)):
