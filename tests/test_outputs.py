@@ -60,7 +60,7 @@ def test_texts_and_pictures_are_stored_clean(project):
 
 def test_each_difference_is_named_by_notebook_and_cell(project):
     index, nbs = project/"nbs"/"index.ipynb", project/"nbs"
-    edited(index, nbs/"agrees.ipynb", {0: as_text("0.33333340"), 2: as_text("0.7"), 7: as_text("stored where it is")})  # a last digit, another processor, and a package that is not here
+    edited(index, nbs/"agrees.ipynb", {0: as_text("0.33333340"), 2: as_text("0.7"), 7: lambda outputs: outputs.append(dict(output_type="stream", name="stdout", text=["stored where it is"]))})  # a last digit, another processor, and a package that is not here
     edited(index, nbs/"differs.ipynb", {0: as_text("0.3343"), 1: list.clear, 3: list.clear, 6: lambda outputs: outputs.append(dict(output_type="stream", name="stdout", text=["quiet"]))})
     notebook(nbs/"unfit.ipynb", ["#| varies\nNone", "print('/root/x.txt')", "'" + "x" * 1_000_000 + "';"])
     notebook(nbs/"raises.ipynb", ["1 / 0"])
