@@ -180,7 +180,7 @@ def main():
         return
     origin = provenance()
     machine = {"CPU": origin["hardware"]["cpu"], "cores": origin["hardware"]["cores"], **{k: v for k, v in origin["versions"].items() if v}, "commit": origin["commit"]}
-    counts, updates = args.runs or ([5, 10] if args.quick else [100, 1_000, 10_000]), args.updates or ([100, 200] if args.quick else [10_000, 100_000, 1_000_000])
+    counts, updates = args.runs if args.runs is not None else ([5, 10] if args.quick else [100, 1_000, 10_000]), args.updates if args.updates is not None else ([100, 200] if args.quick else [10_000, 100_000, 1_000_000])
     found = dict(quick=args.quick, machine=machine, rows=measure(counts, updates, args.seconds))
     name = f"records{'-quick' * args.quick}"
     args.out.mkdir(parents=True, exist_ok=True)
