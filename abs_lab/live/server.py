@@ -46,7 +46,10 @@ class Kernels(AsyncMappingKernelManager):
     "A few kernels: one that no page shows and that trains nothing is ended."
     most, patience = 4, 60.0  # kernels; seconds without a page
 
-    def __init__(self, **given):
+    def __init__(
+        self,
+        **given,  # as for any manager of kernels
+    ):
         super().__init__(**given)
         self.starting, self.needed, self.seen = asyncio.Lock(), {}, {}  # when a kernel was last in use, and when a page last showed it
 
@@ -129,7 +132,7 @@ def _public(handler): return type(handler.__name__, (handler,), dict(get=allow_u
 class Server(ServerApp):
     "Jupyter Server with the dashboard's page, and with nothing else."
     name = "abs-lab dashboard"
-    default_services: tuple = ("auth", "kernels")
+    default_services: tuple = ("auth", "kernels")  # what of Jupyter Server is there
 
     def load_config_file(self, *given, **more): "Read none."
 
