@@ -1068,6 +1068,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'abs_lab.live.board.SteeredView._fork': ('live/board.html#steeredview._fork', 'abs_lab/live/board.py'),
                                     'abs_lab.live.board.SteeredView._fork_longer': ( 'live/board.html#steeredview._fork_longer',
                                                                                      'abs_lab/live/board.py'),
+                                    'abs_lab.live.board.SteeredView._go_on': ( 'live/board.html#steeredview._go_on',
+                                                                               'abs_lab/live/board.py'),
                                     'abs_lab.live.board.SteeredView._hide_more': ( 'live/board.html#steeredview._hide_more',
                                                                                    'abs_lab/live/board.py'),
                                     'abs_lab.live.board.SteeredView._press': ( 'live/board.html#steeredview._press',

@@ -344,7 +344,11 @@ class SteeredView(LiveView):
     def _fork_longer(self):
         fork = self.session.fork_soon(total_steps=self.session.present.total_steps + self.longer.value)
         self._show_fork(fork, "; it trains on")
-        threading.Thread(target=lambda: self._attempt(fork.start), daemon=True).start()
+        threading.Thread(target=self._go_on, args=(fork,), daemon=True).start()
+
+    def _go_on(self, fork):
+        try: fork.start()
+        except Exception as e: self.say(str(e) or repr(e), True)
 
     def _show_fork(self, fork, what_next):
         self.add(fork)
@@ -368,7 +372,7 @@ class Dashboard(SteeredView):
         self.view.observe(lambda _: self._turn(), "value")
         row = lambda *widgets: W.HBox(widgets, layout=W.Layout(align_items="center", justify_content="space-between", flex_flow="row wrap"))
         self.stack(self.plots.style, row(self.header.title, toolbar(*self.header.buttons.values())), self.header.progress, self.header.message, self.more,
-                   row(toolbar(self.view), toolbar(self.run_choice), W.HBox([self.plots.main.log, self.plots.x_axis.choice])), W.HBox([self.controls.widget, self.plots.area]))
+                   row(toolbar(self.view), toolbar(self.run_choice), W.HBox([self.plots.main.log, self.plots.x_axis.choice])), W.HBox([self.controls.widget, self.plots.area], layout=W.Layout(flex_flow="row wrap")))
         self.add(session)
 
     def choose(self):

@@ -99,7 +99,7 @@ class WhatIf(Displayable):
         self.folders = [Path(dir)] if dir else sorted((r.path for r in records() if r.path.is_dir() and steps_done(r.path)), key=lambda p: not at_work(p))
         self.run_choice = W.Dropdown(options={f"{p.name} ({p.parent.name})": p for p in self.folders}, description="run", style=dict(description_width="40px"), layout=W.Layout(width="auto"))
         self.side, self.text = W.VBox(layout=W.Layout(width="238px", min_width="238px")), W.HTML()
-        self.stack(PageStyle(self.figure), self.run_choice, W.HBox([self.side, figure_area(self.figure)]), self.text)
+        self.stack(PageStyle(self.figure), self.run_choice, W.HBox([self.side, figure_area(self.figure)], layout=W.Layout(flex_flow="row wrap")), self.text)
         self.run_choice.observe(lambda _: self.open(), "value")
         self.open()
 

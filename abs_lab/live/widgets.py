@@ -236,7 +236,7 @@ def figure_area(
     figure: Figure,  # its first figure
 ) -> W.VBox:
     "A place as wide as its neighbours allow."
-    area = W.VBox([figure], layout=W.Layout(flex="1 1 auto", width="0", min_height=f"{figure.layout.height}px", overflow="hidden"))
+    area = W.VBox([figure], layout=W.Layout(flex="1 1 auto", width="0", min_width="320px", min_height=f"{figure.layout.height}px", overflow="hidden"))
     area.add_class("figure-area")
     return area
 
