@@ -287,6 +287,33 @@ def test_reopened_from_disk_what_if_and_the_browser(lab):
     lab.shot("browser")
 
 
+def test_rows_are_chosen_one_by_one_in_a_range_all_and_none(browser):
+    "The table's script, with a model that answers as a kernel does."
+    from abs_lab.live.widgets import Table
+    page = browser.new_page()
+    page.set_content("<div id='table'></div>")
+    page.evaluate("""async script => {
+        const state = {columns: ["n", "name"], rows: [3, 1, 2, 5, 4].map(n => [n, "run " + n]), selected: []}, heard = {};
+        const model = {get: n => state[n], set: (n, v) => { state[n] = v; (heard["change:" + n] ?? []).forEach(f => f()); }, save_changes: () => {}, on: (n, f) => (heard[n] ??= []).push(f)};
+        window.state = state;
+        (await import(URL.createObjectURL(new Blob([script], {type: "text/javascript"})))).default.render({model, el: document.getElementById("table")}); }""", Table._esm if isinstance(Table._esm, str) else str(Table._esm))
+    chosen = lambda: page.evaluate("state.selected.map(i => state.rows[i][0]).sort()")
+    row = lambda n: page.locator("tbody tr", has_text=f"run {n}")
+    page.locator("th").first.click()                                # sorted: 1 to 5
+    row(2).click(); row(4).click(modifiers=["Shift"])
+    assert chosen() == [2, 3, 4] and page.get_by_text("5 of 5 shown, 3 chosen").count()
+    row(3).click()
+    assert chosen() == [2, 4]
+    page.get_by_role("button", name="clear").click()
+    page.locator("input").fill("run 5")
+    page.get_by_role("button", name="select all shown").click()
+    assert chosen() == [5]
+    page.locator("input").fill("")
+    row(1).click(modifiers=["Shift"])                               # the last click was on 3
+    assert chosen() == [1, 2, 3, 5]
+    page.close()
+
+
 def test_without_a_notebook(browser, tmp_path):
     "`abs-lab dashboard`: the form, a run, its curves; the run goes on when the page is closed, and the next page finds it, follows it and stops it."
     (tmp_path/"serve.py").write_text("import sys; from abs_lab.cli import main; sys.exit(main(['dashboard', '--no-browser', *sys.argv[1:]]))")

@@ -60,6 +60,7 @@ CSS = """<style>
 .abs-lab-table td {padding: 2px 8px; white-space: nowrap; text-align: left; max-width: 330px; overflow: hidden; text-overflow: ellipsis; font-variant-numeric: tabular-nums}
 .abs-lab-table tr.on td {background: #2f9bd855} .abs-lab-table tbody tr {cursor: pointer; background: transparent !important}
 .abs-lab-table tbody tr:hover:not(.on) td {background: var(--jp-layout-color2, #8882)}
+.abs-lab-table tbody {user-select: none} .abs-lab-small {margin: 0 6px; padding: 2px 8px; border: 1px solid var(--jp-border-color1, #8888); border-radius: 4px; background: transparent; color: inherit; cursor: pointer}
 .abs-lab-find {width: 260px; margin: 2px 0 5px; padding: 3px 6px; border: 1px solid var(--jp-border-color1, #8888); border-radius: 4px; background: transparent; color: inherit}
 .abs-lab canvas {max-width: 100%; image-rendering: pixelated; border-radius: 4px; display: block}
 .abs-lab .widget-dropdown > select {background-image: url("data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 18 18'%3E%3Cpath d='M5 7l4 4 4-4' fill='none' stroke='%238b919a' stroke-width='1.6'/%3E%3C/svg%3E") !important}
@@ -253,13 +254,17 @@ class Table(Reconnecting, anywidget.AnyWidget):
     "Rows to filter, to sort and to choose from."
     _esm = RECONNECT + """
     function render({model, el}) {
-      const find = document.createElement("input"), box = document.createElement("div");
-      find.className = "abs-lab-find"; find.placeholder = "filter: words in any column"; box.className = "abs-lab-table";
-      el.append(find, box);
-      let by = null, down = false;
+      const make = (kind, name, text) => { const made = document.createElement(kind); made.className = name; made.textContent = text; return made; };
+      const find = make("input", "abs-lab-find", ""), all = make("button", "abs-lab-small", "select all shown"), none = make("button", "abs-lab-small", "clear"), count = make("span", "quiet", ""), box = make("div", "abs-lab-table", "");
+      find.placeholder = "filter: words in any column";
+      el.append(find, all, none, count, box);
+      let by = null, down = false, last = null, rows = [];
+      const choose = chosen => { model.set("selected", [...chosen].sort((a, b) => a - b)); model.save_changes(); };
+      all.onclick = () => choose(new Set([...model.get("selected"), ...rows.map(([i]) => i)]));
+      none.onclick = () => choose([]);
       const draw = () => {
         const columns = model.get("columns"), chosen = new Set(model.get("selected")), words = find.value.toLowerCase().split(/ +/);
-        let rows = model.get("rows").map((r, i) => [i, r]).filter(([, r]) => { const t = r.join(" ").toLowerCase(); return words.every(w => t.includes(w)); });
+        rows = model.get("rows").map((r, i) => [i, r]).filter(([, r]) => { const t = r.join(" ").toLowerCase(); return words.every(w => t.includes(w)); });
         if (by !== null) rows.sort(([, a], [, b]) => { const x = a[by], y = b[by], n = (x === null) - (y === null);
           return n || (down ? -1 : 1) * (typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y))); });
         const table = document.createElement("table"), head = table.createTHead().insertRow(), body = table.createTBody();
@@ -267,11 +272,15 @@ class Table(Reconnecting, anywidget.AnyWidget):
           th.onclick = () => { down = by === k && !down; by = k; draw(); }; head.append(th); });
         for (const [i, r] of rows) { const tr = body.insertRow(); tr.className = chosen.has(i) ? "on" : "";
           r.forEach(v => { const td = tr.insertCell(); td.textContent = v === null ? "–" : typeof v === "number" && !Number.isInteger(v) ? v.toPrecision(4) : v; td.title = v; });
-          tr.onclick = () => { chosen.has(i) ? chosen.delete(i) : chosen.add(i); model.set("selected", [...chosen].sort((a, b) => a - b)); model.save_changes(); }; }
+          tr.onclick = e => { const [a, b] = [i, last].map(k => rows.findIndex(([n]) => n === k)).sort((a, b) => a - b);
+            if (e.shiftKey && a >= 0) rows.slice(a, b + 1).forEach(([n]) => chosen.add(n)); else chosen.has(i) ? chosen.delete(i) : chosen.add(i);
+            last = i; choose(chosen); }; }
+        count.textContent = ` ${rows.length} of ${model.get("rows").length} shown, ${chosen.size} chosen`;
         const top = box.scrollTop; box.replaceChildren(table); box.scrollTop = top;
       };
       find.oninput = draw;
       for (const t of ["rows", "columns", "selected"]) model.on("change:" + t, draw);
+      model.on("change:rows", () => last = null);
       draw();
     }
     export default {initialize: reconnect, render};
