@@ -174,7 +174,7 @@ def run_part(name, args, left):
     if most < 15: return dict(rows=[], failed=f"{left:.0f} s were left")
     path.unlink(missing_ok=True)
     try:
-        done = subprocess.run([sys.executable, __file__, "--part", name, "--device", args.device, "--out", str(path), *["--small"] * args.small], timeout=most, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, __file__, "--part", name, "--device", args.device, "--out", str(path), *["--small"] * args.small], timeout=most, capture_output=True, encoding="utf-8")
         failed = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1][:300] if done.returncode else ""
     except subprocess.TimeoutExpired: failed = f"it took more than {most:.0f} s"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

@@ -106,7 +106,7 @@ CONTENDERS = dict(abs_lab=abs_lab, sb3=sb3, sbx=sbx, purejaxql=purejaxql)
 
 def serve(name, work, folder):
     "A contender's process: for each line, train for so many seconds and answer with steps and seconds."
-    replies = os.fdopen(os.dup(1), "w")
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is no answer
     if name in ("abs_lab", "sb3"):
         import torch
@@ -137,7 +137,7 @@ def versions(python, name):
     "What a contender is, as its environment says."
     packages = dict(abs_lab=["torch", "envpool", "gymnasium"], sb3=["stable_baselines3", "torch", "gymnasium", "mujoco"], sbx=["sbx-rl", "jax", "gymnasium", "mujoco"], purejaxql=["jax", "flax", "gymnax"])[name]
     code = f"import importlib.metadata as m; print(', '.join(f'{{p}} {{m.version(p)}}' for p in {packages!r}))"
-    return subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run([python, "-c", code], check=True, capture_output=True, encoding="utf-8").stdout.strip()
 
 
 class Contender:
@@ -145,7 +145,7 @@ class Contender:
     def __init__(self, name, work, setting, python, folder):
         self.name, self.setting, self.speeds = name, setting, []
         env = os.environ | dict(OMP_NUM_THREADS=str(setting["threads"]), JAX_PLATFORMS="cpu")
-        self.process = subprocess.Popen([python, __file__, "--serve", name, json.dumps(work), str(folder or "")], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen([python, __file__, "--serve", name, json.dumps(work), str(folder or "")], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
 
     def run(self, seconds):
         "Environment steps a second."
@@ -216,7 +216,7 @@ def main():
     origin = provenance()
     machine = {"CPU": origin["hardware"]["cpu"], "cores": origin["hardware"]["cores"], "python": origin["versions"]["python"], "commit": origin["commit"], "load average before (a quiet machine: near 0)": f"{os.getloadavg()[0]:.1f}",
                **{NAMES[name]: versions(pythons[name], name) for name in sorted(names)}}
-    if args.purejaxql: machine["purejaxql's commit"] = subprocess.run(["git", "-C", str(args.purejaxql), "rev-parse", "--short=12", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    if args.purejaxql: machine["purejaxql's commit"] = subprocess.run(["git", "-C", str(args.purejaxql), "rev-parse", "--short=12", "HEAD"], check=True, capture_output=True, encoding="utf-8").stdout.strip()
     else: machine["purejaxql"] = "left out: no clone was given (--purejaxql)"
     found = dict(quick=args.quick, machine=machine, works={})
     args.out.mkdir(parents=True, exist_ok=True)

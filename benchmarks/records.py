@@ -128,7 +128,7 @@ READERS = {f.__name__: f for f in (*FOLDER, *ONE)}
 def timed(name, root, most):
     "A reader in a process of its own."
     env = os.environ | dict(ABS_LAB_RUNS_DIR=str(root / "runs"), ABS_LAB_REPORTS_DIR=str(root / "reports"))
-    try: done = subprocess.run([sys.executable, __file__, "--reader", name, "--root", str(root)], env=env, cwd=root, timeout=most, capture_output=True, text=True)
+    try: done = subprocess.run([sys.executable, __file__, "--reader", name, "--root", str(root)], env=env, cwd=root, timeout=most, capture_output=True, encoding="utf-8")
     except subprocess.TimeoutExpired: return dict(failed=f"more than {most:.0f} s")
     if done.returncode: return dict(failed=(done.stderr.strip().splitlines() or ["no message"])[-1][:200])
     return json.loads(done.stdout.splitlines()[-1])

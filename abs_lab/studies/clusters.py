@@ -152,7 +152,7 @@ class Slurm(_Cluster):
         executor.update_parameters(**self.how)
         try: jobs = executor.map_array(self.task, *zip(*(w.given for w in self.unsent)))
         except RuntimeError as e: raise AbsLabError(f"SLURM refused the jobs: {shortened(str(e).strip())}") from e
-        for worker, worker.job in zip(self.unsent, jobs): worker.mark.write_text(worker.job.job_id)
+        for worker, worker.job in zip(self.unsent, jobs): worker.mark.write_text(worker.job.job_id, encoding="utf-8")
         self.unsent, self.sent = [], time.monotonic()
 
     def poll(self, worker):  # what `start` returned -> its exit code; None while it waits or is at work

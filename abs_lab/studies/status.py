@@ -34,7 +34,7 @@ def slurm_jobs(
     "This user's jobs that SLURM has or had in the last minutes; it is asked every ten seconds at most."
     now = time.monotonic()
     if _said["at"] < max(since, now - 10):
-        try: said = subprocess.run(["squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--Format=JobArrayID:60,State:30"], capture_output=True, text=True, timeout=60, check=True).stdout
+        try: said = subprocess.run(["squeue", "--noheader", "--array", "--states=all", f"--user={os.getuid()}", "--Format=JobArrayID:60,State:30"], capture_output=True, encoding="utf-8", timeout=60, check=True).stdout
         except (OSError, subprocess.SubprocessError): said = None
         _said.update(at=now, jobs=None if said is None else dict(pair for line in said.splitlines() if len(pair := line.split()) == 2))
     return _said["jobs"]
