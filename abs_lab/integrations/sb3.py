@@ -18,6 +18,7 @@ import torch
 # %% ../../nbs/integrations/02_sb3.ipynb #0e888781
 from ..core.contract import Controller, Meter, Metric
 from ..core.divergence import Divergence
+from ..core.envs import role_seeds
 from ..core.interfaces import AbsLabError, BatchPlan, choose, quoted
 from .recorder import Recorder, foreign
 from .scaling import Scaling
@@ -154,15 +155,17 @@ class Scaled:
 
     def finish(
         self,
-        env,                 # to evaluate in: an environment, or its id
+        env,                 # to evaluate in: an environment, or its id, of which one is made under a seed of its own
         episodes: int = 10,  # played by the deterministic policy
     ) -> dict:               # the content of result.json
         "Evaluate the model, and finish the record of its run."
         if not (self.scaling and self.scaling.recorder): raise AbsLabError("nothing is recorded: give record='sb3' (a folder below the runs folder) and a controller, and train first")
         sb3 = importlib.import_module("stable_baselines3")
-        monitor, evaluation = (importlib.import_module(f"stable_baselines3.common.{name}") for name in ("monitor", "evaluation"))
+        monitor, evaluation, vec_env = (importlib.import_module(f"stable_baselines3.common.{name}") for name in ("monitor", "evaluation", "vec_env"))
         made = isinstance(env, str)
-        if made: env = monitor.Monitor(importlib.import_module("gymnasium").make(env))
+        if made:
+            env = vec_env.DummyVecEnv([lambda id=env: monitor.Monitor(importlib.import_module("gymnasium").make(id))])
+            env.seed(role_seeds(getattr(self, "seed", None) or 0, 1, "eval")[0])
         try: returns, lengths = evaluation.evaluate_policy(self, env, episodes, return_episode_rewards=True)
         finally:
             if made: env.close()
