@@ -694,7 +694,7 @@ def test_a_process_that_stands_still_is_named(code, tmp_path, capsys):
         until = time.monotonic() + 10
         while "stands still" not in (said := table(survey(dir.parent, [(dir.name, "a", 4_000)]))[1]) and time.monotonic() < until: time.sleep(0.05)
         assert f"`kill -CONT {process.pid}` lets it go on" in said
-        queue = _Queue([Job(dict(arm="a"), config, dir)], type("Engine", (), dict(slots=1))(), None, 1.0, float("inf"))
+        queue = _Queue([Job(dict(arm="a"), config, dir)], type("Engine", (), dict(slots=1, here=True))(), None, 1.0, float("inf"))
         with pytest.warns(UserWarning, match=f"{config.id} is not started: .*stands still"): queue.start()
     finally:
         for pid in re.findall(r" process (\d+) ", (dir/"lock.alive").read_text()): os.kill(int(pid), signal.SIGKILL)

@@ -149,7 +149,8 @@ def test_collecting_a_study_leaves_other_runs_data_alone(tmp_path):
 
 def test_a_huge_range_of_sizes_is_checked_without_going_through_all_of_it():
     assert configure(env_id="CartPole-v1", size_max=10**9).controller.largest == 10**9
-    with pytest.raises(AbsLabError, match="do not divide into num_minibatches"): configure(env_id="CartPole-v1", num_envs=6, size_max=10**9)
+    assert configure(env_id="CartPole-v1", num_envs=6, size_max=10**9).controller.multiple == 4
+    with pytest.raises(AbsLabError, match="do not divide into num_minibatches"): configure(env_id="CartPole-v1", num_envs=6, size_max=10**9 + 1)
 
 
 def test_infinite_actions_are_refused_where_there_are_no_bounds():
