@@ -1897,6 +1897,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'abs_lab.runs.storage.Tail.__init__': ('runs/storage.html#tail.__init__', 'abs_lab/runs/storage.py'),
                                       'abs_lab.runs.storage.Tail.read': ('runs/storage.html#tail.read', 'abs_lab/runs/storage.py'),
                                       'abs_lab.runs.storage.Tail.take': ('runs/storage.html#tail.take', 'abs_lab/runs/storage.py'),
+                                      'abs_lab.runs.storage.Tail.to_end': ('runs/storage.html#tail.to_end', 'abs_lab/runs/storage.py'),
                                       'abs_lab.runs.storage.Unread': ('runs/storage.html#unread', 'abs_lab/runs/storage.py'),
                                       'abs_lab.runs.storage._appear': ('runs/storage.html#_appear', 'abs_lab/runs/storage.py'),
                                       'abs_lab.runs.storage._beat': ('runs/storage.html#_beat', 'abs_lab/runs/storage.py'),

@@ -188,7 +188,7 @@ def _returned(returns):
 _PAGE = "from abs_lab import dashboard\ndashboard()"
 
 def _dashboard(argv):
-    parser = argparse.ArgumentParser("abs-lab dashboard", description="Serve the dashboard to the browser of this machine, for who has the link that is printed. Runs go on when the page is closed.", epilog="example: abs-lab dashboard --port 8888")
+    parser = argparse.ArgumentParser("abs-lab dashboard", description="Serve the dashboard to the browser of this machine, to whoever has the link that is printed. Runs go on when the page is closed.", epilog="example: abs-lab dashboard --port 8888")
     parser.add_argument("--port", type=int, default=8866, help="of the page's address (default: 8866)")
     parser.add_argument("--theme", default="light", help="light (default) or dark")
     parser.add_argument("--no-browser", action="store_true", help="do not open the page, only say where it is")

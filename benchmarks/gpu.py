@@ -22,16 +22,13 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]  # runs from a clone, installed or not
 
+from pqn_speed import FOREVER, breakdown, changes, synchronise
 from abs_lab.core.envs import VecEnvs
 from abs_lab.core.machine import cores
 from abs_lab.core.train import train
 from abs_lab.runs.config import configure
 from abs_lab.runs.parties import Parties
 from abs_lab.runs.provenance import provenance
-
-
-def synchronise(device):
-    if device.startswith("cuda"): torch.cuda.synchronize()
 
 
 def updates(config, device):
@@ -44,7 +41,7 @@ def updates(config, device):
 
 def speed(config, device, seconds):
     "Environment steps a second over some seconds, once warm; and the share of each part, as the host sees it."
-    loop = updates(replace(config, total_steps=10**9), device)
+    loop = updates(replace(config, total_steps=FOREVER), device)
     for _ in range(2 if seconds > 1 else 1): next(loop)
     synchronise(device)
     began, steps, spent = time.perf_counter(), 0, {}
@@ -118,7 +115,6 @@ def equal(device, small):
 
 def shares(device, small):
     "Where the time goes, with the device in step with the clock."
-    from pqn_speed import breakdown
     yield breakdown(pqn(128, small), cores(), cores(), 1 if small else 4, device)["abs_lab"]
 
 
@@ -137,7 +133,6 @@ def others(device, small):
 
 def sizes(device, small):
     "What it costs that the rollout length changes at every update."
-    from pqn_speed import changes
     base = pqn(128, small)
     found = changes(replace(base, env=replace(base.env, num_envs=4 if small else 128, env_threads=cores())), cores(), 3 if small else 8, 1, 1 if small else 2, device)
     yield dict(num_envs=found["num_envs"], time_ratio=found["time_ratio"])

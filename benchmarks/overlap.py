@@ -20,11 +20,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
 
+from pqn_speed import FOREVER, spread
 from abs_lab.core.envs import EnvConfig, VecEnvs
 from abs_lab.core.interfaces import Progress
 from abs_lab.runs.provenance import provenance
-
-FOREVER = 10**9  # environment steps
 
 
 class StandIn:
@@ -35,9 +34,6 @@ class StandIn:
     def act(self, obs):
         if self.seconds: time.sleep(self.seconds * len(obs))
         return torch.randint(self.n, (len(obs),), generator=self.generator), {}
-
-
-def spread(values): return dict(median=median(values), min=min(values), max=max(values), rounds=len(values))
 
 
 def measure(config, length, shares, groups, rounds):

@@ -56,35 +56,29 @@ def abs_lab(work, folder):
         yield s.plan.rollout * work["num_envs"]
 
 
-def _sb3_like(work, make, vec, normalize):
+def _stable(work, PPO):
+    "A PPO of Stable-Baselines3's kind, in its DummyVecEnv and, on MuJoCo, its VecNormalize."
+    import gymnasium
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
     rollout = work["num_envs"] * work["size"]
-    env = vec([lambda: make(work["env_id"])] * work["num_envs"])
-    if not work["env_id"].startswith("CartPole"): env = normalize(env)
-    return rollout, env, dict(n_steps=work["size"], batch_size=rollout // work["num_minibatches"], n_epochs=work["epochs"], verbose=0, device="cpu", policy_kwargs=dict(net_arch=[64, 64]))
+    env = DummyVecEnv([lambda: gymnasium.make(work["env_id"])] * work["num_envs"])
+    if not work["env_id"].startswith("CartPole"): env = VecNormalize(env)
+    model = PPO("MlpPolicy", env, n_steps=work["size"], batch_size=rollout // work["num_minibatches"], n_epochs=work["epochs"], verbose=0, device="cpu", policy_kwargs=dict(net_arch=[64, 64]))
+    while True:
+        model.learn(rollout, reset_num_timesteps=False)
+        yield rollout
 
 
 def sb3(work, folder):
-    "Stable-Baselines3's PPO: its DummyVecEnv and, on MuJoCo, its VecNormalize."
-    import gymnasium
+    "Stable-Baselines3's PPO."
     from stable_baselines3 import PPO
-    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-    rollout, env, how = _sb3_like(work, gymnasium.make, DummyVecEnv, VecNormalize)
-    model = PPO("MlpPolicy", env, **how)
-    while True:
-        model.learn(rollout, reset_num_timesteps=False)
-        yield rollout
+    yield from _stable(work, PPO)
 
 
 def sbx(work, folder):
-    "SBX's PPO, which is Stable-Baselines3 on JAX, in the same wrappers."
-    import gymnasium
+    "SBX's PPO, which is Stable-Baselines3 on JAX."
     from sbx import PPO
-    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-    rollout, env, how = _sb3_like(work, gymnasium.make, DummyVecEnv, VecNormalize)
-    model = PPO("MlpPolicy", env, **how)
-    while True:
-        model.learn(rollout, reset_num_timesteps=False)
-        yield rollout
+    yield from _stable(work, PPO)
 
 
 def purejaxql(work, folder):

@@ -167,5 +167,5 @@ def serve(
             MappingKernelManager=dict(cull_idle_timeout=1, cull_interval=10, allowed_message_types=messages), KernelManager=dict(shutdown_wait_time=30.0), VoilaConfiguration=dict(theme=theme))
         server = Server.instance(config=config)
         server.initialize(argv=[], find_extensions=False)
-        say(f"The dashboard is at\n\n    http://127.0.0.1:{server.port}/?token={token}\n\nfor who has this link, and for nobody else. Ctrl-C ends it; runs that train are saved.")
+        say(f"The dashboard is at\n\n    http://127.0.0.1:{server.port}/?token={token}\n\nfor whoever has this link, and for nobody else. Ctrl-C ends it; runs that train are saved.")
         server.start()

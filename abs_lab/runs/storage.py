@@ -321,6 +321,13 @@ class Tail:
         if most and b"\n" not in text and len(text) == most: return self.read(10 * most)
         return [row for line in text.split(b"\n")[:-1] if (row := self.take(line)) is not None]
 
+    def to_end(self) -> Iterator[dict]:
+        "What is new up to the last whole line, a few megabytes at a time."
+        before = -1
+        while self.at != before:
+            before = self.at
+            yield from self.read() or []
+
     def take(self, line: bytes) -> dict | None:  # without its end -> None: it is torn, or empty
         "Take in a line."
         name, found = f"line {self.lines + 1} of {self.path}", SEALED.search(line)
@@ -343,10 +350,8 @@ def lines_of(
     shape: Any = dict,  # of a line, as for `misfit`
 ) -> Iterator[dict]:    # the lines that are whole
     "Read a log, a few megabytes at a time; a torn line is skipped with a warning, and `AbsLabError` raised where a line does not match its checksum."
-    tail, before = Tail(path, shape), -1
-    while tail.at != before:
-        before = tail.at
-        yield from tail.read() or []
+    tail = Tail(path, shape)
+    yield from tail.to_end()
     rest = contents(path, tail.at)
     if tail.torn and not rest: raise AbsLabError(f"line {tail.lines} of {path} has an end and is no JSON: it was changed since it was written")
     if rest and (row := tail.take(rest)) is not None: yield row  # the last line, without an end

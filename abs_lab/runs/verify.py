@@ -30,10 +30,8 @@ def _named(dir):
     if (id := recorded(found).id) != found["id"]: raise AbsLabError(f"{dir / 'config.json'} is called {quoted(found['id'])}, and its parameters are those of {id}")
 
 def _log(path, shape, each=lambda row: None):
-    tail, before = Tail(path, shape), -1
-    while tail.at != before:
-        before = tail.at
-        for row in tail.read() or []: each(row)
+    tail = Tail(path, shape)
+    for row in tail.to_end(): each(row)
     if tail.torn and tail.at == path.stat().st_size: raise AbsLabError(f"line {tail.lines} of {path} has an end and is no JSON: it was changed since it was written")
     return f"{BARE}: {tail.bare} of its {tail.lines} lines have no checksum" if tail.bare else ""
 
