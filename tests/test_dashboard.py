@@ -61,6 +61,12 @@ def served(*command, cwd, **settings):
     assert not names, f"left behind: {names}"
 
 
+def serving(folder):
+    "`abs-lab dashboard` with runs of its own."
+    (folder/"serve.py").write_text("import sys; from abs_lab.cli import main; sys.exit(main(['dashboard', '--no-browser', *sys.argv[1:]]))")
+    return served("serve", "--theme=" + os.environ.get("ABS_LAB_THEME", "light"), cwd=folder, ABS_LAB_RUNS_DIR=str(folder/"runs"))
+
+
 class Lab:
     "A page, with the words in which the tests speak of it."
     def __init__(self, browser):
@@ -84,8 +90,8 @@ class Lab:
 
     def curve(self, i, board=0):
         "The i-th curve of a board's first figure."
-        return self.page.evaluate("""([board, i]) => { const p = document.querySelectorAll(".abs-lab")[board]?.querySelector(".js-plotly-plot");
-            const t = p && p.data && p.data[i]; return t && t.x && t.y ? [Array.from(t.x), Array.from(t.y)] : [[], []]; }""", [board, i])
+        return self.page.evaluate("""([board, i]) => { const c = document.querySelectorAll(".abs-lab")[board]?.querySelector(".abs-lab-figure")?.curves[i];
+            return c ? [Array.from(c.x), Array.from(c.y)] : [[], []]; }""", [board, i])
 
     def until(self, what, why):
         end = time.monotonic() + PATIENCE
@@ -98,10 +104,9 @@ class Lab:
 
     def line(self, colour):
         "Where a threshold's line is on the screen: x and y of a place on it, and the height of the panel."
-        rgb = "rgb({}, {}, {})".format(*(int(colour[i:i + 2], 16) for i in (1, 3, 5)))
-        return self.until(lambda: self.page.evaluate("""c => { const p = [...document.querySelectorAll(".abs-lab .shapelayer path")].find(p => p.style.stroke === c);
-            if (!p) return null; const r = p.getBoundingClientRect(); const g = document.querySelector(".abs-lab .js-plotly-plot")._fullLayout;
-            return r.width ? [r.x + r.width * .4, r.y + r.height / 2, g.yaxis._length, g.yaxis.range[1]] : null; }""", rgb), "the line of a threshold")
+        return self.until(lambda: self.page.evaluate("""c => { const line = [...document.querySelectorAll(".abs-lab .abs-lab-line:not([hidden])")].find(l => l.dataset.colour === c);
+            if (!line) return null; const r = line.getBoundingClientRect(), u = line.parentNode.getBoundingClientRect();
+            return r.width ? [r.x + r.width * .4, r.y + r.height / 2, u.height, line.closest(".abs-lab-figure").ranges[0][1]] : null; }""", colour), "the line of a threshold")
 
     def drag(self, colour, to, now):
         "Drag a threshold's line from one value to another."
@@ -209,7 +214,7 @@ def test_the_other_views(lab):
     lab.shot("diagnostics")
     lab.press("Watch")
     lab.page.get_by_text("greedy policy at step").first.wait_for()
-    assert lab.page.locator(".abs-lab canvas").first.evaluate("c => c.width") == 300
+    assert lab.page.locator(".abs-lab-clip canvas").first.evaluate("c => c.width") == 300
     lab.shot("watch")
     lab.press("Live")
     seen = lab.until(lambda: lab.curve(SIZE)[0], "the curves")
@@ -233,7 +238,7 @@ def test_a_tab_that_is_closed_and_opened_again(lab):
     lab.open_notebook(lab.address)
 
     # the board in the saved notebook: its curves go on, its buttons and its sliders work
-    lab.page.locator(".abs-lab .js-plotly-plot .main-svg").first.wait_for()  # drawn, as for a person who then clicks
+    lab.page.locator(".abs-lab .u-over").first.wait_for()  # drawn, as for a person who then clicks
     lab.press(run.name.removeprefix("LunarLander-v3-"))  # of the two runs, the one that trains
     lab.state("running")
     lab.until(lambda: len((curve := lab.curve(SIZE))[0]) > 20 and len(curve[0]) == len(curve[1]), "the curves")
@@ -276,11 +281,7 @@ def test_reopened_from_disk_what_if_and_the_browser(lab):
     lab.until(lambda: len(lab.curve(0, 4)[0]) > 5 and len(lab.curve(1, 4)[0]) > 5, "two runs overlaid")
     lab.page.get_by_text("differs").wait_for()
     with lab.page.expect_download() as given: lab.press("CSV", 4)
-    plot = lab.page.locator(".abs-lab").nth(4).locator(".js-plotly-plot")
-    plot.hover()
-    titles = plot.locator(".modebar-btn").evaluate_all("all => all.map(b => b.dataset.title)")
-    assert not any("Share" in title for title in titles)  # nothing here sends data away
-    with lab.page.expect_download() as picture: plot.locator(".modebar-btn[data-title*='PNG']").click()
+    with lab.page.expect_download() as picture: lab.press("PNG", 4)
     assert Path(picture.value.path()).read_bytes()[:4] == b"\x89PNG"
     assert Path(given.value.path()).read_text().startswith("curve,step,return\n")
     lab.page.locator(".abs-lab").nth(4).scroll_into_view_if_needed()
@@ -316,8 +317,7 @@ def test_rows_are_chosen_one_by_one_in_a_range_all_and_none(browser):
 
 def test_without_a_notebook(browser, tmp_path):
     "`abs-lab dashboard`: the form, a run, its curves; the run goes on when the page is closed, and the next page finds it, follows it and stops it."
-    (tmp_path/"serve.py").write_text("import sys; from abs_lab.cli import main; sys.exit(main(['dashboard', '--no-browser', *sys.argv[1:]]))")
-    with served("serve", "--theme=" + os.environ.get("ABS_LAB_THEME", "light"), cwd=tmp_path, ABS_LAB_RUNS_DIR=str(tmp_path/"runs")) as link:
+    with serving(tmp_path) as link:
         page, asked = Lab(browser), []
         page.page.on("request", lambda request: asked.append(request.url))
         page.page.goto(link, wait_until="commit")

@@ -371,8 +371,8 @@ class Dashboard(SteeredView):
         self.view = W.ToggleButtons(options=["Live", "Diagnostics", "Watch"], style=dict(button_width="100px"))
         self.view.observe(lambda _: self._turn(), "value")
         row = lambda *widgets: W.HBox(widgets, layout=W.Layout(align_items="center", justify_content="space-between", flex_flow="row wrap"))
-        self.stack(self.plots.style, row(self.header.title, toolbar(*self.header.buttons.values())), self.header.progress, self.header.message, self.more,
-                   row(toolbar(self.view), toolbar(self.run_choice), W.HBox([self.plots.main.log, self.plots.x_axis.choice])), W.HBox([self.controls.widget, self.plots.area], layout=W.Layout(flex_flow="row wrap")))
+        self.stack(row(self.header.title, toolbar(*self.header.buttons.values())), self.header.progress, self.header.message, self.more,
+                   row(toolbar(self.view), toolbar(self.run_choice), W.HBox([self.plots.main.log, self.plots.x_axis.choice])), W.HBox([self.controls.widget, self.plots.area], layout=W.Layout(flex_flow="row wrap-reverse", align_items="stretch")))
         self.add(session)
 
     def choose(self):

@@ -8,7 +8,6 @@ __all__ = ['UNREADABLE', 'GENERAL', 'X', 'COLUMNS', 'Record', 'records', 'small_
 
 # %% ../../nbs/live/04_browser.ipynb #6fe3005a
 import ast
-import html
 import json
 import operator
 import re
@@ -18,12 +17,11 @@ from typing import NamedTuple
 
 # %% ../../nbs/live/04_browser.ipynb #1f6bbef3
 import ipywidgets as W
-import plotly.graph_objects as go
 
 # %% ../../nbs/live/04_browser.ipynb #60567a09
 from ..core.interfaces import AbsLabError, choose, quoted
-from ..core.text import escaped, in_csv, tag
-from .widgets import Displayable, Download, PageStyle, Table, message, panels, toolbar
+from ..core.text import in_csv, tag
+from .widgets import Curve, Displayable, Download, Figure, Table, message, toolbar
 from ..reports.figures import column, faint, on_grid, series
 from ..reports.stats import band, iqm
 from ..runs.runner import set_events
@@ -147,19 +145,16 @@ def lines(
     x: str,            # column to draw it against
     name: str,         # of the group
     colour: str,       # #rrggbb
-    dash: str = "solid",  # of the line
-) -> list:             # traces
+    dash: tuple = (),  # of the line: pixels on, pixels off
+) -> list:             # `Curve`s
     "A group's seeds, its interquartile mean, and its band."
     shared, runs = on_grid(runs, y, x), [r for r in runs if len(series(r, y, x)[0])]
-    hover, name = "%{y:.4~g}<extra>%{fullData.name}</extra>", escaped(name)
-    out = [go.Scatter(x=xs, y=ys, mode="lines", line=dict(color=faint(colour, 0.35), width=1), name=escaped(r["id"]), legendgroup=name, showlegend=False, hovertemplate=hover)
-           for r in runs for xs, ys in [series(r, y, x)] if len(runs) > 1]
+    out = [Curve(r["id"], faint(colour, 0.45), width=1, legend=False, group=name, x=xs, y=ys) for r in runs for xs, ys in [series(r, y, x)] if len(runs) > 1]
     if shared is None: return out
     grid, values = shared
     if (limits := band(values, iqm)) is not None:
-        out.append(go.Scatter(x=[*grid, *grid[::-1]], y=[*limits[0], *limits[1][::-1]], fill="toself", mode="none", fillcolor=faint(colour, 0.18), hoverinfo="skip",
-                              legendgroup=name, showlegend=False))
-    return [*out, go.Scatter(x=grid, y=iqm(values, axis=0), mode="lines", line=dict(color=colour, width=2.4, dash=dash), name=name, legendgroup=name, hovertemplate=hover)]
+        out.append(Curve(name, faint(colour, 0.18), kind="band", legend=False, hover=False, x=[*grid, *grid[::-1]], y=[*limits[0], *limits[1][::-1]]))
+    return [*out, Curve(name, colour, width=2.4, dash=dash, x=grid, y=iqm(values, axis=0))]
 
 # %% ../../nbs/live/04_browser.ipynb #5a360879
 def difference(
@@ -212,8 +207,8 @@ class RunBrowser(Displayable):
         self.by, self.and_by, self.baseline = drop("group by", {"every run": ""}, "200px"), drop("and", {"": ""}, "160px"), drop("baseline", {"none": ""}, "270px")
         self.where = W.Text(placeholder='runs of which this is true: lr < 1e-3 and env_id == "Pong-v5"', continuous_update=False, layout=W.Layout(width="420px"))
         self.more = W.TagsInput(allow_duplicates=False, placeholder="+ column: a parameter or a result", layout=W.Layout(min_width="240px"))
-        self.figure, self.difference, self.message = panels([[""]], 330, right=14), W.HTML(), W.HTML(message(""))
-        self.stack(PageStyle(self.figure), toolbar(self.where, self.more), self.table, toolbar(self.y, self.x, self.by, self.and_by, self.baseline, button("CSV", "the data of the plot as a file", lambda: self.download.save("abs_lab.csv", self.csv())),
+        self.figure, self.difference, self.message = Figure([""], height=330, beside=560), W.HTML(), W.HTML(message(""))
+        self.stack(toolbar(self.where, self.more), self.table, toolbar(self.y, self.x, self.by, self.and_by, self.baseline, button("CSV", "the data of the plot as a file", lambda: self.download.save("abs_lab.csv", self.csv())),
                    button("Refresh", "look for runs again", self.refresh)), self.figure, self.message, self.difference, self.download)
         self.refresh()
         self.table.observe(lambda _: self.choose(), "selected")
@@ -270,22 +265,22 @@ class RunBrowser(Displayable):
         "Draw what is chosen."
         if self.choosing: return
         y, x, pinned, trouble, self.drawn = self.y.value, self.x.value, self.baseline.value, [], []
-        groups = [(name, runs, RUN_COLOURS[i % len(RUN_COLOURS)], "solid") for i, (name, runs) in enumerate(grouped(self.chosen, [*filter(None, dict.fromkeys([self.by.value, self.and_by.value]))]).items())]
-        if pinned: groups.insert(0, (f"baseline {pinned.id}", [pinned], GREY, "7px,3px"))
+        groups = [(name, runs, RUN_COLOURS[i % len(RUN_COLOURS)], ()) for i, (name, runs) in enumerate(grouped(self.chosen, [*filter(None, dict.fromkeys([self.by.value, self.and_by.value]))]).items())]
+        if pinned: groups.insert(0, (f"baseline {pinned.id}", [pinned], GREY, (7, 3)))
         for name, runs, colour, dash in groups:
             try:
                 small = [self._small(r) for r in runs]
                 small = [s for s in small if y in s["curve"]] or trouble.append(f"{name} has no {self.y.label}") or []
                 if small: self.drawn += lines(small, y, x, name, colour, dash)
             except (AbsLabError, OSError) as e: trouble.append(str(e))
-        with self.figure.batch_update():
-            self.figure.data = []
-            self.figure.add_traces(self.drawn)
-            self.figure.update_layout(xaxis_title_text=self.x.label, yaxis_title_text=escaped(self.y.label), xaxis_autorange=True, yaxis_autorange=True)
+        with self.figure.hold_sync():
+            self.figure.curves, self.figure.x_label, self.figure.zoom = self.drawn, self.x.label, []
+            self.figure.change(0, title=self.y.label)
+            self.figure.show()
         said = "" if all(len(runs) == 1 for _, runs, *_ in groups) else "Thick: the interquartile mean of a group; band, from five runs on: its 95 % interval, bootstrapped over the runs; thin: each run."
         self.message.value = message("; ".join(trouble) or (said if groups else "Choose runs in the table."), "error" if trouble else "quiet")
         self.difference.value = difference(self.chosen)
 
     def csv(self) -> str:
         "What is drawn, a line a point: the curve's name, x and y."
-        return as_csv([(html.unescape(t.name), t.x, t.y) for t in self.drawn if t.mode == "lines"], self.x.value, self.y.value)
+        return as_csv([(c.name, c.x, c.y) for c in self.drawn if c.kind == "line"], self.x.value, self.y.value)

@@ -20,7 +20,7 @@ from ..core.interfaces import AbsLabError
 from .board import Dashboard
 from .browser import RunBrowser
 from .what_if import WhatIf
-from .widgets import Displayable, PageStyle, discard, form_field, message, toolbar, valid_words
+from .widgets import Displayable, discard, form_field, message, toolbar, valid_words
 from ..runs.config import OWN, RunConfig, configure, describe
 from ..runs.registry import find, kind_of, names
 from ..runs.session import Session
@@ -126,7 +126,7 @@ class Page(Displayable):
         self.new = W.VBox([self.form.widget, toolbar(self.create, self.existing, self.reopen)])
         self.live, self.views, self.place = W.VBox([self.new]), {}, None
         self.area = W.VBox([self.live])
-        self.stack(PageStyle(), toolbar(self.tabs), self.area)
+        self.stack(toolbar(self.tabs), self.area)
         self.list_existing()
 
     def _ipython_display_(self):

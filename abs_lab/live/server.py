@@ -164,7 +164,7 @@ def serve(
             ServerApp=dict(ip="127.0.0.1", port=port, root_dir=folder, open_browser=browser, default_url="/voila/render/abs_lab.ipynb", allow_root=True, answer_yes=True, log_level="ERROR",
                            allow_unauthenticated_access=False, kernel_manager_class=Kernels, kernel_websocket_connection_class=Connection, tornado_settings=dict(headers=headers, mathjax_url=None, mathjax_config=None)),
             IdentityProvider=dict(token=(token := secrets.token_hex(24)), cookie_options=dict(samesite="Lax")),
-            MappingKernelManager=dict(cull_idle_timeout=1, cull_interval=10, allowed_message_types=messages), KernelManager=dict(shutdown_wait_time=30.0), VoilaConfiguration=dict(theme=theme))
+            MappingKernelManager=dict(cull_idle_timeout=1, cull_interval=10, allowed_message_types=messages), KernelManager=dict(shutdown_wait_time=30.0), VoilaConfiguration=dict(theme=theme, extension_allowlist=["@voila-dashboards/widgets-manager8", "@jupyter-widgets/jupyterlab-manager", "anywidget"]))
         server = Server.instance(config=config)
         server.initialize(argv=[], find_extensions=False)
         say(f"The dashboard is at\n\n    http://127.0.0.1:{server.port}/?token={token}\n\nfor whoever has this link, and for nobody else. Ctrl-C ends it; runs that train are saved.")

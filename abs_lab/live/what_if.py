@@ -14,15 +14,14 @@ from typing import NamedTuple
 # %% ../../nbs/live/05_what_if.ipynb #e86e9610
 import ipywidgets as W
 import numpy as np
-import plotly.graph_objects as go
 
 # %% ../../nbs/live/05_what_if.ipynb #613d9454
 from ..core.controllers import ABS, MAPS
 from ..core.interfaces import AbsLabError, Measurement
 from ..core.text import joined, tag
 from .browser import records
-from .widgets import Displayable, PageStyle, discard, figure_area, message, panels, push_apart
-from ..reports.figures import faint, in_two_lines
+from .widgets import Curve, Displayable, Figure, discard, figure_area, message, push_apart
+from ..reports.figures import faint
 from ..runs.runner import about_of, look_at
 from ..runs.storage import at_work, measured_steps
 from ..runs.traces import RUN_COLOURS, GREY, HIGH, LOW, titles
@@ -89,17 +88,13 @@ class WhatIf(Displayable):
         dir: Path | None = None,  # a run directory; None: to be chosen from what is recorded
     ):
         self.silent = False
-        past = [(go.Scatter(mode="markers", marker=dict(size=4, color=faint(RUN_COLOURS[0], 0.5)), name="measured"), 1, 1),
-                (go.Scatter(mode="lines", line=dict(color=RUN_COLOURS[0], width=2), name="averaged"), 1, 1),
-                (go.Scatter(mode="lines", line=dict(color=GREY, width=2, shape="hv"), name="as recorded"), 2, 1),
-                (go.Scatter(mode="lines", line=dict(color=RUN_COLOURS[1], width=2.4, shape="hv"), name="as these thresholds would have it"), 2, 1)]
-        level = [dict(type="line", xref="paper", x0=0, x1=1, yref="y", y0=1, y1=1, line=dict(color=c, width=2)) for c in (LOW, HIGH)]
-        self.figure = panels([["divergence D"], ["size"]], 360, past, right=14, shapes=level)
-        self.figure.update_layout(xaxis2_title_text="environment steps", xaxis_rangemode="tozero", xaxis2_rangemode="tozero", yaxis_rangemode="tozero", yaxis2_rangemode="tozero")
+        curves = [Curve("measured", faint(RUN_COLOURS[0], 0.6), kind="dots", width=4), Curve("averaged", RUN_COLOURS[0]),
+                  Curve("as recorded", GREY, 1, "steps"), Curve("as these thresholds would have it", RUN_COLOURS[1], 1, "steps", 2.4)]
+        self.figure = Figure(["divergence D", "size"], curves, height=360, beside=320, x_label="environment steps", from_zero=True)
         self.folders = [Path(dir)] if dir else sorted((r.path for r in records() if r.path.is_dir() and steps_done(r.path)), key=lambda p: not at_work(p))
         self.run_choice = W.Dropdown(options={f"{p.name} ({p.parent.name})": p for p in self.folders}, description="run", style=dict(description_width="40px"), layout=W.Layout(width="auto"))
         self.side, self.text = W.VBox(layout=W.Layout(width="238px", min_width="238px")), W.HTML()
-        self.stack(PageStyle(self.figure), self.run_choice, W.HBox([self.side, figure_area(self.figure)], layout=W.Layout(flex_flow="row wrap")), self.text)
+        self.stack(self.run_choice, W.HBox([self.side, figure_area(self.figure)], layout=W.Layout(flex_flow="row wrap-reverse", align_items="stretch")), self.text)
         self.run_choice.observe(lambda _: self.open(), "value")
         self.open()
 
@@ -116,9 +111,8 @@ class WhatIf(Displayable):
         self.side.children, self.rule = list(self.fields.values()), rule
         discard(*old)
         keep = slice(None, None, max(len(self.measured.steps) // 800, 1))
-        with self.figure.batch_update():
-            for axis, title in zip(("yaxis", "yaxis2"), titles(about_of(self.run_choice.value))): self.figure.layout[axis].title.text = in_two_lines(title)
-            for i, ys in ((0, self.measured.signals), (2, self.measured.sizes)): self.figure.data[i].x, self.figure.data[i].y = self.measured.steps[keep], ys[keep]
+        for panel, title in enumerate(titles(about_of(self.run_choice.value))): self.figure.change(panel, title=title) if panel < 2 else None
+        for i, ys in ((0, self.measured.signals), (2, self.measured.sizes)): self.figure.curves[i].x, self.figure.curves[i].y = self.measured.steps[keep], ys[keep]
         self.draw()
 
     def draw(
@@ -138,9 +132,10 @@ class WhatIf(Displayable):
         sizes, means = sizes_and_means(rule, self.measured.signals)
         took = time.perf_counter() - began
         keep = slice(None, None, max(len(sizes) // 800, 1))
-        with self.figure.batch_update():
-            for i, ys in ((1, means), (3, sizes)): self.figure.data[i].x, self.figure.data[i].y = self.measured.steps[keep], ys[keep]
-            for shape, name in zip(self.figure.layout.shapes, ("low", "high")): shape.y0 = shape.y1 = v[name]
+        for i, ys in ((1, means), (3, sizes)): self.figure.curves[i].x, self.figure.curves[i].y = self.measured.steps[keep], ys[keep]
+        with self.figure.hold_sync():
+            self.figure.lines = [dict(panel=0, y=v[name], colour=colour, name="") for name, colour in (("low", LOW), ("high", HIGH))]
+            self.figure.show()
         between = np.mean((means > v["low"]) & (means < v["high"]))
         said = joined("mean size ", tag("b", f"{sizes.mean():.1f}"), f" (recorded {self.measured.sizes.mean():.1f}), at the end ", tag("b", sizes[-1]), f" (recorded {self.measured.sizes[-1]}); "
                       f"the averaged D lies between the thresholds {between:.0%} of the time. {len(sizes):,} measurements, {1000 * took:.0f} ms.")

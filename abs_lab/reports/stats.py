@@ -15,7 +15,6 @@ import math
 
 import numpy as np
 import pandas as pd
-import scipy.stats
 
 from ..core.interfaces import AbsLabError, choose
 
@@ -98,7 +97,7 @@ def _resamples(n) -> tuple:
     "Every way to draw n seeds from n, as rows of their indices, and the probability of each."
     rows = np.array([*itertools.combinations_with_replacement(range(n), n)])
     counts = (rows[:, None] == np.arange(n)[:, None]).sum(-1)
-    return rows, math.factorial(n) / n ** n / scipy.special.factorial(counts).prod(-1)
+    return rows, math.factorial(n) / n ** n / np.array([float(math.factorial(k)) for k in range(n + 1)])[counts].prod(-1)
 
 def _draws(sizes, n, seed):
     "Blocks of resamples: indices of the seeds of each sample [block, seeds], and the share of each resample [block]."
@@ -456,12 +455,16 @@ def false_positives(
     apart, sure = (first[0] > second[1]) | (second[0] > first[1]), (low > 0.5) | (high < 0.5)
     return float(np.mean(apart & sure)), float(np.mean(apart ^ sure))
 
+def _t_distribution(degrees):
+    from scipy.stats import t  # half of this module's time to import, which a page that only draws need not wait for
+    return t(degrees)
+
 def detectable(
     n: int,           # seeds in each arm
     power: float = 0.8,   # chance of finding it, 0..1
 ) -> float:           # in standard deviations between seeds
     "The smallest difference of two means that a t test at 5 % would find with this power (both t quantiles times the standard error)."
-    t = scipy.stats.t(2 * n - 2)
+    t = _t_distribution(2 * n - 2)
     return float((t.ppf(0.975) + t.ppf(power)) * (2 / n) ** 0.5)
 
 # %% ../../nbs/reports/00_stats.ipynb #1a571418
@@ -480,7 +483,7 @@ def contrast(
     sums = sum(wide[column] * weights[column[-1] if keys else column] for column in wide) / tasks
     n = len(wide)
     if n < MIN_SEEDS: return dict(estimate=float(sums.mean()) if n else math.nan, low=None, high=None, p=None, seeds=n)
-    middle, error, t = float(sums.mean()), float(sums.std(ddof=1)) / n ** 0.5, scipy.stats.t(n - 1)
+    middle, error, t = float(sums.mean()), float(sums.std(ddof=1)) / n ** 0.5, _t_distribution(n - 1)
     half = float(t.ppf((1 + level) / 2)) * error
     return dict(estimate=middle, low=middle - half, high=middle + half, p=float(2 * t.sf(abs(middle) / error)) if error else float(middle == 0), seeds=n)
 
