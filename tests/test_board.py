@@ -111,7 +111,7 @@ def test_a_finished_run_fills_its_axis():
     board.session.start()
     assert board.session.wait(120) == "finished"
     board.tick()
-    assert board.plots.main.ranges["xaxis"] == [0, board.session.result["steps"]] and board.session.result["steps"] > 3_000
+    assert board.plots.main.figure.x_range == [0, board.session.result["steps"]] and board.session.result["steps"] > 3_000
 
 
 def test_what_was_set_of_ppo_and_btr_is_made_again_in_batch(tmp_path):
