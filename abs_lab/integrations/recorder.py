@@ -81,8 +81,10 @@ class Recorder:
         self,
         config: RecordedConfig,  # what `foreign` returned
         study: str = "outside",  # folder below the runs folder
+        device: Any = "cpu",     # on which the loop learns, as torch names it
     ):
         self.config, self.dir, self.seconds, self.last = config, Path(settings()["runs_dir"]) / study / config.id, 0.0, time.perf_counter()
+        self.device = str(torch.device(device))
         if os.path.lexists(self.dir / "config.json"): raise AbsLabError(f"{self.dir} holds this run already, and a run of another loop is not resumed here: give another seed or study, or delete the folder")
         try: self.dir.mkdir(parents=True, exist_ok=True)
         except OSError as e: raise AbsLabError(f"cannot write {self.dir}: {e.strerror}") from e
@@ -91,7 +93,7 @@ class Recorder:
         self.log = StepLog(self.dir / "steps.jsonl", config.record_every)
         self.log.open()
         self.told = provenance()
-        append_event(self.dir, "start", 0, backend=config.names[0].partition(":")[0], device="cpu", threads=torch.get_num_threads(), **self.told)
+        append_event(self.dir, "start", 0, backend=config.names[0].partition(":")[0], device=self.device, threads=torch.get_num_threads(), **self.told)
 
     def enter(
         self,
@@ -122,7 +124,7 @@ class Recorder:
         result = dict(id=self.config.id, status="finished", steps=rows[-1]["step"], updates=rows[-1]["update"], gradient_steps=rows[-1]["gradient_steps"], frames=None, seconds=round(rows[-1]["seconds"]["total"], 2),
                       eval=played | (dict(lengths=[int(n) for n in lengths]) if lengths is not None else {}), measurements=sum(row["signal"] is not None for row in rows), final_size=self.next,
                       mean_size=float(np.average([row["size"] for row in rows], weights=updates)), episodes=len(ended), train_return=float(np.mean(ended[-100:])) if ended else None,
-                      backend=self.config.names[0].partition(":")[0], device="cpu", **self.told | dict(versions=self.told["versions"] | (versions or {})))
+                      backend=self.config.names[0].partition(":")[0], device=self.device, **self.told | dict(versions=self.told["versions"] | (versions or {})))
         write_sealed(self.dir / "result.json", result)
         append_event(self.dir, "finish", rows[-1]["step"])
         self.close()

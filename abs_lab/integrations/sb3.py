@@ -100,7 +100,7 @@ class Scaled:
         self.scaling = Scaling(self.controller, self.meter, Outputs(me.policy), total, None if self.on_policy else _replayed(self), seed=None if on else me.seed or 0)
         self.scaling.check(torch.as_tensor(me._last_obs[:1], device=me.device))
         if on: self.scaling.progress.load_state_dict(before.progress.state_dict())
-        self.scaling.recorder = before.recorder if before else Recorder(self._config(total), self.record) if self.record else None
+        self.scaling.recorder = before.recorder if before else Recorder(self._config(total), self.record, me.device) if self.record else None
         self._size(self.controller.size)
 
     def _config(self, total):

@@ -125,5 +125,5 @@ def follow(
     if record:
         if not env_id: raise AbsLabError("a record names its task: give env_id, as in env_id='CartPole-v1'")
         config = foreign(f"torchrl:{type(actor).__name__}", parameters or {}, env_id, collector.n_env, int(collector.total_frames), controller, meter, seed, size=Metric("frames per batch", "transitions"))
-        following.recorder = Recorder(config, record)
+        following.recorder = Recorder(config, record, next(actor.parameters()).device)
     return following
