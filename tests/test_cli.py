@@ -28,6 +28,13 @@ def test_a_dry_run_tells_the_updates_and_gradient_steps_of_the_run(line, runs, c
     assert [int(re.search(rf"  {name} +([\d,]+)\n", told)[1].replace(",", "")) for name in ("updates", "gradient steps")] == [result["updates"], result["gradient_steps"]]
 
 
+def test_returns_are_printed_with_the_digits_that_the_task_needs(runs, capsys):
+    assert cli.main("train pqn --env-id abs_lab.core.corridor:abs_lab/Corridor-v0 --num-envs 8 --total-steps 4000 --eval-envs 2".split()) == 0
+    told, result = capsys.readouterr(), json.loads(next(runs.glob("train/*/result.json")).read_text())
+    assert f"mean return {result['eval']['mean']:.3f} over 2 episodes" in told.out and abs(result["eval"]["mean"]) < 1
+    assert re.search(r"ret=-?\d+\.\d{3}\b", told.err) and not re.search(r"ret=-?\d+\.\d\b", told.err)
+
+
 def test_help_of_train_names_agents_presets_and_rules(capsys):
     told = said(capsys, "train --help")
     for word in ("pqn", "purejaxql_minatar", "mujoco_64", "replayed", "--eval-max-steps ", "--dry-run", "divergence"): assert word in told
