@@ -1541,6 +1541,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'abs_lab/reports/stats.py'),
                                        'abs_lab.reports.stats._limits': ('reports/stats.html#_limits', 'abs_lab/reports/stats.py'),
                                        'abs_lab.reports.stats._listed': ('reports/stats.html#_listed', 'abs_lab/reports/stats.py'),
+                                       'abs_lab.reports.stats._normal_limits': ( 'reports/stats.html#_normal_limits',
+                                                                                 'abs_lab/reports/stats.py'),
                                        'abs_lab.reports.stats._note': ('reports/stats.html#_note', 'abs_lab/reports/stats.py'),
                                        'abs_lab.reports.stats._over_tasks': ('reports/stats.html#_over_tasks', 'abs_lab/reports/stats.py'),
                                        'abs_lab.reports.stats._pairs': ('reports/stats.html#_pairs', 'abs_lab/reports/stats.py'),

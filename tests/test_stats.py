@@ -253,6 +253,26 @@ def test_improvement_is_averaged_over_tasks_of_unequal_size():
     assert stats.improvement_interval({"a": x, "b": x}, {"a": y, "b": y[:4]}) is None
 
 
+def test_limits_of_many_seeds_are_those_of_all_resamples_where_both_can_be_had(monkeypatch):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=20), rng.normal(0.3, size=18)
+    exact = stats.improvement_interval(x, y)
+    monkeypatch.setattr(stats, "MANY", 10)
+    stats._improvement_limits.cache_clear()
+    np.testing.assert_allclose(stats.improvement_interval(x, y), exact, atol=0.02)
+    assert stats.improvement_interval([3.0] * 11, [1.0] * 11) == (1.0, 1.0)
+    two = stats.improvement_interval({"a": x, "b": x}, {"a": y, "b": y})
+    np.testing.assert_allclose(np.diff(two), np.diff(stats.improvement_interval(x, y)) / 2 ** 0.5)
+    stats._improvement_limits.cache_clear()
+
+
+def test_the_interval_of_many_seeds_takes_fewer_resamples_and_agrees():
+    x = np.random.default_rng(1).normal(size=2_000)
+    low, high = stats.interval(x, stats.mean)
+    np.testing.assert_allclose([low, high], x.mean() + np.array([-1.96, 1.96]) * x.std() / 2_000 ** 0.5, atol=0.002)
+    assert sum(len(share) for _, share in stats._draws([2_000], stats.DRAWS, 0)) == 10_000 and all(len(rows) <= 2_000 for (rows,), _ in stats._draws([2_000], stats.DRAWS, 0))
+
+
 # ---- human-normalised scores
 
 @pytest.mark.parametrize("env_id, random, human", [  # as published
