@@ -112,7 +112,7 @@ def main():
     names = theirs(args.dir)
     for name in args.games:
         game = Game(GAMES[name])
-        names["gymnax"] = SimpleNamespace(make=lambda _: (game, Params(1)))
+        names["gymnax"] = SimpleNamespace(make=lambda _, game=game: (game, Params(1)))
         train = jax.jit(names["make_train"](SETTINGS | dict(TOTAL_TIMESTEPS=args.steps, TOTAL_TIMESTEPS_DECAY=args.steps)))
         returns = []
         for seed in range(args.seeds):

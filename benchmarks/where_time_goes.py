@@ -5,8 +5,9 @@
 
 A run is trained in a folder as any other, with one thread, its size fixed and its divergence measured as the preset says. The clock is read
 around simulator, acting, learning, measuring and recording; what is left of a step hands data from one to the other. What a part takes at
-least: of the simulator, its own time with actions drawn beforehand; of acting and learning, their floating-point operations (torch counts
-them) at the speed of the largest matrix product. Sizes take turns, in rounds. Nothing is asserted about speed.
+least: of the simulator, its own time with actions drawn beforehand; of acting, the floating-point operations of the networks (torch counts
+them) at the speed of a large matrix product; of learning, three times as many for every row of a minibatch, one forward and two backward.
+Sizes take turns, in rounds. Nothing is asserted about speed.
 """
 import argparse
 import json
@@ -16,7 +17,6 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from statistics import median
 
 os.environ.update(OMP_NUM_THREADS="1", ABS_LAB_THREADS="1", ABS_LAB_DEVICE="cpu", ABS_LAB_CHECKPOINT_SECONDS="60")
 HERE = Path(__file__).resolve().parent
@@ -30,17 +30,17 @@ from abs_lab.core.envs import VecEnvs
 from abs_lab.runs.config import configure
 from abs_lab.runs.provenance import provenance
 from abs_lab.runs.runner import Run
-from pqn_speed import Clock, cells, spread, table
+from pqn_speed import Clock, spread, table
 
 FOREVER = 10**9  # environment steps: no schedule moves while it is timed
 PARTS = ("simulator", "acting", "learning", "measuring", "recording", "the rest")
 SIZES = (16, 32, 64, 128, 256)
-WORKS = {  # title -> parameters; of BTR the size is the replay batch
-    "PQN, LunarLander": dict(agent="pqn", env_id="LunarLander-v3", preset="classic"),
-    "PQN, MinAtar Breakout": dict(agent="pqn", env_id="MinAtar/Breakout-v1", preset="minatar"),
-    "PPO, HalfCheetah, 64 environments": dict(agent="ppo", env_id="HalfCheetah-v4", preset="mujoco_64"),
-    "BTR, LunarLander": dict(agent="btr", env_id="LunarLander-v3", preset="classic", learning_starts=2_000),
-    "BTR, MinAtar Breakout": dict(agent="btr", env_id="MinAtar/Breakout-v1", preset="minatar", learning_starts=2_000),
+WORKS = {  # title -> parameters, and networks that act and learn, each as large as the policy's; of BTR the size is the replay batch
+    "PQN, LunarLander": (dict(agent="pqn", env_id="LunarLander-v3", preset="classic"), 1),
+    "PQN, MinAtar Breakout": (dict(agent="pqn", env_id="MinAtar/Breakout-v1", preset="minatar"), 1),
+    "PPO, HalfCheetah, 64 environments": (dict(agent="ppo", env_id="HalfCheetah-v4", preset="mujoco_64"), 2),
+    "BTR, LunarLander": (dict(agent="btr", env_id="LunarLander-v3", preset="classic", learning_starts=2_000), 1),
+    "BTR, MinAtar Breakout": (dict(agent="btr", env_id="MinAtar/Breakout-v1", preset="minatar", learning_starts=2_000), 1),
 }
 
 
@@ -68,18 +68,16 @@ class Timed:
         spent["the rest"] = total - sum(spent.values())
         self.found.append({part: 1e6 * spent[part] / steps for part in PARTS} | dict(all=1e6 * total / steps))
 
-    def operations(self):
-        "Floating-point operations per environment step of acting and of learning, over a few updates."
-        run, found, first = self.run, Counter(), self.run.progress.step
-        def counted(function, part):
-            def count(*args, **named):
-                with FlopCounterMode(display=False) as counter: out = function(*args, **named)
-                found[part] += counter.get_total_flops()
-                return out
-            return count
-        run.agent.act, run.agent.update = counted(run.agent.act, "acting"), counted(run.agent.update, "learning")
-        for _ in range(3): next(self.steps)
-        return {part: n / (run.progress.step - first) for part, n in found.items()}
+    def operations(self, networks):
+        "Floating-point operations per environment step of acting, and of learning from the rows of a few updates."
+        run, obs, p = self.run, self.run.envs.obs, self.run.progress
+        with FlopCounterMode(display=False) as counter, torch.no_grad(): run.agent.policy(torch.as_tensor(obs))
+        row, steps, rows = networks * counter.get_total_flops() / len(obs), 0, 0
+        for _ in range(3):
+            before = p.step, p.gradient_steps
+            s = next(self.steps)
+            steps, rows = steps + p.step - before[0], rows + (p.gradient_steps - before[1]) * s.plan.minibatch
+        return dict(acting=row, learning=3 * row * rows / steps)
 
 
 def fastest_product(n=1024):
@@ -109,7 +107,7 @@ def simulator_alone(params, seconds):
     return 1e6 * spent / (steps * n)
 
 
-def profile(params, sizes, rounds, seconds):
+def profile(params, networks, sizes, rounds, seconds):
     "Of each size: spreads of the parts, what they take at least, and what is left to gain."
     with tempfile.TemporaryDirectory() as tmp:
         timed = {size: Timed(params, size, Path(tmp) / str(size)) for size in sizes}
@@ -118,7 +116,7 @@ def profile(params, sizes, rounds, seconds):
         speed, alone = fastest_product(), simulator_alone(params, seconds)
         out = {}
         for size, one in timed.items():
-            least = {part: 1e6 * n / speed for part, n in one.operations().items()} | dict(simulator=alone)
+            least = {part: 1e6 * n / speed for part, n in one.operations(networks).items()} | dict(simulator=alone)
             out[size] = dict(parts={part: spread([found[part] for found in one.found]) for part in (*PARTS, "all")}, least=least)
             one.steps.close()
             one.run.close()
@@ -156,9 +154,9 @@ def main():
     origin, began = provenance(), time.perf_counter()
     machine = {"CPU": origin["hardware"]["cpu"], "cores": origin["hardware"]["cores"], **{k: v for k, v in origin["versions"].items() if v}, "commit": origin["commit"], "load average before (a quiet machine: near 0)": f"{os.getloadavg()[0]:.1f}"}
     found: dict = dict(quick=args.quick, machine=machine, works={})
-    for title, params in WORKS.items():
+    for title, (params, networks) in WORKS.items():
         print(f"… {title}", file=sys.stderr, flush=True)
-        found["works"][title] = profile(params, sizes, rounds, seconds)
+        found["works"][title] = profile(params, networks, sizes, rounds, seconds)
     machine["minutes"] = f"{(time.perf_counter() - began) / 60:.1f}"
     args.out.mkdir(parents=True, exist_ok=True)
     name = f"where_time_goes{'-quick' * args.quick}"

@@ -12,6 +12,7 @@ __all__ = ['MIN_SEEDS', 'SURE_SEEDS', 'FEW', 'DRAWS', 'MOST', 'AT_ONCE', 'MANY',
 import functools
 import itertools
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
@@ -217,7 +218,7 @@ def _normal_limits(tasks, level):
     "Limits of the probability of improvement where there are many seeds."
     shares = [(_won(x, y), _won(y, x)) for x, y in tasks]
     middle, error = np.mean([mine.mean() for mine, _ in shares]), math.sqrt(sum(s.var(ddof=1) / len(s) for both in shares for s in both)) / len(tasks)
-    half = scipy.stats.norm.ppf((1 + level) / 2) * error
+    half = NormalDist().inv_cdf((1 + level) / 2) * error
     return max(float(middle - half), 0.0), min(float(middle + half), 1.0)
 
 def _chances(x, y) -> np.ndarray:
