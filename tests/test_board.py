@@ -8,6 +8,7 @@ import pytest
 for package in ("ipywidgets", "anywidget"):
     if not importlib.util.find_spec(package): pytest.skip(f"{package} is not installed", allow_module_level=True)
 
+from abs_lab.core.interfaces import AbsLabError
 from abs_lab.core.contract import Controller, Metric
 from abs_lab.live.board import Dashboard
 from abs_lab.live.browser import RunBrowser
@@ -390,3 +391,12 @@ def test_a_million_updates_take_no_more_memory_than_a_few():
     assert board.plots.front.main_curves["size"].x[-1] > 0.99 * 64_000_000
     assert max(used[u] for u in used if u >= 100_000) - used[100_000] < 30 * 2**20
     board.session.stop(); board.session.wait(60)
+
+
+def test_more_environments_than_memory_holds_are_refused_in_words_before_one_is_made(monkeypatch):
+    board = board_of("pqn", num_envs=100_000)
+    monkeypatch.setattr("abs_lab.core.envs.free_memory", lambda: 50_000_000)
+    board.header.buttons["Start"].click()
+    with pytest.raises(AbsLabError, match="num_envs=100000 would need about"): board.session.wait(60)
+    board.tick()
+    assert "failed" in board.header.title.value and "num_envs=100000" in board.header.message.value and "message error" in board.header.message.value and "traceback" not in board.header.message.value.lower()

@@ -312,6 +312,13 @@ def test_rows_are_chosen_one_by_one_in_a_range_all_and_none(browser):
     page.locator("input").fill("")
     row(1).click(modifiers=["Shift"])                               # the last click was on 3
     assert chosen() == [1, 2, 3, 5]
+
+    # by the keyboard alone
+    head = page.locator("th").nth(1)
+    head.focus(); head.press("Enter"); page.keyboard.press("Enter")  # the head keeps the focus
+    assert head.get_attribute("aria-sort") == "descending" and page.locator("tbody tr").first.inner_text().startswith("5")
+    page.keyboard.press("Tab"); page.keyboard.press("Space")
+    assert chosen() == [1, 2, 3] and page.locator("tbody tr").first.get_attribute("aria-selected") == "false"
     page.close()
 
 
@@ -349,3 +356,113 @@ def test_without_a_notebook(browser, tmp_path):
         page.press("Stop")
         page.state("stopped")
         page.page.close()
+
+
+READ = """() => {
+    const numbers = c => { const ink = document.createElement("canvas").getContext("2d", {willReadFrequently: true}); ink.fillStyle = c; ink.fillRect(0, 0, 1, 1); const d = ink.getImageData(0, 0, 1, 1).data; return [...d].map(v => v / 255); };
+    const over = (a, b) => [0, 1, 2].map(i => a[i] * a[3] + b[i] * (1 - a[3]));
+    const bright = c => c.slice(0, 3).map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4).reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+    const contrast = (a, b) => { const [x, y] = [bright(a), bright(b)].sort((x, y) => y - x); return (x + 0.05) / (y + 0.05); };
+    const behind = e => { const layers = []; for (; e; e = e.parentElement) { const c = numbers(getComputedStyle(e).backgroundColor); layers.push(c); if (c[3] === 1) break; } return layers.reverse().reduce((below, c) => over(c, below), [1, 1, 1]); };
+    const seen = e => e.offsetParent !== null && e.getBoundingClientRect().width > 0;
+    const root = document.querySelector(".abs-lab"), faint = [], nameless = [];
+    for (const e of root.querySelectorAll("*")) {
+        if (!seen(e) || e.disabled || e.closest("[disabled], option, .jupyter-widgets-disconnected")) continue;
+        const text = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+        if (text) { const paper = behind(e), found = contrast(over(numbers(getComputedStyle(e).color), paper), paper); if (found < 4.5) faint.push(`${found.toFixed(2)} ${e.className} ${e.textContent.trim().slice(0, 30)}`); }
+        if (e.matches("button, input, select, [role=slider], [role=button], [role=textbox], [role=img], th")) {
+            const label = e.id && document.querySelector(`label[for="${e.id}"]`), name = e.getAttribute("aria-label") || label?.textContent || e.closest("label")?.textContent || (e.matches("select, input") ? "" : e.textContent) || e.title || e.placeholder || "";
+            if (!name.trim()) nameless.push(e.outerHTML.slice(0, 160));
+        }
+    }
+    const paper = behind(root), drawn = [...document.querySelectorAll(".abs-lab-figure")].flatMap(f => f.curves).filter(c => c.legend).map(c => [c.name, c.kind, contrast(over(numbers(c.colour), paper), paper)]);
+    return {faint, nameless, drawn}; }"""
+
+FITS = """() => {
+        const box = s => document.querySelector(s).getBoundingClientRect(), [figure, legend] = [box(".abs-lab-figure"), box(".abs-lab-legend")], canvas = box(".abs-lab-panel canvas");
+        const cut = [...document.querySelectorAll(".widget-readout, .abs-lab-legend .name")].filter(e => e.scrollWidth > e.clientWidth + 1 || e.getBoundingClientRect().right > innerWidth).map(e => e.textContent);
+        const bars = [...document.querySelectorAll(".toolbar")].map(e => e.getBoundingClientRect()), apart = bars.every(b => b.bottom <= legend.top + 1 || b.top >= legend.bottom - 1 || b.right <= legend.left || b.left >= legend.right);
+        return {cut, apart, wide: figure.right / innerWidth, high: figure.bottom / innerHeight, drawn: Math.abs(canvas.width - figure.width) < 2, inside: document.documentElement.scrollWidth <= innerWidth}; }"""
+
+
+def ppo_run(folder):
+    "A short run of PPO whose limits have four digits."
+    from abs_lab.runs.config import configure
+    from abs_lab.runs.runner import run
+    config = configure("ppo", env_id="CartPole-v1", num_envs=16, total_steps=40_000, size_min=512, size_max=2048, interval=1, eval_envs=2)
+    run(config, folder/"runs"/"live"/config.id)
+    return config
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_page_for_every_window_eye_ear_and_hand(browser, tmp_path, monkeypatch, theme):
+    "From a telephone's width to a large screen nothing is cut or lies on another thing; text has the contrast of WCAG AA; all that is used has a name; the keyboard pauses, steps and forks."
+    monkeypatch.setenv("ABS_LAB_THEME", theme)
+    config = ppo_run(tmp_path)
+    with serving(tmp_path) as link:
+        lab = Lab(browser)
+        page = lab.page
+        page.goto(link, wait_until="commit")
+        page.get_by_role("button", name="Open", exact=True).wait_for()
+        found = page.evaluate(READ)
+        assert not found["faint"] and not found["nameless"]
+        lab.press("Open")
+        lab.state("finished")
+        page.locator(".u-over").first.wait_for()
+        lab.until(lambda: page.get_by_role("slider", name="limits, largest").count(), "names of the sliders")
+        assert page.get_by_role("slider", name="D low").get_attribute("aria-valuetext") == page.locator(".low .widget-readout").inner_text()
+        found = page.evaluate(READ)
+        assert not found["faint"] and not found["nameless"]
+        assert all(contrast >= 3 if kind in ("line", "steps") else contrast >= 2.2 for _, kind, contrast in found["drawn"] if _ != "limits"), found["drawn"]
+
+        for width, height in ((400, 800), (900, 800), (1200, 800), (1920, 1080)):
+            page.set_viewport_size(dict(width=width, height=height))
+            lab.until(lambda: page.evaluate(FITS)["drawn"], "figures as wide as their place")
+            now = page.evaluate(FITS)
+            assert now["cut"] == [] and now["apart"] and now["inside"] and now["wide"] > 0.93 and (width < 1200 or 0.75 < now["high"] < 1), (width, now)
+            lab.shot(f"board-{width}")
+        assert page.locator(".widget-readout", has_text="2048").inner_text() == "512 – 2048"
+        lab.press("Diagnostics")
+        page.get_by_role("img", name="entropy (nats)").wait_for()
+        lab.shot("diagnostics-1920")
+
+        # what is typed into a field is text; elsewhere it is a key
+        lab.press("Live")
+        page.get_by_label("lr", exact=True).press("f")
+        assert len([*(tmp_path/"runs"/"live").iterdir()]) == 1
+        page.locator(".abs-lab .title").first.click()
+        page.keyboard.press("f")                        # of a finished run: how much longer?
+        page.get_by_text("This run is finished").wait_for()
+        page.get_by_role("button", name="Fork and train").click()
+        lab.state("running")
+        page.locator(".abs-lab .title").first.click()
+        page.keyboard.press("Space")
+        lab.state("paused")
+        fork, = [d for d in (tmp_path/"runs"/"live").iterdir() if d.name != config.id]
+        before = len(rows(fork))
+        page.keyboard.press("s")
+        lab.until(lambda: len(rows(fork)) == before + 1, "one more update")
+        lab.state("paused")
+        head = page.locator("[class*='Collapse-header']").first
+        head.focus()
+        head.press("Enter")
+        lab.until(lambda: head.get_attribute("aria-expanded") == "true", "a list that unfolds")
+
+        # a film to a file
+        lab.press("Watch")
+        page.get_by_text("greedy policy at step").first.wait_for()
+        lab.press("Save as GIF")
+        page.get_by_text("saved:").wait_for()
+        film, = fork.glob("film-*.gif")
+        assert film.read_bytes()[:4] == b"GIF8"
+        lab.press("Stop")
+        lab.state("stopped")
+
+        for tab in ("Runs", "What if"):
+            lab.press(tab)
+            page.locator(".u-over").first.wait_for()
+            found = page.evaluate(READ)
+            assert not found["faint"] and not found["nameless"], tab
+            lab.shot(tab)
+        page.close()

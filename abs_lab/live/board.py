@@ -120,8 +120,9 @@ def short_name(
 
 class Header:
     "The state of a run, its buttons, and a line for messages."
-    tips = dict(Start="train, or go on", Pause="stand still after the present update", Step="train one update, and pause", Stop="save, and end",
-                Save="write a checkpoint now", Fork="let the present state go on under other parameters, beside this run")
+    tips = dict(Start="train, or go on (space bar)", Pause="stand still after the present update (space bar)", Step="train one update, and pause (S)", Stop="save, and end",
+                Save="write a checkpoint now", Fork="let the present state go on under other parameters, beside this run (F)")
+    keys = dict(Start="space", Pause="space", Step="s", Fork="f")
 
     def __init__(
         self,
@@ -129,6 +130,7 @@ class Header:
     ):
         self.buttons = {name: W.Button(description=name, tooltip=tip, layout=W.Layout(width="auto")) for name, tip in self.tips.items()}
         for name, button in self.buttons.items(): button.on_click(lambda _, name=name: pressed(name))
+        for name, key in self.keys.items(): self.buttons[name].add_class(f"key-{key}")
         self.buttons["Start"].button_style = "primary"
         self.title, self.progress, self.message = W.HTML(), W.HTML(), W.HTML(message(""))
 

@@ -94,6 +94,7 @@ function render({model, el}) {
       ctx.strokeStyle = ctx.fillStyle = line.colour;
       ctx.beginPath(); ctx.moveTo(bbox.left, at); ctx.lineTo(bbox.left + bbox.width, at); ctx.stroke();
       ctx.textBaseline = i ? "bottom" : "top";  // the upper one's above it, so that two of them do not lie on one another
+      ctx.fillStyle = `color-mix(in srgb, ${line.colour} 55%, ${theme.ink})`;
       if (line.name) ctx.fillText(`${line.name} ${Number(line.y.toPrecision(3))}`, bbox.left + bbox.width + 5 * ratio, at);
     });
     ctx.restore();

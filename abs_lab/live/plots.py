@@ -30,8 +30,8 @@ def curves(
     first: bool,       # the first run explains the kinds of line in the legend
 ) -> dict:             # name of the series -> its curve
     "The curves of a run in the main figure, still empty."
-    look = dict(signal=("measured", 0, faint(colour, 0.6), "dots", 4), mean=("averaged", 0, colour, "line", 2.2), target=("target", 1, colour, "line", 1.2), size=("size", 1, colour, "steps", 2.4),
-                ret=("episode", 2, faint(colour, 0.5), "dots", 3), smooth=("mean of 100", 2, colour, "line", 2.2), marks=("parameter set", 1, colour, "diamonds", 9))
+    look = dict(signal=("measured", 0, faint(colour, 0.8), "dots", 4), mean=("averaged", 0, colour, "line", 2.2), target=("target", 1, colour, "line", 1.2), size=("size", 1, colour, "steps", 2.4),
+                ret=("episode", 2, faint(colour, 0.8), "dots", 2.5), smooth=("mean of 100", 2, colour, "line", 2.2), marks=("parameter set", 1, colour, "diamonds", 9))
     return {s: Curve(kind if first else name, shade, panel, form, width, (2, 2) if s == "target" else (), legend=first and s != "marks") for s, (kind, panel, shade, form, width) in look.items()}
 
 @dataclass(eq=False)

@@ -88,7 +88,7 @@ class WhatIf(Displayable):
         dir: Path | None = None,  # a run directory; None: to be chosen from what is recorded
     ):
         self.silent = False
-        curves = [Curve("measured", faint(RUN_COLOURS[0], 0.6), kind="dots", width=4), Curve("averaged", RUN_COLOURS[0]),
+        curves = [Curve("measured", faint(RUN_COLOURS[0], 0.8), kind="dots", width=4), Curve("averaged", RUN_COLOURS[0]),
                   Curve("as recorded", GREY, 1, "steps"), Curve("as these thresholds would have it", RUN_COLOURS[1], 1, "steps", 2.4)]
         self.figure = Figure(["divergence D", "size"], curves, height=360, beside=320, x_label="environment steps", from_zero=True)
         self.folders = [Path(dir)] if dir else sorted((r.path for r in records() if r.path.is_dir() and steps_done(r.path)), key=lambda p: not at_work(p))

@@ -29,9 +29,9 @@ from ..runs.config import RunConfig
 
 # %% ../../nbs/live/00_widgets.ipynb #1d9c6b95
 CSS = """<style>
-.abs-lab {color: var(--jp-ui-font-color1, #333); font: 12px/1.45 var(--jp-ui-font-family, system-ui, sans-serif); overflow: hidden}
+.abs-lab {color: var(--jp-ui-font-color1, inherit); font: 12px/1.45 var(--jp-ui-font-family, system-ui, sans-serif); overflow: hidden}
 .abs-lab .widget-html-content {line-height: 1.45; color: inherit; font-size: 12px; min-width: 0}
-.abs-lab-figure {position: relative; display: flex; flex-direction: column; color: var(--jp-ui-font-color1, #444); width: 100%}
+.abs-lab-figure {position: relative; display: flex; flex-direction: column; color: var(--jp-ui-font-color1, inherit); width: 100%}
 .abs-lab-legend {display: flex; align-items: flex-start; padding: 0 4px; font-size: 11px} .abs-lab-legend .names {flex: 1; display: flex; flex-wrap: wrap; min-height: 22px}
 .abs-lab-legend .name {border: none; background: none; color: inherit; font: inherit; padding: 2px 10px 2px 0; cursor: pointer} .abs-lab-legend .name[aria-pressed=false] {opacity: .45; text-decoration: line-through}
 .abs-lab-legend i {display: inline-block; width: 16px; margin-right: 5px; vertical-align: 3px; border-top: 2.5px var(--style) var(--colour)}
@@ -39,17 +39,19 @@ CSS = """<style>
 .abs-lab-panels {flex: 1; min-height: 0; display: grid; overflow: hidden} .abs-lab-line {position: absolute; left: 0; width: 100%; height: 13px; margin-top: -6px; cursor: ns-resize; touch-action: none}
 .abs-lab-tip {position: absolute; pointer-events: none; z-index: 9; white-space: pre; font-size: 11px; padding: 2px 6px; border: 1px solid; border-radius: 4px; color: var(--jp-ui-font-color1, #222); background: var(--jp-layout-color1, #fff)}
 .abs-lab-figure .u-select {background: #8b919a44}
-.abs-lab h4 {margin: 8px 0 2px; font-size: 11px; font-weight: 600; letter-spacing: .04em; text-transform: uppercase; color: var(--jp-ui-font-color2, #777)}
-.abs-lab .title {font-size: 15px; font-weight: 600} .abs-lab .quiet {color: var(--jp-ui-font-color2, #777)}
-.abs-lab .chip {display: inline-block; padding: 0 8px; border-radius: 9px; font-size: 11px; font-weight: 600; color: #fff; background: #8b919a; margin-left: 8px; vertical-align: 2px}
-.abs-lab .chip.running {background: #1f8a70} .abs-lab .chip.paused {background: #b07d12} .abs-lab .chip.failed {background: #c93a50} .abs-lab .chip.finished {background: #2b79b5}
+.abs-lab h4 {margin: 8px 0 2px; font-size: 11px; font-weight: 600; letter-spacing: .04em; text-transform: uppercase; color: var(--jp-ui-font-color2, inherit)}
+.abs-lab .title {font-size: 15px; font-weight: 600} .abs-lab .quiet {color: var(--jp-ui-font-color2, inherit)}
+.abs-lab .chip {display: inline-block; padding: 0 8px; border-radius: 9px; font-size: 11px; font-weight: 600; color: #fff; background: #676d76; margin-left: 8px; vertical-align: 2px}
+.abs-lab .chip.running {background: #19735d} .abs-lab .chip.paused {background: #8a610c} .abs-lab .chip.failed {background: #c02f46} .abs-lab .chip.finished {background: #266ca2}
 .abs-lab .bar {height: 5px; border-radius: 3px; background: var(--jp-border-color2, #8884); margin: 4px 0 3px} .abs-lab .bar div {height: 5px; border-radius: 3px; transition: width .4s}
 .abs-lab .num {font-variant-numeric: tabular-nums} .abs-lab .message {min-height: 18px} .abs-lab .message.error {color: var(--jp-error-color1, #c93a50); font-weight: 500}
 .abs-lab .message pre {max-height: 160px; overflow: auto; font-size: 11px}
-.abs-lab .others {margin-top: 4px} .abs-lab .others [class*="Collapse-contents"] {padding: 2px 0; border: none; background: transparent}
-.abs-lab .others [class*="Collapse-header"] {padding: 3px 0; border: none; background: transparent; font-size: 11px; font-weight: 600; letter-spacing: .04em; text-transform: uppercase; color: var(--jp-ui-font-color2, #777)}
+.abs-lab [class*="Collapse-header"] {color: var(--jp-ui-font-color1, inherit)} .abs-lab .others {margin-top: 4px} .abs-lab .others [class*="Collapse-contents"] {padding: 2px 0; border: none; background: transparent}
+.abs-lab .others [class*="Collapse-header"] {padding: 3px 0; border: none; background: transparent; font-size: 11px; font-weight: 600; letter-spacing: .04em; text-transform: uppercase; color: var(--jp-ui-font-color2, inherit)}
 .abs-lab .low .noUi-connect, .abs-lab .low .noUi-handle {background: #1fa38a} .abs-lab .high .noUi-connect, .abs-lab .high .noUi-handle {background: #d9485f}
-.abs-lab .low label {color: #1b947d; font-weight: 600} .abs-lab .high label {color: #d9485f; font-weight: 600}
+.abs-lab .low label {color: color-mix(in srgb, #1fa38a 55%, var(--jp-ui-font-color1, currentcolor)); font-weight: 600} .abs-lab .high label {color: color-mix(in srgb, #d9485f 55%, var(--jp-ui-font-color1, currentcolor)); font-weight: 600}
+.abs-lab .widget-readout {flex: 0 0 auto; width: auto; min-width: 62px; max-width: none; white-space: nowrap} .abs-lab .slider-container {min-width: 40px}
+.abs-lab:focus {outline: none} .abs-lab :focus-visible {outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: 1px}
 .abs-lab button.jupyter-button {border-radius: 4px} .abs-lab .toolbar button {height: 26px; line-height: 26px; padding: 0 10px}
 .abs-lab .pair {display: grid; grid-template-columns: 1fr 1fr; gap: 0 6px} .abs-lab .widget-inline-hbox .widget-label {min-width: 0}
 .abs-lab-table {max-height: 260px; overflow: auto; border: 1px solid var(--jp-border-color2, #8884); border-radius: 4px}
@@ -160,9 +162,43 @@ class Figure(Reconnecting, anywidget.AnyWidget):
 
 # %% ../../nbs/live/00_widgets.ipynb #0416e9b2
 class PageStyle(Reconnecting, anywidget.AnyWidget):
-    "Brings the style sheet to the page."
+    "Brings the style sheet, names for screen readers, and keys to the page."
     _esm = RECONNECT + """
-    export default {initialize: reconnect, render: ({model, el}) => { el.innerHTML = model.get("css"); }};
+    function render({model, el}) {
+      el.innerHTML = model.get("css");
+      let root = null, timer = 0;
+      const set = (e, given) => { for (const [name, value] of Object.entries(given)) if (e.getAttribute(name) !== String(value)) e.setAttribute(name, value); };
+      const name = () => {
+        for (const slider of root.querySelectorAll(".widget-inline-hbox:has(.noUi-handle)")) {
+          const said = slider.querySelector("label").textContent, readout = slider.querySelector(".widget-readout"), handles = slider.querySelectorAll(".noUi-handle");
+          handles.forEach((handle, i) => set(handle, {"aria-label": said + (handles.length > 1 ? [", smallest", ", largest"][i] : ""), "aria-valuetext": readout.textContent.split(" – ")[i] ?? readout.textContent}));
+          set(readout, {"aria-label": `${said}, as a number`, role: "textbox"});
+        }
+        for (const head of root.querySelectorAll("[class*='Collapse-header']")) set(head, {role: "button", tabindex: 0, "aria-expanded": head.parentNode.className.includes("Collapse-open")});
+        for (const button of root.querySelectorAll(".widget-toggle-button")) set(button, {"aria-pressed": button.classList.contains("mod-active")});
+        for (const button of root.querySelectorAll("button[class*='key-']")) set(button, {"aria-keyshortcuts": /key-(\\w+)/.exec(button.className)[1]});
+      };
+      const key = e => {
+        const at = e.target, pressed = e.key === " " ? "space" : e.key;
+        if (at.matches?.("[class*='Collapse-header']") && root.contains(at) && at.closest(".abs-lab") === root && ["space", "Enter"].includes(pressed)) { at.click(); return e.preventDefault(); }
+        const first = at === document.body && document.querySelector(".key-space")?.closest(".abs-lab") === root;
+        if (e.ctrlKey || e.metaKey || e.altKey || !(root.contains(at) || first) || at.closest?.("input, textarea, select, [contenteditable=true], [role=slider]") || pressed === "space" && at.closest?.("button, [role=button], summary")) return;
+        const button = [...root.querySelectorAll(`.key-${CSS.escape(pressed)}`)].find(b => !b.disabled && b.offsetParent && b.closest(".abs-lab") === root);
+        if (button) { e.preventDefault(); button.click(); }
+      };
+      const watch = new MutationObserver(name);
+      const begin = () => {
+        root = el.closest(".abs-lab");
+        if (!root) { timer = setTimeout(begin, 100); return; }
+        root.tabIndex = -1;  // a click anywhere in it makes it the place of the keys
+        name();
+        watch.observe(root, {childList: true, subtree: true, attributes: true, attributeFilter: ["class", "aria-valuenow"]});
+        document.addEventListener("keydown", key);
+      };
+      begin();
+      return () => { clearTimeout(timer); watch.disconnect(); document.removeEventListener("keydown", key); };
+    }
+    export default {initialize: reconnect, render};
     """
     css = T.Unicode(CSS).tag(sync=True)
 
@@ -210,7 +246,8 @@ class Table(Reconnecting, anywidget.AnyWidget):
     function render({model, el}) {
       const make = (kind, name, text) => { const made = document.createElement(kind); made.className = name; made.textContent = text; return made; };
       const find = make("input", "abs-lab-find", ""), all = make("button", "abs-lab-small", "select all shown"), none = make("button", "abs-lab-small", "clear"), count = make("span", "quiet", ""), box = make("div", "abs-lab-table", "");
-      find.placeholder = "filter: words in any column";
+      find.placeholder = find.ariaLabel = "filter: words in any column";
+      box.onkeydown = e => { if (e.target.dataset.key && [" ", "Enter"].includes(e.key)) { e.preventDefault(); e.target.onclick(e); } };
       el.append(find, all, none, count, box);
       let by = null, down = false, last = null, rows = [];
       const choose = chosen => { model.set("selected", [...chosen].sort((a, b) => a - b)); model.save_changes(); };
@@ -223,14 +260,18 @@ class Table(Reconnecting, anywidget.AnyWidget):
           return n || (down ? -1 : 1) * (typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y))); });
         const table = document.createElement("table"), head = table.createTHead().insertRow(), body = table.createTBody();
         columns.forEach((c, k) => { const th = document.createElement("th"); th.textContent = c + (by === k ? (down ? " ▾" : " ▴") : "");
+          th.tabIndex = 0; th.dataset.key = `head ${k}`; th.title = "sort by this column"; th.ariaSort = by !== k ? "none" : down ? "descending" : "ascending";
           th.onclick = () => { down = by === k && !down; by = k; draw(); }; head.append(th); });
         for (const [i, r] of rows) { const tr = body.insertRow(); tr.className = chosen.has(i) ? "on" : "";
+          tr.tabIndex = 0; tr.dataset.key = `row ${i}`; tr.ariaSelected = chosen.has(i);
           r.forEach(v => { const td = tr.insertCell(); td.textContent = v === null ? "–" : typeof v === "number" && !Number.isInteger(v) ? v.toPrecision(4) : v; td.title = v; });
           tr.onclick = e => { const [a, b] = [i, last].map(k => rows.findIndex(([n]) => n === k)).sort((a, b) => a - b);
             if (e.shiftKey && a >= 0) rows.slice(a, b + 1).forEach(([n]) => chosen.add(n)); else chosen.has(i) ? chosen.delete(i) : chosen.add(i);
             last = i; choose(chosen); }; }
         count.textContent = ` ${rows.length} of ${model.get("rows").length} shown, ${chosen.size} chosen`;
-        const top = box.scrollTop; box.replaceChildren(table); box.scrollTop = top;
+        const top = box.scrollTop, at = box.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+        box.replaceChildren(table); box.scrollTop = top;
+        if (at) box.querySelector(`[data-key="${at}"]`)?.focus({preventScroll: true});
       };
       find.oninput = draw;
       for (const t of ["rows", "columns", "selected"]) model.on("change:" + t, draw);

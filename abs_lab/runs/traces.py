@@ -205,7 +205,7 @@ class Trace(_Follower):
 def _short(value): return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 # %% ../../nbs/runs/13_traces.ipynb #4103c065
-RUN_COLOURS = ["#e8702a", "#2f9bd8", "#2ba57f", "#c678c0", "#b59a1c", "#d64f6b"]  # of runs; each is legible on white and on black
+RUN_COLOURS = ["#e8702a", "#2f9bd8", "#2ba57f", "#c678c0", "#a8901a", "#d64f6b"]  # of runs; each is legible on white and on black
 LOW, HIGH, GREY = "#1fa38a", "#d9485f", "#8b919a"                            # of the two thresholds, and of what is beside the point
 PANELS = ((("signal", "mean"), "dots: measured, line: averaged, dashed: thresholds"), (("target", "size"), "thin: aimed at, thick: in force"),
           (("ret", "smooth"), "dots: episodes, line: mean of 100"))
