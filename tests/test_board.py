@@ -1,7 +1,8 @@
 "The dashboard without a browser: what it shows and sets of every agent's session, and what it costs when a run is long."
-import importlib.util, threading, time
+import importlib.util, json, shutil, threading, time
 from dataclasses import dataclass
 
+import numpy as np
 import psutil
 import pytest
 
@@ -12,7 +13,7 @@ from abs_lab.core.interfaces import AbsLabError
 from abs_lab.core.contract import Controller, Metric
 from abs_lab.live.board import Dashboard
 from abs_lab.live.browser import RunBrowser
-from abs_lab.live.page import Form, Page
+from abs_lab.live.page import STARTS, Form, Page
 from abs_lab.live.what_if import WhatIf
 from abs_lab.runs import registry
 from abs_lab.runs.config import configure
@@ -21,7 +22,7 @@ from abs_lab.runs.runner import run, set_events
 from abs_lab.runs.session import Session
 from abs_lab.runs.traces import Trace, still
 from abs_lab.runs.storage import config_json, write_sealed
-from support import assert_same_run
+from support import ROOT, assert_same_run
 
 TASKS = {
     "pqn": dict(preset="classic", env_id="CartPole-v1", total_steps=40_000, num_envs=16, interval=1, epsilon_fraction=0.5),
@@ -134,9 +135,61 @@ def test_the_form_makes_every_agents_config(task):
     form.top["env_id"].value = TASKS[task]["env_id"]
     for name, value in sorted(TASKS[task].items(), key=lambda pair: pair[0] != "preset"):  # a preset fills in the others
         if name != "env_id": (form.top if name in form.top else form.fields)[name].value = value
-    assert '<div class="message error"></div>' == form.message.value, form.message.value
+    assert "message quiet" in form.message.value and dict(btr="exploration at random has fallen", gaussian="limits leave no room").get(task, 'quiet"></div>') in form.message.value, form.message.value
     assert form.config() == configure(agent, **TASKS[task])
     assert form.fields["lr"].tooltip and form.top["preset"].options[0] == "auto" and len(form.top["preset"].options) > 2
+
+
+def test_the_form_keeps_what_was_typed_as_far_as_it_applies():
+    "Another preset, controller or agent: what it lacks waits for the next that has it; sizes and thresholds belong to an agent and a meter."
+    form = Form()
+    for name, value in dict(total_steps=50_000, seed=7, lr=2e-3, gamma=0.9, size_max=96, low=0.1, backend="envpool").items(): form.fields[name].value = value
+    common = dict(env_id="LunarLander-v3", total_steps=50_000, seed=7, lr=2e-3, gamma=0.9, backend="envpool")
+    form.top["preset"].value = "classic"
+    assert form.config() == configure(preset="classic", **common, size_max=96, low=0.1) and "typed" in form.fields["low"]._dom_classes and "typed" not in form.fields["high"]._dom_classes
+    form.top["controller"].value = "ramp"
+    assert form.config() == configure(preset="classic", controller="ramp", **common, size_max=96) and "left out here: low" in form.message.value
+    form.top["agent"].value = "ppo"                       # which has a preset of that name, too, or begins with what fits
+    preset = form.top["preset"].value
+    assert form.config() == configure("ppo", preset=preset, controller="ramp", **common) and form.fields["total_steps"].value == 50_000
+    form.top["agent"].value, form.top["controller"].value = "pqn", "abs"
+    assert form.fields["size_max"].value == 96 and form.fields["low"].value == 0.1
+    form.fields["size_min"].value = 96
+    form.fields["size_max"].value = 96
+    form.fields["lr"].value = -1.0
+    assert "lr must be" in form.message.value
+    form.top["controller"].value = "fixed"                # what is refused is not kept; the rest is
+    assert form.config() == configure(preset=form.top["preset"].value, controller="fixed", **{n: v for n, v in common.items() if n != "lr"})
+    form.forget.click()
+    assert form.config() == configure(preset=form.top["preset"].value, controller="fixed", env_id="LunarLander-v3") and not form.typed
+
+
+def test_the_form_says_when_limits_leave_no_room():
+    form = Form()
+    form.fields["size_min"].value, form.fields["size_max"].value = 8, 16
+    assert "limits leave no room: the rule truncates, and the size stays 8" in form.message.value
+    form.fields["rounding"].value = "exact"
+    assert "limits" not in form.message.value
+
+
+def test_the_page_opens_with_runs_to_begin_with_and_the_last_live_runs(monkeypatch):
+    page = Page()
+    assert len(STARTS) == len(page.starts.children) == 3 and page.past.layout.display == "none"
+    assert [configure(**start.params).names[::2] for start in STARTS] == [("pqn", "abs"), ("pqn", "fixed"), ("ppo", "abs")]
+    for start, card in zip(STARTS, page.starts.children): assert start.shows in card.children[0].value
+    page.form.fields["seed"].value = 5
+    page.starts.children[1].children[1].click()           # trains
+    session, = [board.session for board in page.boards]
+    assert session.alive and session.config == page.form.config() == configure(**STARTS[1].params)
+    until = time.monotonic() + 60
+    while session.state != "running": assert time.monotonic() < until; time.sleep(0.05)
+    page.leave(page.boards[0])
+    assert session.alive and page.past.layout.display is None and list(page.existing.options)[0].startswith(session.dir.name)
+    page.reopen.click()
+    assert page.boards[0].session is session
+    page.show(Session(configure(env_id="CartPole-v1")))   # as the what-if view has it
+    assert len(page.boards) == 1 and page.boards[0].session.config.env.env_id == "CartPole-v1"
+    session.stop(); session.wait(60)
 
 
 def test_the_form_refuses_an_environment_that_is_not_there():
@@ -191,6 +244,57 @@ def test_a_run_that_is_trained_elsewhere_is_followed_and_leads_the_lists(tmp_pat
     until = time.monotonic() + 120
     while board.session.state != "finished" and time.monotonic() < until: time.sleep(0.1)  # it stands still for a moment between the copy and its start
     assert 8_000 <= board.session.result["steps"] < 9_000
+
+
+def test_a_board_says_what_the_rule_does():
+    board = board_of("pqn", warmup=10, low=0.001, high=0.002)
+    said = lambda: board.controls.target.value
+    board.tick()
+    assert "warming up, 0 of 10 measurements" in said()
+    stepped(board, 3)
+    assert "warming up, 3 of 10 measurements" in said() and "the rule truncates: it climbs to" in said()
+    stepped(board, 17)
+    assert "averaged D lies above high, where the rule asks for 16, in 100% of the run" in said()
+    board.controls.fields["limits"].value = (16, 20)      # at once, before it is set
+    assert "limits leave no room: the rule truncates, and the size stays 16" in said()
+    board.controls.fields["limits"].value = (16, 16)
+    assert "both limits are 16" in said()
+    board.session.stop(); board.session.wait(60)
+
+
+def test_a_look_at_a_run_sets_nothing():
+    "A page rounds the value of a slider to its steps, and sends it back as if a hand had moved it."
+    board = board_of("pqn", low=0.0484213, high=0.4987, gamma=0.98765, smoothing=0.8888)
+    for name, rounded in dict(low=0.0485, high=0.4985, gamma=0.9875, smoothing=0.89).items(): board.controls.fields[name].value = rounded
+    rested(board)
+    stepped(board, 3)
+    assert set_events(board.session.dir) == [] and board.session.run.present == board.session.config
+    board.controls.fields["low"].value = 0.06
+    rested(board)
+    assert board.session.present.controller.low == 0.06
+    board.controls.fields["low"].value = 0.0485           # and back
+    rested(board)
+    assert board.session.present.controller.low == 0.0484213
+    board.session.stop(); board.session.wait(60)
+
+
+def test_what_if_begins_with_room_and_lays_runs_over_one_another(tmp_path):
+    small = dict(env_id="CartPole-v1", num_envs=16, total_steps=16_000, interval=1, eval_envs=2)
+    dirs = {name: tmp_path/"runs"/"what"/name for name in ("fixed", "abs", "noise")}
+    for name, more in dict(fixed=dict(controller="fixed", size=16), abs={}, noise=dict(controller="fixed", size=16, meter="gns", interval=4)).items(): run(configure(**small | more), dirs[name])
+    what = WhatIf(dirs["fixed"])
+    assert what.fields["limits"].value == (8, 32) and "the rule truncates" in what.text.value
+    what.use(*np.quantile(what.runs[0].measured.signals, [0.5, 0.9]).tolist())
+    assert max(what.figure.curves[3].y) >= 16 > min(what.figure.curves[3].y)    # with room to move, it moves
+    what.over.value = dirs["abs"]
+    assert [r.name for r in what.runs] == ["fixed", "abs"] and len(what.figure.curves) == 7 and not what.over.value
+    what.over.value = dirs["noise"]
+    assert "mean nothing for the other" in what.said.value and "transitions" in what.said.value and len(what.runs) == 2
+    what.over.value = dirs["abs"]                         # once is enough
+    what.run_choice.value = dirs["noise"]
+    assert len(what.runs) == 1 and len(what.figure.curves) == 4 and not what.chips.children
+    what.fields["limits"].value = (16, 16)
+    assert "both limits are 16: the size cannot change" in what.text.value
 
 
 def test_sliders_belong_to_the_run_that_is_in_front():
@@ -252,7 +356,7 @@ def test_a_controller_of_a_cell_is_steered_and_shown(monkeypatch):
     board = board_of("pqn", controller="halving")
     fields = board.controls.fields
     assert list(fields)[:3] == ["limits", "interval", "lr"] and {"target", "halve", "says"} <= fields.keys() and not {"steps", "size_min"} & fields.keys()
-    assert [type(fields[n]).__name__ for n in ("target", "halve", "says", "anneal_lr", "epochs_rule")] == ["FloatText", "Checkbox", "Text", "Checkbox", "Dropdown"]
+    assert [type(fields[n]).__name__ for n in ("target", "halve", "says", "anneal_lr", "epochs_rule")] == ["FloatSlider", "Checkbox", "Text", "Checkbox", "Dropdown"]
     assert fields["target"].tooltip == "signal that is aimed at" and board.controls.thresholds == {}
     stepped(board, 10)
     fields["target"].value, fields["halve"].value, fields["gamma"].value = 0.7, False, 0.9
@@ -400,3 +504,34 @@ def test_more_environments_than_memory_holds_are_refused_in_words_before_one_is_
     with pytest.raises(AbsLabError, match="num_envs=100000 would need about"): board.session.wait(60)
     board.tick()
     assert "failed" in board.header.title.value and "num_envs=100000" in board.header.message.value and "message error" in board.header.message.value and "traceback" not in board.header.message.value.lower()
+
+
+def cells_of_the_tutorial():
+    "The code cells of its part on closing the loop, of a small task."
+    cells = ["".join(cell["source"]) for cell in json.loads((ROOT/"nbs"/"tutorials"/"tune_thresholds.ipynb").read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    first = next(i for i, cell in enumerate(cells) if "board = Dashboard(session)" in cell)
+    opens, *others = [cell.replace("total_steps=2_000_000", "total_steps=40_000") for cell in cells[first:]]
+    return cells[0], opens, others
+
+
+@pytest.mark.parametrize("before", [pytest.param("nothing", marks=pytest.mark.long), pytest.param("left running", marks=pytest.mark.long), "stopped", "finished"])
+def test_the_tutorial_goes_on_from_whatever_a_person_did(before, monkeypatch):
+    "Its last part is executed after a person has pressed the board's buttons, and its folder stays."
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
+    imports, opens, others = cells_of_the_tutorial()
+    page = dict(task=dict(env_id="CartPole-v1", preset="classic", num_envs=16, interval=1, eval_envs=2, epsilon_fraction=0.5), low=0.1, high=0.4)
+    exec(f"{imports}\nimport matplotlib.pyplot as plt\n{opens}", page)
+    board, session = page["board"], page["session"]
+    press = lambda name: board.header.buttons[name].click()
+    if before != "nothing":
+        press("Start")
+        until = time.monotonic() + 60
+        while session.state != "running" or session.run.progress.update < 3: assert time.monotonic() < until; time.sleep(0.02)
+        board.controls.fields["low"].value = 0.3
+        rested(board)
+    if before == "stopped": press("Fork"); board.sessions[1].copying.result(60); board.run_choice.index = 0; press("Stop"); session.wait(60)
+    if before == "finished": assert session.wait(120) == "finished"
+    for cell in others: exec(cell, page)
+    assert page["folder"].is_dir() and [changes["low"] for _, changes in set_events(session.dir)] == [0.3]
+    for s in {*board.sessions, page["repetition"]}: s.stop(); s.wait(60)
+    shutil.rmtree(page["folder"])

@@ -10,7 +10,7 @@ import pytest
 
 from abs_lab.runs.runner import set_events
 from abs_lab.runs.traces import HIGH, LOW
-from support import CHROMIUM, environment, rows
+from support import CHROMIUM, ROOT, environment, rows
 
 for package in ("playwright", "jupyterlab", "anywidget", "voila"):
     if not importlib.util.find_spec(package): pytest.skip(f"{package} is not installed", allow_module_level=True)
@@ -206,9 +206,16 @@ def test_a_person_tunes_a_run(lab):
     lab.shot("fork")
     lab.press("Stop")
     lab.state("stopped")
+    lab.press(run.name.removeprefix("LunarLander-v3-"))
+    lab.state("running")
+    lab.press("Stop")
+    lab.state("stopped")
 
 
+@pytest.mark.long
 def test_the_other_views(lab):
+    lab.press("Start")
+    lab.state("running")
     lab.press("Diagnostics")
     lab.until(lambda: len(lab.curve(0)[0]) > 20, "diagnostics")
     lab.shot("diagnostics")
@@ -225,6 +232,7 @@ def test_the_other_views(lab):
     lab.press("Live")
 
 
+@pytest.mark.long
 def test_a_tab_that_is_closed_and_opened_again(lab):
     "The kernel goes on, and so does training. The page that is opened anew shows it, and its widgets live."
     lab.page.keyboard.press("Control+S")
@@ -263,28 +271,35 @@ def test_a_tab_that_is_closed_and_opened_again(lab):
 
 def test_reopened_from_disk_what_if_and_the_browser(lab):
     run = next(d for d in lab.runs.iterdir() if not d.name.endswith("-fork"))
+    board = lab.page.locator(".abs-lab").count()  # of the next cell
+    what, table = board + 1, board + 2
     for i in (2, 3, 4): run_cell(lab, i)
-    lab.until(lambda: lab.curve(SIZE, 2)[0] and lab.curve(SIZE, 2)[0][-1] == rows(run)[-1]["step"], "the recorded curves")
-    lab.until(lambda: lab.curve(3, 3)[0], "the what-if schedule")
-    before = lab.curve(3, 3)[1]
-    handle = lab.page.locator(".abs-lab").nth(3).locator(".low .noUi-handle")
+    lab.until(lambda: lab.curve(SIZE, board)[0] and lab.curve(SIZE, board)[0][-1] == rows(run)[-1]["step"], "the recorded curves")
+    lab.until(lambda: lab.curve(3, what)[0], "the what-if schedule")
+    before = lab.curve(3, what)[1]
+    handle = lab.page.locator(".abs-lab").nth(what).locator(".low .noUi-handle")
     handle.focus()
     handle.press("End")
-    lab.until(lambda: lab.curve(3, 3)[1] != before, "another schedule")
-    assert lab.page.get_by_text("Open loop").count() and lab.curve(2, 3)[1] != lab.curve(3, 3)[1]
-    lab.page.locator(".abs-lab").nth(3).scroll_into_view_if_needed()
+    lab.until(lambda: lab.curve(3, what)[1] != before, "another schedule")
+    assert lab.page.get_by_text("Open loop").count() and lab.curve(2, what)[1] != lab.curve(3, what)[1]
+    lab.page.locator(".abs-lab").nth(what).scroll_into_view_if_needed()
     lab.shot("what-if")
-    table = lab.page.locator(".abs-lab-table").first
+    lab.press("Suggest thresholds", what)
+    seen = lab.curve(3, what)[1]
+    lab.page.locator(".abs-lab").nth(what).get_by_role("button", name="Use").last.click()
+    lab.until(lambda: lab.curve(3, what)[1] != seen, "the schedule of the suggested thresholds")
+    lab.shot("suggested")
+    rows_of = lab.page.locator(".abs-lab-table").first
     for i in (0, 1):
-        table.locator("tbody tr").nth(i).click()
-        lab.until(lambda n=i + 1: table.locator("tbody tr.on").count() == n, "a chosen row")
-    lab.until(lambda: len(lab.curve(0, 4)[0]) > 5 and len(lab.curve(1, 4)[0]) > 5, "two runs overlaid")
+        rows_of.locator("tbody tr").nth(i).click()
+        lab.until(lambda n=i + 1: rows_of.locator("tbody tr.on").count() == n, "a chosen row")
+    lab.until(lambda: len(lab.curve(0, table)[0]) > 5 and len(lab.curve(1, table)[0]) > 5, "two runs overlaid")
     lab.page.get_by_text("differs").wait_for()
-    with lab.page.expect_download() as given: lab.press("CSV", 4)
-    with lab.page.expect_download() as picture: lab.press("PNG", 4)
+    with lab.page.expect_download() as given: lab.press("CSV", table)
+    with lab.page.expect_download() as picture: lab.press("PNG", table)
     assert Path(picture.value.path()).read_bytes()[:4] == b"\x89PNG"
     assert Path(given.value.path()).read_text().startswith("curve,step,return\n")
-    lab.page.locator(".abs-lab").nth(4).scroll_into_view_if_needed()
+    lab.page.locator(".abs-lab").nth(table).scroll_into_view_if_needed()
     lab.shot("browser")
 
 
@@ -322,8 +337,65 @@ def test_rows_are_chosen_one_by_one_in_a_range_all_and_none(browser):
     page.close()
 
 
+OF_ONES_OWN = """from dataclasses import dataclass
+from abs_lab import Controller, dashboard, register
+
+@register
+@dataclass
+class Halving(Controller):
+    "Add while the policy is settled, halve when it has moved."
+    size_min: int = 32  # smallest size, and the first
+    size_max: int = 64  # largest size
+    limit: float = 0.2  # signal above which the policy counts as moved
+
+    def __post_init__(self): self.size = self.size_min
+
+    def observe(self, m):
+        if m.signal is not None: self.size = self.size + 4 if m.signal <= self.limit else self.size // 2
+        self.fit()
+
+dashboard()"""
+
+
+@pytest.mark.long
+def test_an_agent_and_a_meter_of_modules_and_a_controller_of_a_cell(browser, tmp_path):
+    "Each has its fields in the form, sliders while it trains, and its metrics as panels, from its dataclass alone."
+    with opened(browser, tmp_path, [OF_ONES_OWN]) as lab:
+        for name in ("own_agents", "own_rules"): (tmp_path/"nbs"/f"{name}.py").write_text((ROOT/"tests"/f"{name}.py").read_text())
+        run_cell(lab, 0)
+        field = lambda name: lab.page.locator(".abs-lab").get_by_label(name, exact=True)
+        field("add").wait_for()
+        for name, party in (("own_agents:Reinforce", "agent"), ("own_rules:WeightMove", "meter")):
+            field("add").fill(name)
+            field("add").press("Enter")
+            lab.until(lambda n=name, p=party: field(p).evaluate("s => s.selectedOptions[0].textContent") == n, f"{name} to be chosen")
+        field("controller").select_option("halving")
+        field("total_steps").fill("2000000")
+        field("total_steps").press("Enter")
+        for section, name in (("controller", "limit"), ("agent", "width"), ("meter", "interval")):
+            lab.page.locator(".abs-lab .jupyter-widget-Collapse-header", has_text=section).click()
+            field(name).first.wait_for()
+        lab.shot("own-form")
+        lab.press("Create")
+        lab.state("ready")
+        lab.press("Start")
+        lab.state("running")
+        lab.until(lambda: len(lab.curve(SIGNAL)[0]) > 3, "measurements of a meter of one's own")
+        assert lab.page.locator(".abs-lab-figure", has_text="weight movement").count()
+        handle = lab.page.locator(".abs-lab .widget-hslider", has_text="limit").locator(".noUi-handle").last
+        handle.focus()
+        handle.press("ArrowRight")
+        run, = lab.runs.iterdir()
+        lab.until(lambda: any("limit" in changes for _, changes in set_events(run)), "a slider's move in the log")
+        lab.press("Diagnostics")
+        for label in ("policy loss", "entropy (nats)"): lab.page.locator(".abs-lab-figure", has_text=label).first.wait_for()
+        lab.shot("own-diagnostics")
+        lab.press("Stop")
+        lab.state("stopped")
+
+
 def test_without_a_notebook(browser, tmp_path):
-    "`abs-lab dashboard`: the form, a run, its curves; the run goes on when the page is closed, and the next page finds it, follows it and stops it."
+    "`abs-lab dashboard`: runs to begin with, a form, a run, its curves; the run goes on when the page is closed, and the next page finds it, follows it and stops it."
     with serving(tmp_path) as link:
         page, asked = Lab(browser), []
         page.page.on("request", lambda request: asked.append(request.url))
@@ -334,7 +406,9 @@ def test_without_a_notebook(browser, tmp_path):
         page.press("Create")
         page.page.get_by_text("creating").wait_for()
         page.state("ready")
-        page.press("Start")
+        page.press("‹ another run")
+        page.page.get_by_role("button", name="Train", exact=True).nth(1).click()  # the first of those to begin with; before it the tab
+        page.state("running")
         page.until(lambda: len(page.curve(MEAN)[0]) > 3, "curves that grow")
         page.shot("voila")
         assert not [url for url in asked if not url.startswith((link.split("?")[0], "data:", "blob:"))]

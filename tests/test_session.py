@@ -382,3 +382,16 @@ def test_who_waits_for_an_answer_gets_one_when_training_ends_first(tmp_path):
     asker.join(60)
     session.thread.join(60)
     assert len(answers) == 1 and answers[0].config.controller.low == 0.1 and session.state == "stopped"
+
+
+def test_what_was_set_is_present_at_every_moment(tmp_path):
+    "The thread that trains takes a change over while another asks for the parameters in force."
+    session = Session(configure(**SMALL), tmp_path/"a")
+    class Taking:  # a run that takes the change over just then
+        @property
+        def present(self):
+            session._wanted = {}
+            return session.config
+    session.set(low=0.3)
+    session.run = Taking()
+    assert session.present.controller.low == 0.3

@@ -21,10 +21,11 @@ from ..core.train import score_line
 from ..core.text import BR, Markup, joined, tag
 from .film import FilmPlayer
 from .plots import DrawnRun, Plots
-from .widgets import Displayable, controls, discard, message, push_apart, toolbar
+from .widgets import Displayable, controls, discard, message, on_grid, push_apart, toolbar
 from ..runs.config import RunConfig
 from ..runs.doubts import doubts
 from ..runs.session import STILL, Session
+from ..runs.thresholds import explained
 from ..runs.traces import Trace, as_image, still
 from ..studies.status import clock
 
@@ -46,6 +47,7 @@ class ControlPanel:
     ):
         "Make the widgets anew; what was pending is dropped."
         self.pending, self.fields = {}, controls(config)
+        self.shown = {name: w.value for name, w in self.fields.items()}
         for name, w in self.fields.items(): w.observe(lambda _, name=name: self._change(name), "value")
         parts = {title: [self.fields[n] for n in names if n in self.fields] for title, names in self.sections.items()}
         parts = {title: [W.HTML(tag("h4", title)), *widgets] if widgets else [] for title, widgets in parts.items()}
@@ -70,8 +72,8 @@ class ControlPanel:
 
     def _change(self, name):
         if name in self.thresholds: push_apart(self.fields["low"], self.fields["high"], name)
-        value = self.fields[name].value
-        if isinstance(value, float): value = float(f"{value:.4g}")  # sliders return 0.049999999999999996
+        value = self.shown[name] if on_grid(self.fields[name], self.shown[name]) else self.fields[name].value
+        if isinstance(value, float) and value != self.shown[name]: value = float(f"{value:.4g}")  # sliders return 0.049999999999999996
         self.pending |= dict(size_min=value[0], size_max=value[1]) if name == "limits" else {name: value}
         self.changed_at = time.monotonic()
         self.changed()
@@ -99,16 +101,17 @@ def aim(
     controller,     # with the parameters that the session has
     pending: dict,  # parameters that it is about to get
 ) -> Markup:
-    "The size in force, and the size that the controller would aim at with what is pending."
-    means, text = trace.read_series("mean")[1][-1:], joined("size ", tag("b", trace.row["size"]), " in force") if trace.row else ""
-    if trace.row and len(means) and callable(getattr(controller, "target", None)):
+    "The size in force, the size that the controller would aim at with what is pending, and why."
+    means, text, why = trace.read_series("mean")[1], joined("size ", tag("b", trace.row["size"]), " in force") if trace.row else "", []
+    if callable(getattr(controller, "target", None)):
+        rule, target = replace(controller), "–"
         try:
-            rule = replace(controller)
             rule.set(**{f.name: pending[f.name] for f in fields(rule) if f.name in pending})
-            target = f"{rule.target(float(means[0])):.0f}"
-        except AbsLabError: target = "–"
-        text = joined("averaged D ", tag("b", f"{means[0]:.3g}"), BR, "aims at ", tag("b", target), ", ", text)
-    return tag("div", text, class_="num", style="min-height:34px;padding:2px 0 0 4px")
+            why = explained(rule, means, trace.measured)
+            if len(means): target = f"{rule.target(float(means[-1])):.0f}"
+        except AbsLabError: pass
+        if trace.row and len(means): text = joined("averaged D ", tag("b", f"{means[-1]:.3g}"), BR, "aims at ", tag("b", target), ", ", text)
+    return tag("div", text, *(tag("div", sentence, class_="quiet") for sentence in why), class_="num", style=f"min-height:{110 if why else 34}px;padding:2px 0 0 4px")
 
 # %% ../../nbs/live/03_board.ipynb #3c7a7bc1
 def short_name(
@@ -413,6 +416,11 @@ class Dashboard(SteeredView):
         with self.lock:
             self._commit_now()
             super().close()
+
+    def put_away(self):
+        "Follow the runs no longer, and close the widgets; the sessions go on."
+        self.close()
+        with self.lock: discard(self.widget, self.film.widget, self.plots.main.figure, self.plots.diagnostics.figure, self.plots.nothing)
 
     def _commit_now(self):
         self.controls.changed_at = 0.0  # the hand is gone

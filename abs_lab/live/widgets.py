@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['CSS', 'RECONNECT', 'message', 'Reconnecting', 'Curve', 'Figure', 'PageStyle', 'Displayable', 'discard', 'figure_area',
-           'toolbar', 'Table', 'Clip', 'Download', 'valid_words', 'form_field', 'threshold_sliders', 'push_apart',
-           'controls']
+           'toolbar', 'Table', 'Clip', 'Download', 'valid_words', 'form_field', 'threshold_sliders', 'on_grid',
+           'push_apart', 'number_slider', 'controls']
 
 # %% ../../nbs/live/00_widgets.ipynb #3a8ca4d0
 import json
+import re
 import uuid
 import zlib
 from collections.abc import Sequence
@@ -54,6 +55,10 @@ CSS = """<style>
 .abs-lab:focus {outline: none} .abs-lab :focus-visible {outline: 2px solid var(--jp-brand-color1, #1976d2); outline-offset: 1px}
 .abs-lab button.jupyter-button {border-radius: 4px} .abs-lab .toolbar button {height: 26px; line-height: 26px; padding: 0 10px}
 .abs-lab .pair {display: grid; grid-template-columns: 1fr 1fr; gap: 0 6px} .abs-lab .widget-inline-hbox .widget-label {min-width: 0}
+.abs-lab .typed .widget-label {font-weight: 600; color: var(--jp-ui-font-color0, inherit)}
+.abs-lab .starts {display: grid; grid-template-columns: repeat(auto-fit, minmax(230px, 1fr)); gap: 8px; overflow: visible}
+.abs-lab .starts > .widget-vbox {border: 1px solid var(--jp-border-color2, #8884); border-radius: 6px; padding: 6px 10px; justify-content: space-between; overflow: visible}
+.abs-lab .starts .widget-html-content {white-space: normal}
 .abs-lab-table {max-height: 260px; overflow: auto; border: 1px solid var(--jp-border-color2, #8884); border-radius: 4px}
 .abs-lab-table table {border-collapse: collapse; width: 100%; font-size: 12px; margin: 0}
 .abs-lab-table th {position: sticky; top: 0; background: var(--jp-layout-color2, #eee); text-align: left; padding: 4px 8px; cursor: pointer; white-space: nowrap; user-select: none; font-weight: 600}
@@ -373,12 +378,21 @@ def threshold_sliders(
 ) -> dict:        # low, high -> slider
     "Sliders of one kind and range for two thresholds."
     room = abs(high - low) or 1.0
-    if 0.02 <= low and high <= 1: kind, range = W.FloatSlider, dict(min=0.005, max=1.0, step=0.005, readout_format=".3f")  # smaller ones, as of a KL divergence, have no room on a linear scale
+    if 0.02 <= low and high <= 1: kind, range = W.FloatSlider, dict(min=0.005, max=1.0, step=0.005 if all(abs(v / 0.005 - round(v / 0.005)) < 1e-6 for v in (low, high)) else 0.0005, readout_format=".3f")  # smaller ones, as of a KL divergence, have no room on a linear scale
     elif low > 0: kind, range = W.FloatLogSlider, dict(min=np.floor(np.log10(low)) - 1, max=np.ceil(np.log10(high)) + 1, step=0.02, readout_format=".3g")
     else: kind, range = W.FloatSlider, dict(min=low - room, max=high + room, step=room / 100, readout_format=".3g")
     sliders = {name: kind(value=value, description=f"D {name}", tooltip=tips[name], **range, **_named(54)) for name, value in dict(low=low, high=high).items()}
     for name, slider in sliders.items(): slider.add_class(name)
     return sliders
+
+def on_grid(
+    slider: W.Widget,  # or another widget
+    value,             # that it was given
+) -> bool:
+    "Whether a slider stands where a page puts a value: on the nearest of its steps."
+    if not isinstance(slider, (W.FloatSlider, W.FloatLogSlider)): return slider.value == value
+    place = np.log10 if isinstance(slider, W.FloatLogSlider) else float
+    return bool(abs(place(slider.value) - place(value)) < 0.51 * slider.step)
 
 def push_apart(
     low: W.Widget,   # slider, linear or logarithmic
@@ -409,6 +423,25 @@ def _size_slider(rule, value, **options):
     step, kind = multiple if type(multiple := getattr(rule, "multiple", 1)) is int and multiple > 0 else 1, W.IntRangeSlider if isinstance(value, tuple) else W.IntSlider
     return kind(value=value, min=step, max=max(4 * rule.largest, 16 * step), step=step, **options, **_named(54))
 
+def number_slider(
+    name: str,         # of the parameter
+    value: float,      # its present value
+    about: str = "",   # the comment that trails it
+    **options,         # for the widget
+) -> W.Widget:
+    "A slider for a number of which nothing is known but its comment."
+    whole, named = isinstance(value, int), re.search(r"(?<![\w.])(-?\d[\d.]*)(?: \([^)]*\))? to (?:below |at most )?(-?\d[\d.]*\d|\d)", about)
+    low, high = (float(end) for end in named.groups()) if named else (min(0.0, 4.0 * value), 4.0 * abs(value) or (10.0 if whole else 1.0))
+    if not low <= value <= high or low == high: named, low, high = None, min(0.0, 4.0 * value), 4.0 * abs(value) or 1.0
+    if least := re.search(r"(\d+) or more", about): low = min(float(least[1]), value)
+    step = 1 if whole else (high - low) / (200 if abs((value - low) / (high - low) * 200 % 1 - 0.5) > 0.499999 else 2_000)
+    limits = dict(min=int(low), max=int(high)) if whole else dict(min=low, max=high, readout_format=".4g")
+    slider = (W.IntSlider if whole else W.FloatSlider)(value=value, description=name, tooltip=about, step=step, **limits, **options)
+    def reach(change):
+        if slider.value >= slider.max: slider.max *= 2
+    if not named: slider.observe(reach, "value")
+    return slider
+
 def _own_widget(name, value):
     "The class and the options of a well-known parameter's widget; nothing where the value does not fit it."
     match name, value:
@@ -433,4 +466,5 @@ def controls(
         if name not in left or not (own := _own_widget(name, left[name][1])): continue
         (_, value, about), (kind, options) = left.pop(name), own
         found[name] = kind(value=value, description=name, tooltip=about, **options, **_named(74))
-    return found | {name: form_field(name, value, about, valid_words(part, name) if isinstance(value, str) else (), **_named(74)) for name, (part, value, about) in left.items()}
+    number = lambda value: type(value) in (int, float) and abs(value) < 1e15
+    return found | {name: number_slider(name, value, about, **_named(74)) if number(value) else form_field(name, value, about, valid_words(part, name) if isinstance(value, str) else (), **_named(74)) for name, (part, value, about) in left.items()}

@@ -93,11 +93,12 @@ class _Held:
     @property
     def present(self) -> RunConfig:  # parameters
         "The parameters that hold from the next update on, what has been asked for included."
+        wanted = self._wanted  # first: what is no longer here is in force
         if self.run: config = self.run.present
         else:
             config = self.config
             for _, changes in set_events(self.dir): config = with_changes(config, **changes)
-        return with_changes(config, **self._wanted) if self._wanted else config
+        return with_changes(config, **wanted) if wanted else config
 
 # %% ../../nbs/runs/12_session.ipynb #3c56d3b1
 class _Trainer(_Held):
@@ -117,7 +118,9 @@ class _Trainer(_Held):
         "Carry out what was requested; wait here for as long as training is to stand still."
         with self._gap:
             while True:
-                if self._wanted: wanted, self._wanted = self._wanted, {}; self.run.set(**wanted)
+                if self._wanted:
+                    try: self.run.set(**self._wanted)
+                    finally: self._wanted = {}
                 self._heed_others()
                 self._answer(self.run)
                 if self._stopping: raise Stopped

@@ -91,6 +91,7 @@ class _Follower:
 
     def _begin(self):
         self.rows, self.events, self.series, self.marks, self.row = Tail(self.dir / "steps.jsonl", ROW), Tail(self.dir / "events.jsonl", EVENT), {}, [], None
+        self.measured = 0  # measurements so far
         self.returns, self.pace, self.known = deque(maxlen=self.episodes), deque(maxlen=40), (self.dir / "config.json").exists()
         root, past = lineage(self.dir) if self.known else (self.given.flat(), []) if self.given else ({}, [])
         if not root: raise AbsLabError(f"there is no run in {self.dir}: was its folder deleted?")
@@ -135,6 +136,7 @@ class _Follower:
         at, control = (row["update"], row["step"], row["seconds"]["total"]), self.present.controller
         self.pace.append((row["step"], row["seconds"]["total"]))
         if row["signal"] is not None:
+            self.measured += 1
             self._add("signal", at, row["signal"])
             if row.get("mean") is not None:
                 self._add("mean", at, row["mean"])
