@@ -352,7 +352,10 @@ class Halving(Controller):
 
 def test_a_controller_of_a_cell_is_steered_and_shown(monkeypatch):
     "Its dataclass says what can be set. One of its parameters has the name of a method that ABS has."
+    form = Form()
     monkeypatch.setitem(registry._registered["controller"], "halving", Halving)
+    form.add("halving")                                    # the cell was executed after the page was shown
+    assert form.config() == configure(controller="halving", env_id="LunarLander-v3") and form.fields["target"].tooltip == "signal that is aimed at"
     board = board_of("pqn", controller="halving")
     fields = board.controls.fields
     assert list(fields)[:3] == ["limits", "interval", "lr"] and {"target", "halve", "says"} <= fields.keys() and not {"steps", "size_min"} & fields.keys()

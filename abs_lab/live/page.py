@@ -26,7 +26,7 @@ from .browser import RunBrowser
 from .what_if import WhatIf
 from .widgets import Displayable, discard, form_field, message, toolbar, valid_words
 from ..runs.config import OWN, RunConfig, configure, describe
-from ..runs.registry import find, kind_of, names
+from ..runs.registry import BASES, find, kind_of, names
 from ..runs.session import Session
 from ..runs.settings import settings
 from ..runs.storage import at_work, run_dirs
@@ -54,7 +54,7 @@ class Form:
                         preset=drop("preset", ["auto"], "named settings to start from"), controller=drop("controller", names("controller"), "what sets the batch size"),
                         meter=drop("meter", names("meter"), "what the controller reads"))
         self.top["controller"].value = "abs"
-        self.name = W.Text(placeholder="module:Name of your own", description="add", tooltip="an agent, a controller or a meter of a module in the working directory or on Python's path", continuous_update=False, **look)
+        self.name = W.Text(placeholder="module:Name", description="add", tooltip="an agent, a controller or a meter of a module in the working directory or on Python's path", continuous_update=False, **look)
         self.name.observe(lambda _: self.add(self.name.value), "value")
         for w in self.top.values(): w.observe(lambda _: self.rebuild(), "value")
         self.forget = W.Button(description="Defaults", tooltip="forget what was typed into the fields", layout=W.Layout(width="auto"))
@@ -67,14 +67,14 @@ class Form:
 
     def add(
         self,
-        name: str,  # module:Name of an agent, a controller or a meter
+        name: str,  # module:Name of an agent, a controller or a meter, or the name that a cell has given one
     ):
         "Offer a class of one's own, and choose it."
-        if not name.strip(): return
-        try: choice = self.top[kind_of(import_named("class", name.strip()))]
+        if not (name := name.strip()): return
+        try: choice = self.top[next((kind for kind in BASES if name in names(kind)), "") or kind_of(import_named("class", name))]
         except AbsLabError as e: return self.tell(str(e))
-        choice.options = tuple(dict.fromkeys([*choice.options, name.strip()]))
-        choice.value = name.strip()
+        choice.options = tuple(dict.fromkeys([*choice.options, name]))
+        choice.value = name
 
     def fill(
         self,

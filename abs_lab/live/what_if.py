@@ -52,10 +52,10 @@ def rule_sliders(
 # %% ../../nbs/live/05_what_if.ipynb #f5cd793d
 class Shown(NamedTuple):
     "A run in the view."
-    path: Path         # its folder
-    name: str          # as in the lists
-    measured: Measured
-    titles: tuple      # of what it measures and sizes, with units
+    path: Path          # its folder
+    name: str           # as in the lists
+    measured: Measured  # what it measured, and the sizes that it had
+    titles: tuple       # of what it measures and sizes, with units
 
 def _every(xs): return slice(None, None, max(len(xs) // 800, 1))
 
