@@ -4,7 +4,7 @@
 const make = (kind, name, text = "") => { const made = document.createElement(kind); made.className = name; made.textContent = text; return made; };
 const numbers = (view, kind) => view?.byteLength ? new kind(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength)) : new kind(0);
 const short = new Intl.NumberFormat("en", {notation: "compact", maximumSignificantDigits: 4}), long = new Intl.NumberFormat("en", {maximumSignificantDigits: 5});
-const said = v => v === null ? "" : Math.abs(v) >= 1e5 ? short.format(v) : v !== 0 && Math.abs(v) < 1e-4 ? v.toExponential(1) : long.format(v);
+const said = (v, most = v) => v === null ? "" : Math.abs(most) >= 1e5 ? short.format(v) : v !== 0 && Math.abs(v) < 1e-4 ? v.toExponential(1) : long.format(v);
 const FONT = "11px system-ui, sans-serif", LEFT = 54, AXIS = 22, LABEL = 18, TITLE = 22, LEAST = 92;  // pixels; LEAST: the height of a panel
 
 function draw_curve(u, curve, ratio) {
@@ -147,8 +147,8 @@ function render({model, el}) {
         cursor: {sync: {key, scales: ["x", null]}, points: {show: false}, y: false, drag: {x: true, y: false, setScale: false}, bind: {dblclick: () => () => zoom([])}},
         scales: {x: {time: false, range: (_, low, high) => [low, high]}, y: {auto: false, distr: panel.log ? 3 : 1, range: (_, low, high) => [low, high]}},
         series: [{}, {}],
-        axes: [{...axis, size: ticked(i) ? AXIS : 0, space: 70, values: (_, all) => all.map(v => ticked(i) ? said(v) : ""), ...labelled(i) ? {label: model.get("x_label"), labelSize: LABEL, labelGap: 0} : {}},
-               {...axis, size: LEFT, space: 26, values: (_, all) => all.map(said)}],
+        axes: [{...axis, size: ticked(i) ? AXIS : 0, space: 70, values: (_, all) => all.map(v => ticked(i) ? said(v, all[all.length - 1]) : ""), ...labelled(i) ? {label: model.get("x_label"), labelSize: LABEL, labelGap: 0} : {}},
+               {...axis, size: LEFT, space: 26, values: (_, all) => all.map(v => said(v))}],
         hooks: {drawAxes: [u => below(u, i)], setSelect: [u => {
           const {left, width} = u.select;
           if (width > 4 && u.cursor.event) zoom([u.posToVal(left, "x"), u.posToVal(left + width, "x")]);
