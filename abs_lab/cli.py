@@ -27,9 +27,10 @@ from .core.contract import python_path
 from .core.interfaces import AbsLabError, at_least, choose, in_words, quoted, shortened
 from .core.machine import allowed_cores
 from .core.text import plain_terminal, say
+from .runs.index import known
 from .runs.registry import find, names
 from .runs.settings import settings
-from .runs.storage import config_json, contents, is_name, maybe, read_json, replacing, result_of, run_dirs, whole
+from .runs.storage import contents, is_name, maybe, read_json, replacing, result_of, run_dirs, whole
 from .studies.catalogue import STUDIES, find_study
 from .studies.results import folder_of, merge, read_result, steps_done
 from .studies.status import STATES, clock, duration, held, starts, survey, table
@@ -282,10 +283,9 @@ def _survey_of(folder):
         found = {id: (id, arm, total) for id, arm, total in queued["runs"]}
         if queued["trains_here"]: recorded = set()
     else: found = {id: (id, "", 0) for id in recorded}  # no queue was started here
-    for dir in run_dirs(folder):
-        try: found.setdefault(dir.name, (dir.name, "", config_json(dir)["config"]["total_steps"]))
-        except AbsLabError: found.setdefault(dir.name, (dir.name, "its config.json cannot be read", 0))
-    return survey(folder, list(found.values()), recorded)
+    there = known(folder)
+    for id, run in there.items(): found.setdefault(id, (id, "", run["params"]["total_steps"]) if run["params"] else (id, "its config.json cannot be read", 0))
+    return survey(folder, list(found.values()), recorded | {id for id, run in there.items() if run["result"]})
 
 def _folder(study):
     "The folder below runs and reports that a study's name means: the one called so, else that of the study found by it (module:Name, an installed package's)."

@@ -25,10 +25,8 @@ from .widgets import Curve, Displayable, Figure, discard, figure_area, message, 
 from ..reports.figures import faint
 from ..runs.runner import about_of, look_at
 from ..runs.session import Session
-from ..runs.storage import at_work
 from ..runs.thresholds import Measured, explained, measured, rule_of, sizes_and_means, suggested, with_rule
 from ..runs.traces import RUN_COLOURS, GREY, HIGH, LOW, titles
-from ..studies.results import steps_done
 
 # %% ../../nbs/live/05_what_if.ipynb #72da6076
 def rule_sliders(
@@ -113,7 +111,7 @@ class WhatIf(_Drawn):
         super().__init__()
         self.silent, self.fields, self.show, self.board = False, {}, show or self._show_below, None
         self.folders = [Path(dir)] if dir else []
-        self.folders += sorted((r.path for r in records() if r.path.is_dir() and r.path not in self.folders and steps_done(r.path)), key=lambda p: not at_work(p))
+        self.folders += [r.path for r in sorted(records(), key=lambda r: r.result["status"] not in ("running", "paused")) if r.path.suffix != ".json" and r.path not in self.folders and r.result["steps"]]
         self.names = {f"{p.name} ({p.parent.name})": p for p in self.folders}
         drop = lambda text, options: W.Dropdown(options=options, value=next(iter(options.values()), None), description=text, style=dict(description_width="80px"), layout=W.Layout(width="auto"))
         self.run_choice, self.over = drop("run", self.names), drop("lay over it", {"another run …": ""} | self.names)

@@ -33,7 +33,7 @@ CSS = """<style>
 .abs-lab {color: var(--jp-ui-font-color1, inherit); font: 12px/1.45 var(--jp-ui-font-family, system-ui, sans-serif); overflow: hidden}
 .abs-lab .widget-html-content {line-height: 1.45; color: inherit; font-size: 12px; min-width: 0}
 .abs-lab-figure {position: relative; display: flex; flex-direction: column; color: var(--jp-ui-font-color1, inherit); width: 100%}
-.abs-lab-legend {display: flex; align-items: flex-start; padding: 0 4px; font-size: 11px} .abs-lab-legend .names {flex: 1; display: flex; flex-wrap: wrap; min-height: 22px}
+.abs-lab-legend {display: flex; align-items: flex-start; padding: 0 4px; font-size: 11px} .abs-lab-legend .names {flex: 1; display: flex; flex-wrap: wrap; min-height: 22px; max-height: 66px; overflow-y: auto}
 .abs-lab-legend .name {border: none; background: none; color: inherit; font: inherit; padding: 2px 10px 2px 0; cursor: pointer} .abs-lab-legend .name[aria-pressed=false] {opacity: .45; text-decoration: line-through}
 .abs-lab-legend i {display: inline-block; width: 16px; margin-right: 5px; vertical-align: 3px; border-top: 2.5px var(--style) var(--colour)}
 .abs-lab-legend .dots i {border: none; width: 6px; height: 6px; border-radius: 3px; vertical-align: 1px; background: var(--colour)}
@@ -63,7 +63,7 @@ CSS = """<style>
 .abs-lab-table table {border-collapse: collapse; width: 100%; font-size: 12px; margin: 0}
 .abs-lab-table th {position: sticky; top: 0; background: var(--jp-layout-color2, #eee); text-align: left; padding: 4px 8px; cursor: pointer; white-space: nowrap; user-select: none; font-weight: 600}
 .abs-lab-table td {padding: 2px 8px; white-space: nowrap; text-align: left; max-width: 330px; overflow: hidden; text-overflow: ellipsis; font-variant-numeric: tabular-nums}
-.abs-lab-table tr.on td {background: #2f9bd855} .abs-lab-table tbody tr {cursor: pointer; background: transparent !important}
+.abs-lab-table tr.first td:first-child::before {content: "★ "} .abs-lab-table tr.on td {background: #2f9bd855} .abs-lab-table tbody tr {cursor: pointer; background: transparent !important}
 .abs-lab-table tbody tr:hover:not(.on) td {background: var(--jp-layout-color2, #8882)}
 .abs-lab-table tbody {user-select: none} .abs-lab-small {margin: 0 6px; padding: 2px 8px; border: 1px solid var(--jp-border-color1, #8888); border-radius: 4px; background: transparent; color: inherit; cursor: pointer}
 .abs-lab-find {width: 260px; margin: 2px 0 5px; padding: 3px 6px; border: 1px solid var(--jp-border-color1, #8888); border-radius: 4px; background: transparent; color: inherit}
@@ -254,20 +254,20 @@ class Table(Reconnecting, anywidget.AnyWidget):
       find.placeholder = find.ariaLabel = "filter: words in any column";
       box.onkeydown = e => { if (e.target.dataset.key && [" ", "Enter"].includes(e.key)) { e.preventDefault(); e.target.onclick(e); } };
       el.append(find, all, none, count, box);
-      let by = null, down = false, last = null, rows = [];
+      let by = null, down = false, last = null, rows = [], most = 200;
       const choose = chosen => { model.set("selected", [...chosen].sort((a, b) => a - b)); model.save_changes(); };
       all.onclick = () => choose(new Set([...model.get("selected"), ...rows.map(([i]) => i)]));
       none.onclick = () => choose([]);
       const draw = () => {
-        const columns = model.get("columns"), chosen = new Set(model.get("selected")), words = find.value.toLowerCase().split(/ +/);
+        const columns = model.get("columns"), chosen = new Set(model.get("selected")), first = new Set(model.get("first")), words = find.value.toLowerCase().split(/ +/);
         rows = model.get("rows").map((r, i) => [i, r]).filter(([, r]) => { const t = r.join(" ").toLowerCase(); return words.every(w => t.includes(w)); });
-        if (by !== null) rows.sort(([, a], [, b]) => { const x = a[by], y = b[by], n = (x === null) - (y === null);
+        if (by !== null) rows.sort(([i, a], [j, b]) => { const x = a[by], y = b[by], n = first.has(j) - first.has(i) || (x === null) - (y === null);
           return n || (down ? -1 : 1) * (typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y))); });
         const table = document.createElement("table"), head = table.createTHead().insertRow(), body = table.createTBody();
         columns.forEach((c, k) => { const th = document.createElement("th"); th.textContent = c + (by === k ? (down ? " ▾" : " ▴") : "");
           th.tabIndex = 0; th.dataset.key = `head ${k}`; th.title = "sort by this column"; th.ariaSort = by !== k ? "none" : down ? "descending" : "ascending";
           th.onclick = () => { down = by === k && !down; by = k; draw(); }; head.append(th); });
-        for (const [i, r] of rows) { const tr = body.insertRow(); tr.className = chosen.has(i) ? "on" : "";
+        for (const [i, r] of rows.slice(0, most)) { const tr = body.insertRow(); tr.className = (chosen.has(i) ? "on" : "") + (first.has(i) ? " first" : "");
           tr.tabIndex = 0; tr.dataset.key = `row ${i}`; tr.ariaSelected = chosen.has(i);
           r.forEach(v => { const td = tr.insertCell(); td.textContent = v === null ? "–" : typeof v === "number" && !Number.isInteger(v) ? v.toPrecision(4) : v; td.title = v; });
           tr.onclick = e => { const [a, b] = [i, last].map(k => rows.findIndex(([n]) => n === k)).sort((a, b) => a - b);
@@ -278,8 +278,9 @@ class Table(Reconnecting, anywidget.AnyWidget):
         box.replaceChildren(table); box.scrollTop = top;
         if (at) box.querySelector(`[data-key="${at}"]`)?.focus({preventScroll: true});
       };
-      find.oninput = draw;
-      for (const t of ["rows", "columns", "selected"]) model.on("change:" + t, draw);
+      find.oninput = () => { most = 200; draw(); };
+      box.onscroll = () => { if (most < rows.length && box.scrollTop + 2 * box.clientHeight > box.scrollHeight) { most += 200; draw(); } };  // ten thousand rows would keep the page busy
+      for (const t of ["rows", "columns", "selected", "first"]) model.on("change:" + t, draw);
       model.on("change:rows", () => last = null);
       draw();
     }
@@ -288,6 +289,7 @@ class Table(Reconnecting, anywidget.AnyWidget):
     columns = T.List().tag(sync=True)   # names
     rows = T.List().tag(sync=True)      # lists of numbers, strings and None
     selected = T.List().tag(sync=True)  # indices of the chosen rows
+    first = T.List().tag(sync=True)     # indices of the rows that stand first however the others are sorted
 
 # %% ../../nbs/live/00_widgets.ipynb #7bda3a45
 class Clip(Reconnecting, anywidget.AnyWidget):

@@ -25,6 +25,7 @@ from .figures import by_arm, by_task, by_unit, column, last_fifth, on_grid, scor
 from ..core.interfaces import AbsLabError, return_form
 from ..core.text import in_markdown
 from .stats import auc, number, number_list, percent, summarise
+from ..runs.notes import complete
 from ..runs.registry import built_in
 from ..runs.provenance import differences
 
@@ -53,7 +54,8 @@ def results(
         row = {"id": run["id"], "arm": params["arm"], "env_id": params.get("env_id"), "seed": params["seed"],
                **{name: measure(run) for name, (_, measure) in OUTCOMES.items()}}
         row |= {key: run["result"][key] for key in RESULTS if key in run["result"]}
-        out.append(row | {key: value for key, value in params.items() if key not in row})
+        notes = complete(run["notes"]) if run.get("notes") else {}
+        out.append(row | {key: value for key, value in params.items() if key not in row} | notes | (dict(tags=", ".join(notes["tags"])) if notes else {}))
     return pd.DataFrame(out)
 
 # %% ../../nbs/reports/02_sentences.ipynb #85740523

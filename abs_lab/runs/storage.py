@@ -273,12 +273,13 @@ def config_json(
     return {k: v for k, v in found.items() if v is not None}  # null and absent are one
 
 def result_of(
-    dir: Path,         # a run directory
-) -> dict | None:      # the content of result.json; None: not finished
+    dir: Path,              # a run directory
+    id: str | None = None,  # what its config.json says; None: to be read there
+) -> dict | None:           # the content of result.json; None: not finished
     "What a finished run came to; a result that cannot be used is none, with a warning."
     try: found = read_json(Path(dir) / "result.json", RESULT)
     except AbsLabError as e: warn(f"{e}. It counts as not there: the run is evaluated again", stacklevel=2); return None
-    if found is None or id_of(dir) in (None, found["id"]): return found
+    if found is None or (id or id_of(dir)) in (None, found["id"]): return found
     warn(f"{Path(dir) / 'result.json'} is the result of another run, {quoted(found['id'])}. It counts as not there", stacklevel=2)
     return None
 
@@ -389,22 +390,22 @@ def measured_steps(
     dir: Path,         # a run directory
 ) -> Iterator[tuple]:  # the row of an update that was measured, and the size of the next update
     "The measurements of a run. Other rows are compared with their checksums and read no further, so that a long run takes a second."
-    path, at, crc, row, given = Path(dir) / "steps.jsonl", 0, 0, None, 0
+    path, at, crc, row, given, fits = Path(dir) / "steps.jsonl", 0, 0, None, 0, misfits(ROW)
     while text := (contents(path, at, 1 << 24) or b"").rpartition(b"\n")[0]:
         end = text.rfind(b', "checksum": "')
-        if end < 0 or text[end + 15:end + 23] != b"%08x" % zlib.crc32(text[:end], crc):
+        if end < 0 or text[end + 15:end + 23] != b"%08x" % (sealed := zlib.crc32(memoryview(text)[:end], crc)):
             rows = steps_of(dir)  # says which line was changed, or reads lines without checksums
             yield from [(r, rows[min(i + 1, len(rows) - 1)]["size"]) for i, r in enumerate(rows) if r["signal"] is not None][given:]
             return
+        at, crc = at + len(text) + 1, zlib.crc32(text[end:] + b"\n", sealed)
         if row and (size := SIZE.search(text)): yield row, int(size[1]); row, given = None, given + 1
         for m in MEASURED.finditer(text):
             begin, end = text.rfind(b"\n", 0, m.start()) + 1, text.find(b"\n", m.start())
             try: row = parsed(text[begin:end if end > 0 else None], path)
             except AbsLabError: continue  # a torn line
-            if (wrong := misfit(row, ROW)) is not None: raise AbsLabError(f"{path} does not hold what it has to{wrong and f': see {quoted(wrong[1:])}'}")
+            if (wrong := fits(row)) is not None: raise AbsLabError(f"{path} does not hold what it has to{wrong and f': see {quoted(wrong[1:])}'}")
             row.pop("checksum", None)
             if end > 0 and (size := SIZE.search(text, end)): yield row, int(size[1]); row, given = None, given + 1
-        at, crc = at + len(text) + 1, zlib.crc32(text + b"\n", crc)
     if row: yield row, row["size"]
 
 def check_end(

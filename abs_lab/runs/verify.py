@@ -14,6 +14,7 @@ from pathlib import Path
 from ..core.interfaces import AbsLabError, quoted
 from .checkpoints import check_covered, checkpoints_of, load_tree
 from .config import recorded
+from .notes import notes_of
 from .storage import EVENT, RESULT, ROW, Tail, check_end, config_json, contents, numbered, read_json
 
 # %% ../../nbs/runs/15_verify.ipynb #8622affb
@@ -60,6 +61,7 @@ def verify(
     look("config.json", lambda: _sealed(dir / "config.json", lambda: _named(dir)), always=True)
     look("result.json", lambda: _sealed(dir / "result.json", lambda: read_json(dir / "result.json", RESULT)))
     look("steps.jsonl", lambda: _ends(dir), always="result.json" in found)
+    look("notes.json", lambda: notes_of(dir) and "")
     look("events.jsonl", lambda: _log(dir / "events.jsonl", EVENT))
     for path in checkpoints_of(dir): look(path.name, lambda path=path: checkpoint(path))
     for path in (path for kind in ("actions", "replay") for _, path in sorted(numbered(dir, kind).items())):

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 # %% ../../nbs/studies/02_results.ipynb #20a00004
-from ..core.interfaces import AbsLabError, choose, in_words, printable, quoted, shortened
+from ..core.interfaces import AbsLabError, choose, in_words, printable, quoted, shortened, warn
+from ..runs.notes import NO_NOTES, NOTES, notes_of
 from ..runs.registry import built_in
 from ..runs.storage import METRIC, check_end, config_json, contents, each_step, is_name, last_row, maybe, number, read_json, result_of, run_id, whole, write_sealed
 from .catalogue import STUDIES
@@ -77,6 +78,11 @@ def _mean(values, digits=3):
     values = [v for v in values if v == v]  # NaN is none
     return float(f"{np.mean(values):.{digits}g}") if values else None
 
+def _noted(dir):
+    "What somebody said of a run, as a small file carries it; nothing where nobody did. A file that cannot be read is named, and left out."
+    try: return {} if (said := notes_of(dir)) == NO_NOTES else said
+    except AbsLabError as e: return warn(f"{e}. The run is taken without its notes") or {}
+
 def compact(
     dir: Path,            # a run, with at least one update
     arm: str,             # its label in the figures
@@ -105,7 +111,7 @@ def compact(
     kinds = config.get("kinds", {})
     if all(built_in(kind, about["name"]) for kind, about in kinds.items()): kinds = {k: dict(signal=v["signal"]) for k, v in kinds.items() if k == "meter"}  # the code says the rest
     return dict(id=config["id"], params=config["config"] | dict(arm=arm), result=result, curve=curve,
-                schedule=dict(ends=ends[stretches].tolist(), sizes=sizes[stretches].tolist()), **{k: v for k, v in dict(identity=config.get("identity"), kinds=kinds).items() if v})
+                schedule=dict(ends=ends[stretches].tolist(), sizes=sizes[stretches].tolist()), **{k: v for k, v in dict(identity=config.get("identity"), kinds=kinds, notes=_noted(dir)).items() if v})
 
 # %% ../../nbs/studies/02_results.ipynb #d7e81325
 def _text(value) -> bool: return isinstance(value, str) and len(value) <= 1_000 and printable(value) == value and not set("\n\t") & set(value)
@@ -126,7 +132,7 @@ SMALL = {...: _plain} | dict(  # the shape of a small file
     curve={...: [maybe(number)], "return": [maybe(number)], "signal": [maybe(number)]} | dict(step=[_count], gradient_steps=[whole], size=[_count], seconds=[number], epochs=[lambda value: number(value) and value >= 0], thresholds=maybe((number, number))),
     schedule=dict(ends=[_count], sizes=[_count]),
     identity=maybe({...: _plain}),
-    jobs=maybe(_count), study=maybe(_text),
+    jobs=maybe(_count), study=maybe(_text), notes=maybe({...: _plain} | NOTES),
     kinds=lambda value: _sound(value) and maybe({...: dict} | dict(meter=maybe(dict(signal=METRIC)), agent=maybe(dict(size=METRIC, metrics=lambda value: isinstance(value, dict) and all(map(METRIC, value.values()))))))(value))
 
 def _rises(values, strictly=True): return all(a < b or a == b and not strictly for a, b in zip(values, values[1:]))
@@ -148,7 +154,7 @@ def _wrong(small):
     if not result["measurements"] <= result["updates"] <= result["steps"] or result.get("frames") and result["frames"] % result["steps"]: return "more measurements than updates, more updates than steps, or no whole number of frames a step"
     if params["controller"] == "fixed" and not params.get("size"): return "a fixed controller has a size"
     if params.get("epochs_rule") == "author" and not params.get("epochs"): return "the author's rule has epochs"
-    if any(part in at and at[part] is None for at in (small, small.get("kinds") or {}, result, *(result.get("earlier") or [])) for part in ("kinds", "agent", "meter", "versions", "fingerprint", "earlier")): return "what is not known is left out"
+    if any(part in at and at[part] is None for at in (small, small.get("kinds") or {}, result, *(result.get("earlier") or [])) for part in ("kinds", "agent", "meter", "versions", "fingerprint", "earlier", "notes")): return "what is not known is left out"
     evaluated, described = result["eval"], (small.get("kinds") or {}).get("meter")
     if len(evaluated.get("lengths") or returns) != len(returns) or (evaluated.get("unfinished") or 0) > len(returns): return "an evaluation has a length for each return, and no more unfinished episodes than returns"
     if not described and params.get("meter") == "gns" and params.get("estimator") not in ("author", "fair"): return f"the meter gns has no estimator {quoted(params.get('estimator'))}"
@@ -200,15 +206,15 @@ def collect(
     for point, config in zip(grid, configs):
         dir = runs_dir / config.id
         if not (result := result_of(dir)): missing.append(label(point)); continue
-        if not _stands(data_dir / f"{config.id}.json", result, point["arm"]): save_result(compact(dir, point["arm"], config.id), data_dir)
+        if not _stands(data_dir / f"{config.id}.json", result, point["arm"], _noted(dir)): save_result(compact(dir, point["arm"], config.id), data_dir)
         ids.append(config.id)
     return ids, missing
 
-def _stands(path, result, arm):
-    "Whether a small file holds a run's result, under the arm's present label."
+def _stands(path, result, arm, notes):
+    "Whether a small file holds a run's result, under the arm's present label and with the present notes."
     try: small = load_small(path)
     except AbsLabError: return False
-    return small is not None and small["result"] == result and small["params"].get("arm") == arm
+    return small is not None and small["result"] == result and small["params"].get("arm") == arm and small.get("notes", {}) == notes
 
 
 # %% ../../nbs/studies/02_results.ipynb #3b0c0004
@@ -267,7 +273,7 @@ def merge(
             try: there = read_result(target / path.name)
             except AbsLabError: there = None
             if there == small: same.append(small["id"]); continue
-            if there and not replace: raise AbsLabError(f"{path.name}: {target} holds another result of this run; --replace takes this one")
+            if there and not replace and there != {k: v for k, v in small.items() if k != "notes"}: raise AbsLabError(f"{path.name}: {target} holds another result of this run; --replace takes this one")
             save_result(small, target)
             taken.append(small["id"])
         except OSError as e: refused[path.name] = f"{path.name} could not be taken: {in_words(e)}"
