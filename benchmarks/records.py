@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
 
 from abs_lab import cli
-from abs_lab.live.browser import records, table_row
+from abs_lab.live.browser import RunBrowser
 from abs_lab.live.what_if import WhatIf
 from abs_lab.reports import pages
 from abs_lab.runs.config import configure, recall
@@ -86,8 +86,12 @@ def table(runs):
     return len(Runs(runs / "study").table)
 
 def browser(runs):
-    "The dashboard's list of runs."
-    return len([table_row(r) for r in records()])
+    "The dashboard's table of runs."
+    return len(RunBrowser().table.rows)
+
+def again(runs):
+    "The same once more: of a hundred runs and more there is an index."
+    return browser(runs)
 
 def collect(runs):
     "The small file of every run, as a report needs it."
@@ -120,7 +124,7 @@ def what_if(runs):
     return f"a move {time.perf_counter() - began:.2f} s"
 
 
-FOLDER = (status, verify, table, browser, collect, page, merge)
+FOLDER = (browser, again, status, verify, table, collect, page, merge)
 ONE = (status, trace, steps, collect, page, what_if)
 READERS = {f.__name__: f for f in (*FOLDER, *ONE)}
 

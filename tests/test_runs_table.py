@@ -285,3 +285,18 @@ def test_a_snapshot_opens_without_a_network(study, tmp_path, browser):
     assert not wrong and not [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     context.close()
+
+
+def test_a_long_log_is_read_once(trained, tmp_path, monkeypatch):
+    "More than one block of it, none of which falls back to reading every row."
+    from abs_lab.runs import storage
+    rows, crc = storage.steps_of(trained), 0
+    monkeypatch.setattr(storage, "contents", lambda path, first=0, most=None, read=storage.contents: read(path, first, most and min(most, 1 << 20)))
+    with open(tmp_path/"steps.jsonl", "wb") as file:
+        for i in range(4_000):
+            line, crc = storage.sealed_line({**rows[i % len(rows)], "update": i + 1, "size": 8 + i % 3, "signal": 0.5 + i if i % 100 == 7 else None}, crc)
+            file.write(line)
+    assert (tmp_path/"steps.jsonl").stat().st_size > 2 << 20
+    expected = [(row["update"], 8 + (row["update"]) % 3) for row in storage.steps_of(tmp_path) if row["signal"] is not None]
+    monkeypatch.setattr(storage, "steps_of", lambda dir: pytest.fail("every row was read"))
+    assert [(row["update"], size) for row, size in storage.measured_steps(tmp_path)] == expected and len(expected) == 40
