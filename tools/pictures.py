@@ -16,11 +16,13 @@ from abs_lab.runs.session import Session
 from test_dashboard import CHROMIUM, opened, run_cell
 
 STEPS, WIDTH = 160_000, 1100  # environment steps of a run; pixels of a picture
-CELLS = ["""from pathlib import Path
+CELLS = ["""import os
+from pathlib import Path
 from abs_lab.live.board import Dashboard
 from abs_lab.live.browser import RunBrowser
 from abs_lab.live.what_if import WhatIf
 from abs_lab.runs.session import Session
+os.environ["ABS_LAB_RUNS_DIR"] = str(Path(folder).parent)
 first, fork = (Session.open(Path(f"{folder}") / name) for name in ("first", "first-fork"))
 board = Dashboard(first)
 board.add(fork)
@@ -58,8 +60,9 @@ def main(folder: Path):
                 image.resize((WIDTH, round(image.height * WIDTH / image.width))).save(ROOT/"nbs"/"images"/f"{name}.webp", quality=80)
             run_cell(lab, 0)
             lab.page.locator(".u-over").first.wait_for()
-            lab.press("Start")
-            lab.state("running")
+            if not (runs/"first-fork"/"result.json").exists():  # in a folder that was used before it is finished
+                lab.press("Start")
+                lab.state("running")
             picture(0, "dashboard")
             run_cell(lab, 1)
             table = lab.page.locator(".abs-lab-table").first
