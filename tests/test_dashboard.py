@@ -372,6 +372,7 @@ def test_an_agent_and_a_meter_of_modules_and_a_controller_of_a_cell(browser, tmp
         field("controller").select_option("halving")
         field("total_steps").fill("2000000")
         field("total_steps").press("Enter")
+        field("limit").first.wait_for(state="attached")  # the form is made anew after each choice
         for section, name in (("controller", "limit"), ("agent", "width"), ("meter", "interval")):
             lab.page.locator(".abs-lab .jupyter-widget-Collapse-header", has_text=section).click()
             field(name).first.wait_for()
@@ -381,14 +382,15 @@ def test_an_agent_and_a_meter_of_modules_and_a_controller_of_a_cell(browser, tmp
         lab.press("Start")
         lab.state("running")
         lab.until(lambda: len(lab.curve(SIGNAL)[0]) > 3, "measurements of a meter of one's own")
-        assert lab.page.locator(".abs-lab-figure", has_text="weight movement").count()
+        panel = lambda title: lab.page.locator(f".abs-lab [role=img][aria-label*='{title}']").first
+        panel("weight movement").wait_for()
         handle = lab.page.locator(".abs-lab .widget-hslider", has_text="limit").locator(".noUi-handle").last
         handle.focus()
         handle.press("ArrowRight")
         run, = lab.runs.iterdir()
         lab.until(lambda: any("limit" in changes for _, changes in set_events(run)), "a slider's move in the log")
         lab.press("Diagnostics")
-        for label in ("policy loss", "entropy (nats)"): lab.page.locator(".abs-lab-figure", has_text=label).first.wait_for()
+        for label in ("policy loss", "entropy (nats)"): panel(label).wait_for()
         lab.shot("own-diagnostics")
         lab.press("Stop")
         lab.state("stopped")
