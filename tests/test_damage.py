@@ -18,7 +18,7 @@ from abs_lab.runs.config import configure
 from abs_lab.runs.forks import fork, lineage
 from abs_lab.runs.runner import Run, about_of, load_agent, look_at, read_config, run, set_events
 from abs_lab.runs.session import Session
-from abs_lab.runs import storage
+from abs_lab.runs import index, storage
 from abs_lab.runs.storage import SEALED, Lease, config_json, measured_steps, result_of, steps_of, write_json, write_sealed
 from abs_lab.runs.table import Runs
 from abs_lab.runs.traces import Trace
@@ -673,7 +673,7 @@ def test_a_full_disk_and_a_folder_that_may_not_be_read_are_one_sentence(made, tm
     assert "could not be taken: No space left on device" in err and "Traceback" not in err and not list((tmp_path/"reports"/"quick"/"data").iterdir())
     (tmp_path/"runs"/"s").mkdir(parents=True)
     def refuse(path): raise PermissionError(13, "Permission denied", str(path))
-    monkeypatch.setattr(cli, "run_dirs", refuse)
+    monkeypatch.setattr(index, "run_dirs", refuse)
     assert cli.main(["status"]) == 0 and "s cannot be read: Permission denied" in capsys.readouterr().err
 
 
