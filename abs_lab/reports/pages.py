@@ -149,9 +149,9 @@ DRAW = """<script>const draw = (id, data, layout) => window.Plotly && Plotly.new
 <noscript><p class="box">The figures need JavaScript; the tables do not.</p></noscript>
 """.format(template=to_json_plotly(TEMPLATE), config=to_json_plotly(CONFIG))
 BESIDE = """<script src="../plotly.min.js" onerror="document.documentElement.dataset.figures='none'"></script>
-""" + DRAW + """<p class="box" id="lost" hidden>The figures need <code>plotly.min.js</code> in the folder above this one; the tables do not.</p>
+{draw}<p class="box" id="lost" hidden>The figures need <code>plotly.min.js</code> in the folder above this one; the tables do not.</p>
 <script>if (document.documentElement.dataset.figures) document.getElementById("lost").hidden = false</script>
-"""  # before the figures of a page, where Plotly's script lies beside it
+""".format(draw=DRAW)  # before the figures of a page, where Plotly's script lies beside it
 
 # %% ../../nbs/reports/05_pages.ipynb #46373ec1
 def _version(script):
