@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 # %% ../../nbs/reports/09_snapshot.ipynb #1feb0bb9
 from ..core.text import escaped, tag
-from .pages import DRAW, SCRIPT, details, written
+from .pages import DRAW, INSIDE, SCRIPT, details, written
 from ..runs.provenance import commit
 
 # %% ../../nbs/reports/09_snapshot.ipynb #80197231
@@ -36,4 +36,4 @@ def snapshot(
         blocks.append((go.Figure(curves, layout), about))
     blocks += [tag("h2", "Runs"), text(runs)]
     if differing is not None: blocks.append(details("Parameters in which the runs differ", text(differing)))
-    return written("Runs", blocks, f"<script>{SCRIPT.read_text(encoding='utf-8')}</script>\n{DRAW}")
+    return written("Runs", blocks, INSIDE.format(script=SCRIPT.read_text(encoding="utf-8"), draw=DRAW))
