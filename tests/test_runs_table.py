@@ -226,6 +226,12 @@ def test_many_runs_are_groups_whose_legend_is_bounded(study):
     assert {t.name.count(" = ") for t in browser.drawn} == {3}
 
 
+def test_a_folder_without_runs_says_so(study, tmp_path):
+    assert "No run was recorded in" in (said := RunBrowser().message.value) and "runs" in said and "train one" in said
+    study(dict(seed=1))
+    assert "Choose runs in the table." in RunBrowser().message.value
+
+
 def test_only_seeds_differ(study):
     study(*(dict(seed=i) for i in range(12)))
     browser = RunBrowser()

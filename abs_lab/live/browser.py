@@ -374,7 +374,7 @@ class RunBrowser(Displayable):
             self.figure.curves, self.figure.x_label, self.figure.zoom = self.drawn, self.x.label, []
             self.figure.change(0, title=self.y.label)
             self.figure.show()
-        self.message.value = message("; ".join(dict.fromkeys(trouble)) or (self.about(groups, few) if groups else "Choose runs in the table."), "error" if trouble else "quiet")
+        self.message.value = message("; ".join(dict.fromkeys(trouble)) or (self.about(groups, few) if groups else "Choose runs in the table." if self.records else f"No run was recorded in {settings()['runs_dir']} until now: train one, and refresh."), "error" if trouble else "quiet")
         self.difference.value = difference(chosen)
 
     def about(
