@@ -153,7 +153,7 @@ def _train(argv):
         say(f"note: in this run ABS cannot leave its smallest size, {config.controller.smallest}: give it more measurements than warmup={config.controller.warmup} ({more}){apart}")
     for remark in config.kind.remarks(config): say(f"note: {remark}")
     if (aside := _aside(argv)[0]).dry_run: say(_plan(config, dir)); return 0
-    if aside.video: _film_ending(aside.video)
+    if aside.video: _films().check_film(config.env, aside.video)
     def watch(steps, config):
         begun = starts(dir)[-1]
         say(f"resuming {dir} at step {begun['step']:,}" if begun["event"] == "resume" else f"writing {dir}")
@@ -166,16 +166,18 @@ def _train(argv):
     if aside.video: say(f"greedy episode: {_filmed(dir, aside.video)}")
     return 0
 
-def _film_ending(path): choose("ending of a film's file", Path(path).suffix.lower(), [".gif", ".mp4"])
+def _films():
+    "What makes films."
+    try: from abs_lab.live import film
+    except ImportError as e: raise AbsLabError(f"a film needs the extras lab and video: pip install 'abs_lab[lab,video]' ({e})") from e
+    return film
 
 def _filmed(dir, path, episodes=1, **how):
     "Play episodes into a file: what came of it, for people."
     import numpy as np
-    try: from abs_lab.live.film import play, save_film
-    except ImportError as e: raise AbsLabError(f"a film needs the extras lab and video: pip install 'abs_lab[lab,video]' ({e})") from e
-    fps, seed = how.pop("fps", 30), how.pop("seed", 0)
-    films, returns = zip(*(play(dir, seed + n, **how) for n in range(episodes)))
-    save_film(frames := np.concatenate(films), path, fps)
+    make, fps, seed = _films(), how.pop("fps", 30), how.pop("seed", 0)
+    films, returns = zip(*(make.play(dir, seed + n, **how) for n in range(episodes)))
+    make.save_film(frames := np.concatenate(films), path, fps)
     return f"{_returned(returns)}; {len(frames)} pictures in {path}"
 
 def _returned(returns):
@@ -379,7 +381,7 @@ def _play(argv):
         except ImportError as e: raise AbsLabError(f"a window needs the extra lab: pip install 'abs_lab[lab]' ({e})") from e
         say(_returned(show(dir, args.episodes, **how)))
         return 0
-    _film_ending(out := args.out or f"{dir.name}.gif")
+    _films().writer_of(out := args.out or f"{dir.name}.gif")
     say(_filmed(dir, out, args.episodes, **how))
     return 0
 

@@ -1,5 +1,5 @@
 "The command line: what it says of a run before it trains, and what a shell completes."
-import json, re, shutil, subprocess
+import json, re, shutil, subprocess, sys
 
 import pytest
 
@@ -57,6 +57,14 @@ TYPED = [(["abs-lab", "tr"], ["train"]), (["abs-lab", "train", "b"], ["btr"]), (
 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+@pytest.mark.parametrize("line, words", [("--env-id CartPole-v1 --video a.mp4", "pip install 'abs_lab[video]'"), ("--env-id abs_lab.core.corridor:abs_lab/Corridor-v0 --video a.gif", "does not render")])
+def test_a_film_that_cannot_be_made_is_refused_before_training(line, words, runs, capsys, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    assert cli.main(f"train pqn {line} --num-envs 8 --total-steps 2000".split()) == 2
+    assert words in capsys.readouterr().err and not [*runs.iterdir()]
+
+
 def test_what_bash_completes(capsys):
     script = said(capsys, "completion bash")
     for words, found in TYPED:
