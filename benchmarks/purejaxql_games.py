@@ -50,7 +50,7 @@ class Game:
     def observation_space(self, params=None): return SimpleNamespace(shape=tuple(self.shape))
 
     def _begin(self, keys):
-        keys = np.asarray(keys).reshape(-1, 2)
+        keys = np.asarray(keys)  # [n, 2]: their script maps over the games
         at = len(self.games) + np.arange(len(keys))
         for key in keys:
             self.games.append(self.make(int(key[0]) ^ int(key[1])))
@@ -59,7 +59,7 @@ class Game:
 
     def _step(self, at, steps, actions):
         seen, rewards, ends = [], [], []
-        for i, step, action in zip(at.tolist(), steps.tolist(), actions.tolist()):
+        for i, step, action in zip(*(np.asarray(x).tolist() for x in (at, steps, actions))):
             game = self.games[i]
             assert self.steps[i] == step, "a step was left out, or made twice"
             self.steps[i] += 1
@@ -70,17 +70,13 @@ class Game:
             ends.append(end)
         return np.stack(seen).astype(np.float32), np.array(rewards, np.float32), np.array(ends, bool)
 
-    def _call(self, f, shapes, *args):
-        one = lambda *given: jax.tree_util.tree_map(lambda x: x.reshape(np.shape(given[0])[:-1] + x.shape[1:]) if given[0].ndim == 2 else x, f(*given))
-        return jax.pure_callback(one, shapes, *args, vmap_method="broadcast_all")
-
     def reset(self, key, params=None):
-        seen, at = self._call(self._begin, (jax.ShapeDtypeStruct(self.shape, jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)), jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key)
+        seen, at = jax.pure_callback(self._begin, (jax.ShapeDtypeStruct(self.shape, jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)), key, vmap_method="broadcast_all")
         return seen, dict(game=at, steps=jnp.int32(0))
 
     def step(self, key, state, action, params=None):
         shapes = jax.ShapeDtypeStruct(self.shape, jnp.float32), jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((), bool)
-        seen, reward, end = self._call(self._step, shapes, state["game"], state["steps"], action)
+        seen, reward, end = jax.pure_callback(self._step, shapes, state["game"], state["steps"], action, vmap_method="broadcast_all")
         return seen, dict(game=state["game"], steps=state["steps"] + 1), reward, end, {}
 
 

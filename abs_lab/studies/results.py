@@ -81,7 +81,7 @@ def _mean(values, digits=3):
 def _noted(dir):
     "What somebody said of a run, as a small file carries it; nothing where nobody did. A file that cannot be read is named, and left out."
     try: return {} if (said := notes_of(dir)) == NO_NOTES else said
-    except AbsLabError as e: return warn(f"{e}. The run is taken without its notes") or {}
+    except AbsLabError as e: warn(f"{e}. The run is taken without its notes"); return {}
 
 def compact(
     dir: Path,            # a run, with at least one update
