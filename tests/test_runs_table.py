@@ -1,5 +1,5 @@
 "The table of runs: what people note of them, the index of a large folder, groups of many, and the page that is sent to somebody."
-import multiprocessing, shutil, time
+import asyncio, multiprocessing, shutil, time
 
 import pytest
 
@@ -158,7 +158,7 @@ def test_an_index_follows_its_folder(study, monkeypatch):
         return known(folder)
     time.sleep(2.1)                                          # what was written just now is not kept yet
     first, names = look(), sorted(d.name for d in folder.iterdir() if d.is_dir())
-    assert read == names and look() == first and read == []
+    assert sorted(read) == names and look() == first and read == []
     annotate(folder/names[0], note="x")                      # changed
     shutil.rmtree(folder/names[1])                           # deleted
     (folder/names[2]).rename(folder/"zz")                    # moved: another name, which its config does not have
@@ -198,6 +198,42 @@ def test_two_processes_that_write_the_index(study):
     for p in both: p.start()
     for p in both: p.join(60)
     assert known(folder) == expected and {p.name for p in folder.iterdir() if not p.is_dir()} <= {INDEX}
+
+
+def test_a_large_folder_is_shown_before_all_of_it_is_read(study, monkeypatch):
+    folder = study(*(dict(seed=i) for i in range(9)))
+    monkeypatch.setattr(index, "MANY", 2)
+    monkeypatch.setattr("abs_lab.live.browser.FIRST", 3)
+    monkeypatch.setattr("abs_lab.live.browser.MORE", 2)
+    dirs = sorted(folder.iterdir(), key=lambda d: recall(config_json(d)["config"]).seed)
+    for dir in reversed(dirs): (dir/"result.json").touch()                # seed 0 was written last
+    async def look():
+        browser = RunBrowser()
+        assert [r.params["seed"] for r in browser.shown] == [0, 1, 2, 3] and "4 runs are looked up" in browser.standing.value
+        browser.table.selected = [1]
+        browser.note.value = "while others are read"
+        while browser.later: await asyncio.sleep(0.01)
+        assert len(browser.shown) == 9 and not browser.standing.value
+        assert [(r.params["seed"], r.notes["note"]) for r in browser.chosen] == [(1, "while others are read")]
+        browser.table.selected = [*range(9)]
+        browser.refresh()                                                 # chosen runs stay so, also those that are looked up later
+        while browser.later: await asyncio.sleep(0.01)
+        assert len(browser.chosen) == 9
+        browser.refresh(); browser.refresh()                              # the second begins anew
+        while browser.later: await asyncio.sleep(0.01)
+        assert len(browser.shown) == 9
+    asyncio.run(look())
+    assert len(RunBrowser().shown) == 9                                   # where nothing runs later all is read at once
+
+
+def test_what_was_read_is_kept_where_nobody_wants_the_rest(study, monkeypatch):
+    folder = study(*(dict(seed=i) for i in range(6)))
+    monkeypatch.setattr(index, "MANY", 2)
+    time.sleep(2.1)
+    parts = index.looked_through(folder)
+    assert [len(part) for part in (next(parts), next(parts))] == [0, 2]
+    parts.close()
+    assert len(index._kept(folder/INDEX)) == 2 and len(known(folder)) == 6
 
 
 def test_a_small_folder_gets_no_index(study):

@@ -137,7 +137,7 @@ def run_dirs(
     folder: Path,  # of run directories, there or not
 ) -> list[Path]:   # by name
     "The folders in a folder that call themselves a run's, whether they can be read or not."
-    try: return sorted(p for p in Path(folder).iterdir() if os.path.lexists(p / "config.json"))
+    try: return [Path(folder, name) for name in sorted(os.listdir(folder)) if os.path.lexists(os.path.join(folder, name, "config.json"))]
     except (FileNotFoundError, NotADirectoryError): return []
 
 def numbered(
