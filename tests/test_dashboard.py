@@ -195,7 +195,11 @@ def test_a_person_tunes_a_run(lab):
     lab.state("running")
     lab.until(lambda: len(rows(run)) > updates + 3, "training to go on")
 
-    # a fork, beside the original
+    forked(lab, run)
+
+
+def forked(lab, run):
+    "A fork of the run that trains, beside it; both stand still in the end."
     lab.press("Fork")
     lab.until(lambda: len([d for d in lab.runs.iterdir() if d.name.endswith("-fork")]) == 1, "the fork's folder")
     lab.state("stopped")
@@ -212,8 +216,22 @@ def test_a_person_tunes_a_run(lab):
     lab.state("stopped")
 
 
+@pytest.fixture(scope="module")
+def tuned(lab):
+    "A page with a run and its fork, also where the test that tunes them was not chosen."
+    if not [*lab.runs.glob("*")]:
+        run_cell(lab, 0)
+        lab.state("ready")
+        lab.press("Start")
+        lab.state("running")
+        lab.until(lambda: len(lab.curve(MEAN)[0]) > 25, "curves that grow")
+        forked(lab, next(lab.runs.iterdir()))
+    return lab
+
+
 @pytest.mark.long
-def test_the_other_views(lab):
+def test_the_other_views(tuned):
+    lab = tuned
     lab.press("Start")
     lab.state("running")
     lab.press("Diagnostics")
@@ -233,8 +251,9 @@ def test_the_other_views(lab):
 
 
 @pytest.mark.long
-def test_a_tab_that_is_closed_and_opened_again(lab):
+def test_a_tab_that_is_closed_and_opened_again(tuned):
     "The kernel goes on, and so does training. The page that is opened anew shows it, and its widgets live."
+    lab = tuned
     lab.page.keyboard.press("Control+S")
     saved = lab.folder/"nbs"/"live.ipynb"
     lab.until(lambda: "abs-lab-still" in saved.read_text() and "data:image/svg+xml" in saved.read_text(), "the still picture in the saved notebook")
@@ -269,7 +288,8 @@ def test_a_tab_that_is_closed_and_opened_again(lab):
     lab.state("stopped")
 
 
-def test_reopened_from_disk_what_if_and_the_browser(lab):
+def test_reopened_from_disk_what_if_and_the_browser(tuned):
+    lab = tuned
     run = next(d for d in lab.runs.iterdir() if not d.name.endswith("-fork"))
     board = lab.page.locator(".abs-lab").count()  # of the next cell
     what, table = board + 1, board + 2

@@ -188,7 +188,7 @@ class Page(Displayable):
         self.form, self.boards = Form(), []
         self.tabs = W.ToggleButtons(options=["Train", "Runs", "What if"], style=dict(button_width="100px"))
         self.tabs.observe(lambda _: self.turn(), "value")
-        self.existing = W.Select(layout=W.Layout(width="auto", flex="1 1 300px"))
+        self.existing = W.Select(tooltip="runs that were started here", layout=W.Layout(width="auto", flex="1 1 300px"))
         self.create = W.Button(description="Create", button_style="primary", tooltip="make a new run with these parameters; it is started by Start", layout=W.Layout(width="auto"))
         self.reopen = W.Button(description="Open", tooltip="draw what is recorded; Start goes on with it", layout=W.Layout(width="auto"))
         self.create.on_click(lambda _: self.open_board(lambda: Session(self.form.config())))
