@@ -518,7 +518,7 @@ def test_a_page_for_every_window_eye_ear_and_hand(browser, tmp_path, monkeypatch
             now = page.evaluate(FITS)
             assert now["cut"] == [] and now["apart"] and now["inside"] and now["wide"] > 0.93 and (width < 1200 or 0.75 < now["high"] < 1), (width, now)
             lab.shot(f"board-{width}")
-        assert page.locator(".widget-readout", has_text="2048").inner_text() == "512 – 2048"
+        assert page.get_by_role("textbox", name="limits, as a number").inner_text() == "512 – 2048"
         lab.press("Diagnostics")
         page.get_by_role("img", name="entropy (nats)").wait_for()
         lab.shot("diagnostics-1920")
