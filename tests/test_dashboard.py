@@ -530,7 +530,7 @@ def test_a_page_for_every_window_eye_ear_and_hand(browser, tmp_path, monkeypatch
         page.locator(".abs-lab .title").first.click()
         page.keyboard.press("f")                        # of a finished run: how much longer?
         page.get_by_text("This run is finished").wait_for()
-        longer = page.locator("input[title='environment steps more']")
+        longer = page.get_by_label("environment steps more")
         longer.fill("2000000")                          # so many that it can be paused
         longer.press("Tab")
         page.get_by_role("button", name="Fork and train").click()

@@ -284,8 +284,8 @@ class SteeredView(LiveView):
     ):
         super().__init__(plots, Header(self._press), refresh)
         self.adding = False
-        self.longer, fork, leave = W.BoundedIntText(min=1, max=10**15, tooltip="environment steps more", layout=W.Layout(width="130px")), W.Button(description="Fork and train", button_style="primary", layout=W.Layout(width="auto")), W.Button(description="Cancel", layout=W.Layout(width="auto"))
-        self.more = toolbar(W.HTML("This run is finished. Train a fork of it for so many environment steps more:"), self.longer, fork, leave)
+        self.longer, fork, leave = W.BoundedIntText(min=1, max=10**15, description="environment steps more", style=dict(description_width="initial"), layout=W.Layout(width="290px", max_width="98%")), W.Button(description="Fork and train", button_style="primary", layout=W.Layout(width="auto")), W.Button(description="Cancel", layout=W.Layout(width="auto"))
+        self.more = toolbar(W.HTML("This run is finished. A fork of it trains on:"), self.longer, fork, leave)
         self.more.layout.display = "none"
         fork.on_click(lambda _: self._attempt(self._fork_longer))
         leave.on_click(lambda _: self._hide_more())
