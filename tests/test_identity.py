@@ -29,7 +29,7 @@ DEFAULTS = {  # of every parameter; a new parameter gets a line here, and no lin
         munchausen_floor=-1.0, munchausen_policy="target", n_steps=3, gamma=0.997, replay_size=1_048_576, alpha=0.2, beta=0.45, learning_starts=200_000,
         rollout=1, overlap=True, replay_ratio=1 / 64, base_batch=256, coupling="steps", target_period=500, optimizer="adam", weight_decay=1e-4, lr=1e-4,
         adam_eps=1.953125e-05, max_grad_norm=10.0, epsilon_start=1.0, epsilon_end=0.01, epsilon_fraction=0.04, epsilon_off=0.5, diagnose_every=5_000,
-        bias_sigma="inputs", epsilon_decay=0.0),
+        bias_sigma="inputs", epsilon_decay=0.0, backprop="autograd"),
     "meter divergence": dict(interval=50, n_states=2048, distance="auto", states="rollout", lag=1, per_step=False),
     "meter gns": dict(interval=50, micro_batches=8, estimator="author"),
     "controller fixed": dict(size=32),

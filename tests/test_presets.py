@@ -169,13 +169,20 @@ def test_btr_paper_is_the_published_setting():
 
 
 def test_btr_classic_is_the_paper_made_small():
-    has(configure("btr", controller="fixed"), preset="classic", env_id="LunarLander-v3", num_envs=16, reward_scale=0.1, total_steps=200_000, size=64, network="impala",
+    has(configure("btr", preset="classic", controller="fixed"), preset="classic", env_id="LunarLander-v3", num_envs=16, reward_scale=0.1, total_steps=200_000, size=64, network="impala",
         spectral=True, noisy=True, dueling=True, iqn=True, taus=8, munchausen=True, munchausen_alpha=0.9, temperature=0.003, munchausen_floor=-0.1, n_steps=3,
         gamma=0.99, replay_size=100_000, alpha=0.2, beta=0.45, learning_starts=2_000, rollout=1, replay_ratio=0.25, base_batch=64, target_period=50, lr=2e-3)
-    has(configure("btr"), low=0.08, high=0.2, size_min=32, size_max=256, multiple=32, lag=8)
+    has(configure("btr", preset="classic"), low=0.08, high=0.2, size_min=32, size_max=256, multiple=32, lag=8)
     classic, dqn = (configure("btr", preset=p, controller="fixed").flat() for p in ("classic", "dqn"))
     assert {k: dqn[k] for k in dqn if dqn[k] != classic[k]} == dict(preset="dqn", network="plain", spectral=False, noisy=False, dueling=False, iqn=False,
                                                                      munchausen=False, n_steps=1, alpha=0.0, beta=0.0)
+
+
+def test_what_btr_takes_where_nobody_says():
+    for env_id, name, base, more in (("Acrobot-v1", "general", "classic", dict(backprop="written")), ("MinAtar/Seaquest-v1", "minatar_256", "minatar", {})):
+        found, known = configure("btr", env_id=env_id).flat(), configure("btr", env_id=env_id, preset=base).flat()
+        assert {k: found[k] for k in found if found[k] != known[k]} == dict(preset=name, n_states=256) | more
+    assert configure("btr", env_id="Pong-v5").flat()["preset"] == "paper"
 
 
 def test_a_run_of_pqn_is_called_what_it_was_called():
