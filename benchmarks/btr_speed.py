@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -106,21 +107,22 @@ class PlainNoisy(nn.Linear):
 
 
 class PlainUnit(nn.Module):
-    def __init__(self, c):
+    def __init__(self, layer):
         super().__init__()
-        norm = nn.utils.parametrizations.spectral_norm
-        self.a, self.b = norm(nn.Conv2d(c, c, 3, padding=1)), norm(nn.Conv2d(c, c, 3, padding=1))
+        self.a, self.b = (nn.utils.parametrizations.spectral_norm(layer()) for _ in range(2))
     def forward(self, x): return x + self.b(F.relu(self.a(F.relu(x))))
 
 
 class Plain(nn.Module):
-    "The network of BTR as a script spells it."
-    def __init__(self, n_actions):
+    "The network of BTR as a script spells it: for Atari's images, or for a vector of so many numbers."
+    def __init__(self, n_actions, vector=None):
         super().__init__()
-        block = lambda i, o: nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.MaxPool2d(3, 2, 1), PlainUnit(o), PlainUnit(o))
-        self.torso = nn.Sequential(block(4, 32), block(32, 64), block(64, 64), nn.ReLU(), nn.AdaptiveMaxPool2d(6), nn.Flatten())
-        self.embed, self.pis = nn.Linear(64, 2304), torch.arange(64) * torch.pi
-        stream = lambda o: nn.Sequential(PlainNoisy(2304, 512), nn.ReLU(), PlainNoisy(512, o))
+        conv, linear = lambda c: PlainUnit(lambda: nn.Conv2d(c, c, 3, padding=1)), lambda: PlainUnit(lambda: nn.Linear(128, 128))
+        block = lambda i, o: nn.Sequential(nn.Conv2d(i, o, 3, padding=1), nn.MaxPool2d(3, 2, 1), conv(o), conv(o))
+        width, hidden, self.scale = (128, 128, 1) if vector else (2304, 512, 255)
+        self.torso = nn.Sequential(nn.Linear(vector, 128), linear(), linear(), nn.ReLU()) if vector else nn.Sequential(block(4, 32), block(32, 64), block(64, 64), nn.ReLU(), nn.AdaptiveMaxPool2d(6), nn.Flatten())
+        self.embed, self.pis = nn.Linear(64, width), torch.arange(64) * torch.pi
+        stream = lambda o: nn.Sequential(PlainNoisy(width, hidden), nn.ReLU(), PlainNoisy(hidden, o))
         self.value, self.advantage = stream(1), stream(n_actions)
 
     def redraw(self):
@@ -128,7 +130,7 @@ class Plain(nn.Module):
             if isinstance(m, PlainNoisy): m.redraw()
 
     def forward(self, obs, taus):
-        x = self.torso(obs.float() / 255)
+        x = self.torso(obs.float() / self.scale)
         x = (x[:, None] * F.relu(self.embed(torch.cos(taus[..., None] * self.pis.to(taus))))).flatten(0, 1)
         a = self.advantage(x)
         return (self.value(x) + a - a.mean(1, keepdim=True)).view(len(obs), taus.shape[1], -1)
@@ -232,21 +234,30 @@ def plain_loop(config, start, steps, batch, device):
     return *taken, learnt
 
 
+def in_turns(args, agents, b, plain, repeat):
+    "A gradient step of some agents and of the plain networks on one batch, in turns: milliseconds, and plain over each."
+    net, target = (module.to(args.device) for module in plain)
+    optimizer, key, any_agent = torch.optim.Adam(net.parameters(), lr=1e-4, eps=1e-5), "cpu_ms" if args.device == "cpu" else "ms", next(iter(agents.values()))
+    steps = {name: lambda agent=agent: agent._gradient_step(b) for name, agent in agents.items()} | {"plain": lambda: plain_step(net, target, optimizer, b, any_agent.config)}
+    rows = {name: [] for name in steps}
+    for n in range(args.rounds):
+        for name in (steps if n % 2 == 0 else reversed(steps)): rows[name].append(timed(steps[name], repeat, args.device))
+    ratios = {name: [p[key] / o[key] for p, o in zip(rows["plain"], rows[name])] for name in agents}
+    return dict(batch=len(b.actions), rounds=args.rounds, **rows, **{f"plain_over_{name}": dict(median=round(median(r), 2), range=[round(min(r), 2), round(max(r), 2)]) for name, r in ratios.items()})
+
+
 def update_part(args):
-    "A gradient step at the published batch: ours against the plain one, on the same batch, in turns."
-    batch, rounds = (4, 2) if args.quick else (256, args.rounds)
-    c = BTRConfig(replay_size=4096)
-    agent = BTR(c, PIXELS, gym.spaces.Discrete(6), 64, Progress(10**9), device=args.device)
+    "A gradient step at the published batch, and on a vector with the gradient by autograd and written down: ours against the plain one, on the same batch."
+    agent = BTR(BTRConfig(replay_size=4096), PIXELS, gym.spaces.Discrete(6), 64, Progress(10**9), device=args.device)
     agent.replay = full_replay(4096, device=args.device)
-    net, target = Plain(6).to(args.device), Plain(6).to(args.device)
-    optimizer = torch.optim.Adam(net.parameters(), lr=c.lr, eps=c.adam_eps)
-    b = agent.replay.sample(batch, agent.sampler)
-    ratios, ours, plain = [], [], []
-    for n in range(rounds):
-        both = [("ours", lambda: agent._gradient_step(b)), ("plain", lambda: plain_step(net, target, optimizer, b, c))]
-        t = {name: timed(step, 1 if args.device == "cpu" else 20, args.device) for name, step in (both if n % 2 == 0 else both[::-1])}
-        ours.append(t["ours"]); plain.append(t["plain"]); ratios.append(t["plain"]["cpu_ms" if args.device == "cpu" else "ms"] / t["ours"]["cpu_ms" if args.device == "cpu" else "ms"])
-    return dict(batch=batch, rounds=rounds, ours=ours, plain=plain, plain_over_ours=round(median(ratios), 2), range=[round(min(ratios), 2), round(max(ratios), 2)])
+    out = dict(images=in_turns(args, dict(ours=agent), agent.replay.sample(4 if args.quick else 256, agent.sampler), (Plain(6), Plain(6)), 1 if args.device == "cpu" else 20))
+    config, space = configure("btr", env_id="LunarLander-v3", preset="general").agent, gym.spaces.Box(-1, 1, (8,))
+    agents = {name: BTR(replace(config, backprop=name), space, gym.spaces.Discrete(4), 16, Progress(10**9), device=args.device) for name in ("autograd", "written")}
+    for size in (64, 256):
+        rand = lambda *shape: torch.randn(shape, device=args.device)
+        b = Batch(np.arange(size), rand(size, 8), torch.randint(4, (size,), device=args.device), rand(size), torch.full((size,), 0.97, device=args.device), rand(size, 8), torch.ones(size, device=args.device))
+        out[f"vectors, {size}"] = in_turns(args, agents, b, (Plain(4, 8), Plain(4, 8)), 5 if args.quick else 100)
+    return out
 
 
 def our_loop(env_id, start, steps, device, **params):
