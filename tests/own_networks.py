@@ -2,6 +2,7 @@
 from torch import nn
 
 from abs_lab.agents.btr_networks import SpectralLinear
+from abs_lab.agents.networks import Vector
 
 
 def small(obs_shape, n_actions): return nn.Sequential(nn.Linear(obs_shape[0], 32), nn.ReLU(), nn.Linear(32, n_actions))
@@ -25,6 +26,9 @@ def nothing(*_): return None
 def torso(obs_shape, spectral):
     second = SpectralLinear(32, 32).begin() if spectral else nn.Linear(32, 32)
     return nn.Sequential(nn.Linear(obs_shape[0], 32), nn.ReLU(), second, nn.ReLU()), 32
+
+
+def plain(obs_shape, spectral): return nn.Sequential(Vector(), nn.Linear(obs_shape[0], 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU()), 32  # of the library's parts, and no torso of the library's
 
 
 def mistaken(obs_shape, spectral): return nn.Linear(obs_shape[0], 32), 33

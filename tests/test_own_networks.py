@@ -19,6 +19,17 @@ SHORT = dict(pqn=dict(agent="pqn", env_id="CartPole-v1", num_envs=8, total_steps
              btr=dict(agent="btr", env_id="CartPole-v1", total_steps=1_200, learning_starts=600, replay_size=4_000, size_max=128, eval_envs=2, interval=8, diagnose_every=20, record_every=1))
 
 
+@pytest.mark.parametrize("network, written", [("own_networks:torso", False), ("own_networks:plain", False), ("impala", True), ("plain", True)])
+def test_only_torsos_of_the_library_have_a_gradient_that_is_written_down(network, written):
+    envs, c = VecEnvs(EnvConfig("CartPole-v1", num_envs=4)), BTRConfig(network=network, backprop="written", replay_size=400, learning_starts=100)
+    agent = BTR(c, envs.obs_space, envs.action_space, 4, Progress(1_000))
+    assert bool(agent.chains) == written
+    obs, taus = torch.randn(6, 4), torch.rand(6, c.taus)
+    agent.net.draw(agent.generator)
+    torch.testing.assert_close(agent._quantiles(agent.net, obs, taus), agent.net.quantiles(obs, taus, noise=True))
+    envs.close()
+
+
 @pytest.mark.parametrize("agent, network, kind, plastic", [("pqn", "own_networks:small", torch.nn.Sequential, False), ("pqn", "own_networks:Seen", own_networks.Seen, True), ("btr", "own_networks:torso", None, True)])
 def test_a_network_of_ones_own_is_trained_killed_resumed_and_loaded(agent, network, kind, plastic, tmp_path):
     config = configure(**SHORT[agent], network=network)

@@ -33,6 +33,7 @@ GOLDEN = {  # seconds each; parameters that every version of the agent has
     "btr": [dict(env_id="LunarLander-v3", preset="classic", total_steps=2_048, learning_starts=640, replay_ratio=0.125, eval_envs=1, **MOVING | dict(interval=8)),
             dict(env_id="MinAtar/Breakout-v1", preset="minatar", total_steps=1_536, learning_starts=1_024, interval=8, lag=4, eval_envs=1, n_states=256, controller="fixed")],
 }
+NEWER = {"btr": [dict(env_id="LunarLander-v3", preset="general", total_steps=2_048, learning_starts=640, replay_ratio=0.125, eval_envs=1, controller="fixed")]}  # presets that some versions lack: they have a digest where they are, and no part in that of all
 TRAINED = ("update", "step", "gradient_steps", "size", "rollout", "minibatch", "signal", "episodes")  # of a recorded update; the rest is shown and changes nothing, in its last digits a matter of how it is summed
 
 
@@ -65,11 +66,11 @@ for given, out in zip(sys.argv[1::2], sys.argv[2::2]):
 """  # python -m abs_lab.runs CONFIG DIR, several times in one process: importing takes longer than training
 
 
-def train(root: Path, agent: str, dir: Path) -> list[Path]:
-    "Train an agent's golden runs with the code in a folder; returns their folders."
+def train(root: Path, agent: str, runs: list[dict], dir: Path) -> list[Path]:
+    "Train some runs of an agent with the code in a folder; returns their folders."
     env = {k: v for k, v in os.environ.items() if not k.startswith("ABS_LAB_")} | dict(PYTHONPATH=str(root), OMP_NUM_THREADS="1", ABS_LAB_DEVICE="cpu", ABS_LAB_THREADS="1")
     asked = []
-    for i, params in enumerate(GOLDEN[agent]):
+    for i, params in enumerate(runs):
         (dir/f"{i}.json").write_text(json.dumps(dict(agent=agent) | params), encoding="utf-8")
         asked += [dir/f"{i}.json", dir/f"{i}"]
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", RUN, *asked], cwd=root, env=env, capture_output=True, text=True, encoding="utf-8")
@@ -99,12 +100,14 @@ def weights(agent: dict) -> str:
 
 def golden(root: Path, agent: str) -> dict:
     "The digests of an agent's golden runs under the code in a folder: of each preset's, and of all under the empty name."
+    module, = (root/"abs_lab").rglob(f"{agent}.py")
+    runs = GOLDEN[agent] + [params for params in NEWER.get(agent, []) if f'"{params["preset"]}"' in module.read_text(encoding="utf-8")]
     with tempfile.TemporaryDirectory() as tmp:
-        dirs = train(root, agent, Path(tmp))
-        came = [came_to(dir, dict(agent=agent) | params) for dir, params in zip(dirs, GOLDEN[agent])]
-    parts = {}
-    for params, one in zip(GOLDEN[agent], came): parts.setdefault(params["preset"], []).append(one)
-    return {preset: digest(part) for preset, part in {"": came, **parts}.items()}
+        dirs = train(root, agent, runs, Path(tmp))
+        came = [came_to(dir, dict(agent=agent) | params) for dir, params in zip(dirs, runs)]
+    parts = {"": came[:len(GOLDEN[agent])]}
+    for params, one in zip(runs, came): parts.setdefault(params["preset"], []).append(one)
+    return {preset: digest(part) for preset, part in parts.items()}
 
 
 def digest(value) -> str: return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]

@@ -23,8 +23,8 @@ from ..core.contract import Agent, AgentConfig, Metric, resume_generator
 from ..core.envs import is_atari, role_seeds, spaces_of
 from ..core.interfaces import AbsLabError, BatchPlan, Progress, at_least, at_most, choose, positive, shares
 from .pqn import linear_epsilon
-from .btr_networks import PIECE, TORSOS, quantile_network
-from .quantile_gradients import QuantileChain, is_written
+from .btr_networks import PIECE, TORSOS, kind_of, quantile_network
+from .quantile_gradients import QuantileChain
 from .replay import Replay, bytes_of
 
 # %% ../../nbs/agents/10_btr.ipynb #ce0b3d9e
@@ -252,7 +252,8 @@ class _BTRNetworks(_BTRKind):
         self.net = net.to(self.device)
         self.target = copy.deepcopy(self.net).requires_grad_(False)
         self.weights = one_tensor(self.net)  # one optimiser step for all of them
-        self.chains = {net: QuantileChain(net) for net in (self.net, self.target)} if c.backprop == "written" and is_written(self.net) else {}
+        written = c.backprop == "written" and c.network in TORSOS and kind_of(obs_space.shape) == "vector"
+        self.chains = {net: QuantileChain(net) for net in (self.net, self.target)} if written else {}
         self.optimizer = Optimizer(self.weights, c.optimizer, c.lr, c.adam_eps, c.weight_decay if c.optimizer == "adamw" else 0)
         draws, samples = role_seeds(seed, 2, "agent")
         self.generator, self.sampler = torch.Generator(self.device).manual_seed(draws), torch.Generator().manual_seed(samples)
