@@ -1138,6 +1138,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'abs_lab.live.browser.RunBrowser': ('live/browser.html#runbrowser', 'abs_lab/live/browser.py'),
                                       'abs_lab.live.browser.RunBrowser.__init__': ( 'live/browser.html#runbrowser.__init__',
                                                                                     'abs_lab/live/browser.py'),
+                                      'abs_lab.live.browser.RunBrowser._chosen_by_hand': ( 'live/browser.html#runbrowser._chosen_by_hand',
+                                                                                           'abs_lab/live/browser.py'),
                                       'abs_lab.live.browser.RunBrowser._common': ( 'live/browser.html#runbrowser._common',
                                                                                    'abs_lab/live/browser.py'),
                                       'abs_lab.live.browser.RunBrowser._look_on': ( 'live/browser.html#runbrowser._look_on',

@@ -13,6 +13,7 @@ over samples (the authors' own code has one frame a row and a tree without such 
 network asked in acting, stepping and learning in turn. Nothing is asserted about speed.
 """
 import argparse
+import itertools
 import json
 import sys
 import tempfile
@@ -239,11 +240,11 @@ def in_turns(args, agents, b, plain, repeat):
     net, target = (module.to(args.device) for module in plain)
     optimizer, key, any_agent = torch.optim.Adam(net.parameters(), lr=1e-4, eps=1e-5), "cpu_ms" if args.device == "cpu" else "ms", next(iter(agents.values()))
     steps = {name: lambda agent=agent: agent._gradient_step(b) for name, agent in agents.items()} | {"plain": lambda: plain_step(net, target, optimizer, b, any_agent.config)}
-    rows = {name: [] for name in steps}
-    for n in range(args.rounds):
+    rows, rounds = {name: [] for name in steps}, 2 if args.quick else args.rounds
+    for n in range(rounds):
         for name in (steps if n % 2 == 0 else reversed(steps)): rows[name].append(timed(steps[name], repeat, args.device))
     ratios = {name: [p[key] / o[key] for p, o in zip(rows["plain"], rows[name])] for name in agents}
-    return dict(batch=len(b.actions), rounds=args.rounds, **rows, **{f"plain_over_{name}": dict(median=round(median(r), 2), range=[round(min(r), 2), round(max(r), 2)]) for name, r in ratios.items()})
+    return dict(batch=len(b.actions), rounds=rounds, **rows, **{f"plain_over_{name}": dict(median=round(median(r), 2), range=[round(min(r), 2), round(max(r), 2)]) for name, r in ratios.items()})
 
 
 def update_part(args):
@@ -290,11 +291,11 @@ def loop_part(args):
     for name in ("ours, no overlap", "plain"):
         ratios = [speed("ours", n) / speed(name, n) for n in range(rounds)]
         out[f"ours / {name}, by the clock"] = dict(median=round(median(ratios), 2), range=[round(min(ratios), 2), round(max(ratios), 2)])
-    for env_id in ("LunarLander-v3", "CartPole-v1"):
+    for env_id, preset in itertools.product(("LunarLander-v3", "CartPole-v1"), ("classic", "general")):
         steps = 1_000 if args.quick else 6_000
         start = min(2_000, steps // 2)
-        clock, cpu, learnt, parts = our_loop(env_id, start, steps, args.device)
-        out[env_id] = dict(steps_per_second=round((steps - start) / clock, 1), steps_per_cpu_second=round((steps - start) / cpu, 1), gradient_steps=learnt, seconds=parts)
+        clock, cpu, learnt, parts = our_loop(env_id, start, steps, args.device, preset=preset)
+        out[f"{env_id}, {preset}"] = dict(steps_per_second=round((steps - start) / clock, 1), steps_per_cpu_second=round((steps - start) / cpu, 1), gradient_steps=learnt, seconds=parts)
     return dict(num_envs=num_envs, batch=batch, updates=updates, rounds=rounds, **out)
 
 

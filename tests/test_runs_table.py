@@ -5,6 +5,7 @@ import pytest
 
 from abs_lab.core.interfaces import AbsLabError
 from abs_lab.live.browser import FEW, RunBrowser, keys_for, records
+from abs_lab.live.widgets import discard
 from abs_lab.reports import pages
 from abs_lab.reports.pages import SCRIPT
 from abs_lab.runs import index
@@ -200,30 +201,78 @@ def test_two_processes_that_write_the_index(study):
     assert known(folder) == expected and {p.name for p in folder.iterdir() if not p.is_dir()} <= {INDEX}
 
 
-def test_a_large_folder_is_shown_before_all_of_it_is_read(study, monkeypatch):
-    folder = study(*(dict(seed=i) for i in range(9)))
+@pytest.fixture
+def in_parts(monkeypatch):
     monkeypatch.setattr(index, "MANY", 2)
     monkeypatch.setattr("abs_lab.live.browser.FIRST", 3)
     monkeypatch.setattr("abs_lab.live.browser.MORE", 2)
-    dirs = sorted(folder.iterdir(), key=lambda d: recall(config_json(d)["config"]).seed)
-    for dir in reversed(dirs): (dir/"result.json").touch()                # seed 0 was written last
+
+
+async def whole(browser):
+    while browser.later: await asyncio.sleep(0.01)
+    return browser
+
+
+def by_seed(folder): return sorted((d for d in folder.iterdir() if d.is_dir()), key=lambda d: recall(config_json(d)["config"]).seed)
+
+
+def test_a_large_folder_is_shown_before_all_of_it_is_read(study, in_parts):
+    folder = study(*(dict(seed=i) for i in range(9)))
+    for dir in by_seed(folder): time.sleep(0.02); (dir/"result.json").touch()     # the last seed was written last
     async def look():
         browser = RunBrowser()
-        assert [r.params["seed"] for r in browser.shown] == [0, 1, 2, 3] and "4 runs are looked up" in browser.standing.value
+        assert sorted(r.params["seed"] for r in browser.shown) == [5, 6, 7, 8] and "4 runs have been looked up" in browser.standing.value
         browser.table.selected = [1]
         browser.note.value = "while others are read"
-        while browser.later: await asyncio.sleep(0.01)
-        assert len(browser.shown) == 9 and not browser.standing.value
-        assert [(r.params["seed"], r.notes["note"]) for r in browser.chosen] == [(1, "while others are read")]
+        chosen = browser.chosen[0].id
+        assert "others were still looked up" in browser.page()
+        await whole(browser)
+        assert len(browser.shown) == 9 and not browser.standing.value and "still looked up" not in browser.page()
+        assert [(r.id, r.notes["note"]) for r in browser.chosen] == [(chosen, "while others are read")]
         browser.table.selected = [*range(9)]
         browser.refresh()                                                 # chosen runs stay so, also those that are looked up later
-        while browser.later: await asyncio.sleep(0.01)
-        assert len(browser.chosen) == 9
+        assert len((await whole(browser)).chosen) == 9
+        browser.refresh()
+        browser.table.selected = [0]                                      # what a person chooses meanwhile counts
+        only = browser.chosen[0].id
+        assert [r.id for r in (await whole(browser)).chosen] == [only]
         browser.refresh(); browser.refresh()                              # the second begins anew
-        while browser.later: await asyncio.sleep(0.01)
-        assert len(browser.shown) == 9
+        assert len((await whole(browser)).shown) == 9
     asyncio.run(look())
     assert len(RunBrowser().shown) == 9                                   # where nothing runs later all is read at once
+
+
+def test_what_happens_while_a_large_folder_is_read(study, in_parts, monkeypatch):
+    folder = study(*(dict(seed=i) for i in range(9)))
+    async def look():
+        browser = RunBrowser()                                            # a run is deleted before its turn
+        left = [d for d in folder.iterdir() if d.name not in {r.id for r in browser.shown}]
+        shutil.rmtree(left[0])
+        assert {r.id for r in (await whole(browser)).shown} == {d.name for d in by_seed(folder)}
+        browser.refresh()                                                 # nobody looks any more
+        seen = len(browser.found)
+        discard(browser.widget)
+        await asyncio.sleep(0.2)
+        assert len(browser.found) == seen and not browser.later
+        browser = RunBrowser()                                            # what cannot be read is said, and what was found is shown
+        monkeypatch.setattr(index, "config_json", lambda dir: (_ for _ in ()).throw(PermissionError(13, "not allowed", str(dir))))
+        await whole(browser)
+        assert "not allowed" in browser.standing.value and len(browser.shown) >= 4
+    asyncio.run(look())
+
+
+def test_a_chosen_run_of_a_report_stays_chosen_when_its_folder_is_found(study, in_parts, tmp_path):
+    folder = study(*(dict(seed=i) for i in range(6)))
+    configs = [recall(config_json(d)["config"]) for d in by_seed(folder)]
+    results.collect([dict(arm="ABS", **c.flat()) for c in configs], configs, folder, tmp_path/"reports"/"study"/"data")
+    async def look():
+        browser = RunBrowser()
+        assert all(r.path.suffix == ".json" for r in browser.shown)
+        browser.table.selected = [0]
+        chosen = browser.chosen[0].id
+        await whole(browser)
+        assert [(r.id, r.path) for r in browser.chosen] == [(chosen, folder/chosen)] and len(browser.shown) == 6
+    asyncio.run(look())
 
 
 def test_what_was_read_is_kept_where_nobody_wants_the_rest(study, monkeypatch):
@@ -231,9 +280,11 @@ def test_what_was_read_is_kept_where_nobody_wants_the_rest(study, monkeypatch):
     monkeypatch.setattr(index, "MANY", 2)
     time.sleep(2.1)
     parts = index.looked_through(folder)
-    assert [len(part) for part in (next(parts), next(parts))] == [0, 2]
+    assert len(next(parts)) == 2
     parts.close()
     assert len(index._kept(folder/INDEX)) == 2 and len(known(folder)) == 6
+    annotate(by_seed(folder)[3], note="x")                                # changed last: it comes with what is known
+    assert [len(part) for part in index.looked_through(folder)] == [6]
 
 
 def test_a_small_folder_gets_no_index(study):

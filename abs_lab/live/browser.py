@@ -12,6 +12,7 @@ import ast
 import asyncio
 import json
 import operator
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -67,12 +68,12 @@ def standing_first(
     return sorted(records, key=lambda r: (not r.notes["pinned"], r.result["status"] not in ("running", "paused"), r.study, r.id))
 
 def looked_up() -> Iterator[dict]:  # some runs at a time: (study, name) -> `Record`; what comes later counts
-    "Every run in the reports and below the runs folder."
+    "Every run in the reports and below the runs folder, there the study first that was written last; a run that was deleted meanwhile is left out."
     root, small = Path(settings()["runs_dir"]), {str(path.absolute()): path for path in Path(settings()["reports_dir"]).glob("*/data/*.json")}
     for part in indexed(root / INDEX, {name: [path] for name, path in small.items()}, lambda name: _small_entry(Path(name))):
         yield {(path.parts[-3], path.stem): _record(path.parts[-3], path.stem, path, entry) for name, entry in part.items() for path in [small[name]] if entry["params"] or entry["trouble"]}
-    for study in root.glob("*/"):
-        for part in looked_through(study): yield {(study.name, id): _record(study.name, id, study / id, entry) for id, entry in part.items()}
+    for study in sorted(root.glob("*/"), key=lambda study: -study.stat().st_mtime):
+        for part in looked_through(study): yield {(study.name, id): _record(study.name, id, study / id, entry) for id, entry in part.items() if entry["params"] or os.path.lexists(study / id / "config.json")}
 
 def records() -> list[Record]:  # as they stand in the table
     "Every run below the runs folder and in the reports."
@@ -266,13 +267,13 @@ class RunBrowser(Displayable):
         self.note = W.Textarea(placeholder="a note on the chosen run", rows=1, continuous_update=False, layout=W.Layout(width="420px", max_width="98%", height="28px"))
         self.tags, self.pin = words("+ of the chosen runs", "150px"), W.ToggleButton(description="pin", tooltip="pinned runs stand first, and are offered as baseline", layout=W.Layout(width="auto"))
         self.figure, self.difference, self.message, self.standing = Figure([""], height=330, beside=560), W.HTML(), W.HTML(message("")), W.HTML()
-        self.found, self.parts, self.later = {}, iter(()), None  # what was looked up, what is still to come, and when that goes on
+        self.found, self.parts, self.later, self.stay = {}, iter(()), None, set()  # what was looked up, what is still to come, when that goes on, and what is to be chosen then
         self.stack(self.standing, toolbar(self.where, named("more columns", self.more)), self.table, toolbar(self.note, named("tags", self.tags), self.pin),
                    toolbar(self.y, self.x, named("group by", self.by), self.baseline, button("CSV", "the data of the plot as a file", lambda: self.download.save("abs_lab.csv", self.csv())),
                            button("HTML", "table and plot as a page that opens without a network", lambda: self.download.save("abs_lab.html", self.page(), "text/html")), button("Refresh", "look for runs again", self.refresh)),
                    self.figure, self.message, self.difference, self.download)
         self.refresh()
-        self.table.observe(lambda _: self.choose(), "selected")
+        self.table.observe(lambda _: self._chosen_by_hand(), "selected")
         self.baseline.observe(lambda _: self.choosing or self.choose(), "value")
         for w in (self.y, self.x): w.observe(lambda _: self.draw(), "value")
         self.by.observe(lambda _: self.group(), "value")
@@ -281,43 +282,51 @@ class RunBrowser(Displayable):
 
     def refresh(self):
         "Look for runs again: the first thousand at once, the others while the table can be used."
-        stay = {record.path for record in self.chosen}
         if self.later: self.later.cancel()
+        self.stay = {(record.study, record.id) for record in self.chosen}
         self.found, self.parts, self.own_by, self.records = {}, looked_up(), False, []
         self.small.clear()
-        self._look_on(FIRST, stay)
+        self._look_on(FIRST)
 
-    def _look_on(self, many, stay):
+    def _look_on(self, many):
         "Look up the next runs; the table shows the first of them, and in the end all."
+        self.later, first, seen, done, wrong = None, not self.found, 0, False, ""
+        if self.table.comm is None: return self.parts.close()  # nobody sees this table any more
         try: loop = asyncio.get_running_loop()
         except RuntimeError: loop = None  # nothing could go on later
-        first, until, done = not self.found, len(self.found) + many, False
-        for part in self.parts:
-            self.found |= part
-            if loop and len(self.found) >= until: break
-        else: done = True
+        try:
+            for part in self.parts:
+                self.found |= part
+                seen += len(part)
+                if loop and seen >= many: break
+            else: done = True
+        except (AbsLabError, OSError) as e: done, wrong = True, f"not all runs could be looked up: {e}"
+        if not done: self.later = loop.call_later(0.02, self._look_on, MORE)
+        self.standing.value = message(wrong, "error") if wrong else "" if done else message(f"{len(self.found):,} runs have been looked up so far, those of the latest studies first; the others follow.", "quiet")
         if first or done:
             self.records = standing_first(self.found.values())
-            self.show({*stay, *(record.path for record in self.chosen)})
-            stay = stay - {record.path for record in self.records}
-        self.standing.value = "" if done else message(f"{len(self.found):,} runs are looked up until now, those written last first; the others follow.", "quiet")
-        self.later = loop.call_later(0.02, self._look_on, MORE, stay) if loop and not done else None
+            self.show(self.stay | {(record.study, record.id) for record in self.chosen})
+
+    def _chosen_by_hand(self):
+        if self.choosing: return
+        self.stay = set()  # what a person chooses now counts, and no longer what was chosen before
+        self.choose()
 
     def show(
         self,
-        before: list | None = None,  # folders and files of the runs that were chosen; None: of those that are
+        before: set | None = None,  # (study, name) of the runs that were chosen; None: of those that are
     ):
         "Show the runs that are asked for, with the columns that are; those that were chosen stay so."
-        stay = {record.path for record in self.chosen} if before is None else {*before}
+        stay = {(record.study, record.id) for record in self.chosen} if before is None else before
         try: self.shown = where(self.where.value, self.records)
-        except AbsLabError as e: self.message.value = message(str(e), "error"); return
+        except AbsLabError as e: self.message.value = message(f"{e}{'; other runs are still looked up' if self.later else ''}", "error"); return
         found = [facts(record) for record in self.shown]
         self.more.allowed_tags = [*dict.fromkeys([*varying(self.shown), *sorted({*NO_NOTES}.union(*found) - {"run_dir"}), *self.more.value])]  # first those in which these runs differ
         noted = [name for name in ("tags", "note") if name not in self.more.value and any(of[name] for of in found)]
         self.choosing, self.table.selected = True, []
         self.table.columns, self.table.rows = [*COLUMNS, *noted, *self.more.value], [[*table_row(record), *(in_cell(of.get(name)) for name in (*noted, *self.more.value))] for record, of in zip(self.shown, found)]
         self.table.first = [i for i, record in enumerate(self.shown) if record.notes["pinned"]]
-        self.table.selected, self.choosing = [i for i, record in enumerate(self.shown) if record.path in stay], False
+        self.table.selected, self.choosing = [i for i, record in enumerate(self.shown) if (record.study, record.id) in stay], False
         self.choose()
 
     @property
@@ -420,7 +429,7 @@ class RunBrowser(Displayable):
         "The chosen runs, or all that are shown where none is, as a page."
         runs = self.chosen or self.shown
         rows = [self.table.rows[i] for i in self.table.selected] or self.table.rows
-        what = [f"{len(runs):,} of {len(self.records):,} recorded runs", *([f"of those for which {self.where.value.strip()} is true"] if self.where.value.strip() else []),
+        what = [f"{len(runs):,} of {len(self.records):,} recorded runs{' (others were still looked up)' if self.later else ''}", *([f"of those for which {self.where.value.strip()} is true"] if self.where.value.strip() else []),
                 *([f"{self.y.label} against {self.x.label}"] if self.drawn else []), *([f"grouped by {' and '.join(self.by.value)}"] if self.drawn and self.by.value else [])]
         groups = [*grouped(runs, self.by.value).items()]
         return snapshot(", ".join(what) + ".", pd.DataFrame(rows, columns=self.table.columns), [*map(as_trace, self.drawn)], (self.x.label, self.y.label), self.about(groups, runs[:READ if self.by.value else EACH]) if self.drawn else "",

@@ -44,21 +44,23 @@ def indexed(
     files: dict,      # name, which is a path from the index's folder -> the files from which its value follows, there or not
     read: Callable,   # name -> its value, fit for JSON; and whether it may be kept: not what a message goes with
 ) -> Iterator[dict]:  # name -> value, some at a time
-    "Values that follow from files: first those that the index has of files that have not changed since, then those that are read, of the file that changed last first."
+    "Values that follow from files: of those that changed last, and with them all that the index has of unchanged files; then the rest, newest first."
     old, began = _kept(index), time.time_ns()
     signed = {name: _signature(paths) for name, paths in files.items()}
     keep = {name: old[name] for name, (signature, _) in signed.items() if isinstance(old.get(name), list) and old[name][:1] == [signature]}
-    yield {name: value for name, (_, value) in keep.items()}
+    part = {name: value for name, (_, value) in keep.items()}
     fresh = sorted(signed.keys() - keep.keys(), key=lambda name: (-signed[name][1], name))
     try:
         for first in range(0, len(fresh), MANY):
-            part = {name: read(name) for name in fresh[first:first + MANY]}
-            keep |= {name: [signed[name][0], value] for name, (value, sound) in part.items() if sound and signed[name][1] < began - 2_000_000_000}  # a younger file may change once more and look the same
-            yield {name: value for name, (value, _) in part.items()}
+            now = {name: read(name) for name in fresh[first:first + MANY]}
+            keep |= {name: [signed[name][0], value] for name, (value, sound) in now.items() if sound and signed[name][1] < began - 2_000_000_000}  # a younger file may change once more and look the same
+            yield part | {name: value for name, (value, _) in now.items()}
+            part = {}
+        if part: yield part
     finally:  # also where nobody wants to know the rest
         if len(fresh) >= MANY:
             keep |= {name: kept for name, kept in old.items() if name not in files and os.path.lexists(index.parent / name)}  # nobody asked for these
-            with suppress(OSError), replacing(index) as new: new.write_bytes(gzip.compress(json.dumps([FORMAT, keep]).encode(), 1))  # a folder that may only be read has none
+            with suppress(OSError, NameError), replacing(index) as new: new.write_bytes(gzip.compress(json.dumps([FORMAT, keep]).encode(), 1))  # a folder that may only be read has none, and a Python that ends has no `open` any more
 
 # %% ../../nbs/runs/19_index.ipynb #421f48a2
 def _entry(dir):
@@ -77,7 +79,7 @@ def looked_through(
     folder: Path,                   # of run directories, there or not
     ids: list[str] | None = None,   # names of some of them; None: all
 ) -> Iterator[dict]:                # some runs at a time: name -> {id, params, result, notes, trouble}, and of a run without a result {step, set}
-    "What the runs of a folder are and came to, those that are known or were written last first."
+    "What the runs of a folder are and came to, some at a time, as `indexed` returns them."
     folder = Path(folder)
     files = {id: [f"{folder}/{id}/{name}" for name in ("config.json", "result.json", "notes.json", "steps.jsonl", "events.jsonl")] for id in ([dir.name for dir in run_dirs(folder)] if ids is None else ids)}
     return indexed(folder / INDEX, files, lambda name: _entry(folder / name))
