@@ -147,5 +147,5 @@ if __name__ == "__main__":
     for agent, preset in sorted({(e["agent"], preset) for e in found for preset in e["digests"]}):
         classes = {}
         for e in found:
-            if e["agent"] == agent: classes.setdefault(e["digests"][preset], []).append(e["commit"] or "the working tree")
+            if e["agent"] == agent and preset in e["digests"]: classes.setdefault(e["digests"][preset], []).append(e["commit"] or "the working tree")
         print(f"{agent} {preset or '(all)'}: {'; '.join(' = '.join(c) for c in classes.values())}")
