@@ -1135,6 +1135,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'abs_lab.live.board.aim': ('live/board.html#aim', 'abs_lab/live/board.py'),
                                     'abs_lab.live.board.short_name': ('live/board.html#short_name', 'abs_lab/live/board.py')},
             'abs_lab.live.browser': { 'abs_lab.live.browser.Record': ('live/browser.html#record', 'abs_lab/live/browser.py'),
+                                      'abs_lab.live.browser.Record.key': ('live/browser.html#record.key', 'abs_lab/live/browser.py'),
                                       'abs_lab.live.browser.RunBrowser': ('live/browser.html#runbrowser', 'abs_lab/live/browser.py'),
                                       'abs_lab.live.browser.RunBrowser.__init__': ( 'live/browser.html#runbrowser.__init__',
                                                                                     'abs_lab/live/browser.py'),

@@ -51,6 +51,11 @@ class Record(NamedTuple):
     notes: dict = NO_NOTES  # note, tags, pinned
     trouble: str = ""       # what cannot be read of it
 
+    @property
+    def key(self) -> tuple[str, str]:
+        "What it is known by, from a report or from its folder."
+        return self.study, self.id
+
 def _small_entry(path):
     "A small file, as the index keeps it."
     try: small = load_small(path) or {}
@@ -283,7 +288,7 @@ class RunBrowser(Displayable):
     def refresh(self):
         "Look for runs again: the first thousand at once, the others while the table can be used."
         if self.later: self.later.cancel()
-        self.stay = {(record.study, record.id) for record in self.chosen}
+        self.stay = {record.key for record in self.chosen}
         self.found, self.parts, self.own_by, self.records = {}, looked_up(), False, []
         self.small.clear()
         self._look_on(FIRST)
@@ -305,7 +310,7 @@ class RunBrowser(Displayable):
         self.standing.value = message(wrong, "error") if wrong else "" if done else message(f"{len(self.found):,} runs have been looked up so far, those of the latest studies first; the others follow.", "quiet")
         if first or done:
             self.records = standing_first(self.found.values())
-            self.show(self.stay | {(record.study, record.id) for record in self.chosen})
+            self.show(self.stay | {record.key for record in self.chosen})
 
     def _chosen_by_hand(self):
         if self.choosing: return
@@ -317,7 +322,7 @@ class RunBrowser(Displayable):
         before: set | None = None,  # (study, name) of the runs that were chosen; None: of those that are
     ):
         "Show the runs that are asked for, with the columns that are; those that were chosen stay so."
-        stay = {(record.study, record.id) for record in self.chosen} if before is None else before
+        stay = {record.key for record in self.chosen} if before is None else before
         try: self.shown = where(self.where.value, self.records)
         except AbsLabError as e: self.message.value = message(f"{e}{'; other runs are still looked up' if self.later else ''}", "error"); return
         found = [facts(record) for record in self.shown]
@@ -326,7 +331,7 @@ class RunBrowser(Displayable):
         self.choosing, self.table.selected = True, []
         self.table.columns, self.table.rows = [*COLUMNS, *noted, *self.more.value], [[*table_row(record), *(in_cell(of.get(name)) for name in (*noted, *self.more.value))] for record, of in zip(self.shown, found)]
         self.table.first = [i for i, record in enumerate(self.shown) if record.notes["pinned"]]
-        self.table.selected, self.choosing = [i for i, record in enumerate(self.shown) if (record.study, record.id) in stay], False
+        self.table.selected, self.choosing = [i for i, record in enumerate(self.shown) if record.key in stay], False
         self.choose()
 
     @property
