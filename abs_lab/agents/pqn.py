@@ -24,6 +24,7 @@ from ..core.contract import Agent, AgentConfig, Metric, resume_generator
 from ..core.envs import is_atari, role_seeds
 from ..core.interfaces import AbsLabError, BatchPlan, Progress, at_least, at_most, choose, positive, quoted, shares
 from ..core.returns import q_lambda
+from ..core.rungs import COMPILERS, RUNGS, Rungs
 
 # %% ../../nbs/agents/03_pqn.ipynb #db7f6d6a
 EPOCH_RULES, DECAY_RULES = ("author", "constant", "equal"), ("step", "gradient")
@@ -63,6 +64,7 @@ class PQNConfig(AgentConfig):
     normalize_obs: bool = False     # standardise observations (vectors) by what was seen so far
     reward_spread: float = 0.0      # rewards are scaled so that the discounted return so far has this standard deviation (0: left as they are)
     explore_repeat: float = 0.0     # μ above 1: a random action is repeated n times, n drawn with a chance proportional to n to the power of -μ, at most 100 (0: taken once)
+    compiler: str = "none"          # of the network's gradient passes: none, inductor (torch.compile), cudagraph (a GPU's)
 
     def __post_init__(self):
         choose("epochs_rule", self.epochs_rule, EPOCH_RULES)
@@ -70,6 +72,7 @@ class PQNConfig(AgentConfig):
         choose("init", self.init, INITS)
         choose("layer_norm", self.layer_norm, NORMS)
         choose("decay_rule", self.decay_rule, DECAY_RULES)
+        choose("compiler", self.compiler, COMPILERS)
         at_least(self, num_minibatches=1, epochs=1, diagnose_every=1)
         positive(self, "lr", "max_grad_norm", "loss_scale", "epsilon_fraction", "norm_eps", "plane_divisor")
         if self.plane_divisor != 1 and NETWORKS.get(self.network, (None, None))[1] is not is_planes:
@@ -252,7 +255,8 @@ class _PQNNetwork(Agent):
         self.gradients = [p.grad for p in self.net.parameters()]
         self.optimizer = Optimizer(self.weights, "radam", config.lr)
         self.generator = torch.Generator(self.device).manual_seed(role_seeds(seed, 1, "agent")[0])
-        self.piece = 128 if self.device.type == "cpu" and len(obs_space.shape) > 1 else None  # rows per backward pass; None: all
+        self.learner = self.net if config.compiler == "none" else Rungs(self.net, config.compiler)
+        self.piece = 128 if self.device.type == "cpu" and len(obs_space.shape) > 1 else None if config.compiler == "none" else RUNGS[-1]  # rows per backward pass; None: all
         self.acted = (None, 0)  # update and step at which the present rollout began
 
 # %% ../../nbs/agents/03_pqn.ipynb #7d9ae03d
@@ -310,7 +314,7 @@ class PQN(_ActingPQN):
         real, parts = weight[chosen].sum().clamp(min=1), []
         self.weights.grad.zero_()
         for i in chosen.split(self.piece or len(chosen)):
-            q = self.net(obs.index_select(0, i))
+            q = self.learner(obs.index_select(0, i))
             loss = self.config.loss_scale * q_loss(q, actions[i], targets[i], weight[i], real)
             loss.backward()
             parts.append(torch.stack([loss.detach(), q.detach().mean() * (len(i) / len(chosen))]))
