@@ -7,10 +7,12 @@
 Stable-Baselines3 and SBX come from the package index, each into an environment of its own below `--environments`; purejaxql is in no index,
 and its own function `make_train` is called from a clone, whose commit is printed. Contenders take turns, in rounds, each in a process of its
 own; a ratio is taken within each round. In the first table every contender does the same arithmetic: networks, sizes, epochs, float32. In the
-second each has its own defaults and the best of its settings. The simulators are those that each library brings people to: EnvPool here,
-Gymnasium in the two of PyTorch and JAX, jitted games in purejaxql. Nothing is asserted about speed.
+second each trains as it does when it is told nothing but the task, and with the fastest of the settings listed in `SETTINGS` that train the same
+task. The simulators are those that each library brings people to: EnvPool here, Gymnasium in the two of PyTorch and JAX, jitted games in
+purejaxql. Nothing is asserted about speed.
 """
 import argparse
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -20,53 +22,73 @@ from pathlib import Path
 from statistics import median
 
 HERE = Path(__file__).resolve().parent
-NEEDS = dict(sb3=["stable-baselines3==2.9.2", "gymnasium[mujoco]"], sbx=["sbx-rl==0.28.0", "gymnasium[mujoco]"], purejaxql=["jax[cpu]", "flax", "optax", "chex", "gymnax<1"])
+NEEDS = dict(sb3=["stable-baselines3==2.9.2", "gymnasium[mujoco]"], sbx=["sbx-rl==0.28.0", "gymnasium[mujoco]"], purejaxql=["jax[cpu]", "flax", "optax", "chex", "gymnax<1", "safetensors"])
 NAMES = dict(abs_lab="abs_lab", sb3="Stable-Baselines3", sbx="SBX", purejaxql="purejaxql")
 FOREVER = 10**9  # environment steps: no schedule moves while it is timed
 
-MINATAR = dict(num_envs=128, size=32, num_minibatches=32, epochs=2)
-WORKS = {  # name -> (title, contenders; in what each of them works)
-    "breakout": ("PQN, MinAtar Breakout, 128 × 32, 32 minibatches, 2 epochs", dict(agent="pqn", game="Breakout", **MINATAR), ("abs_lab", "purejaxql")),
-    "space_invaders": ("PQN, MinAtar SpaceInvaders, 128 × 32, 32 minibatches, 2 epochs", dict(agent="pqn", game="SpaceInvaders", **MINATAR), ("abs_lab", "purejaxql")),
-    "cartpole": ("PPO, CartPole, 8 × 32, 1 minibatch of 256, 20 epochs", dict(agent="ppo", env_id="CartPole-v1", num_envs=8, size=32, num_minibatches=1, epochs=20), ("abs_lab", "sb3", "sbx")),
-    "halfcheetah_1": ("PPO, HalfCheetah, 1 × 2048, 32 minibatches, 10 epochs", dict(agent="ppo", env_id="HalfCheetah-v5", num_envs=1, size=2048, num_minibatches=32, epochs=10), ("abs_lab", "sb3", "sbx")),
-    "halfcheetah_64": ("PPO, HalfCheetah, 64 × 32, 32 minibatches, 10 epochs", dict(agent="ppo", env_id="HalfCheetah-v5", num_envs=64, size=32, num_minibatches=32, epochs=10), ("abs_lab", "sb3", "sbx")),
-    "hopper_1": ("PPO, Hopper, 1 × 2048, 32 minibatches, 10 epochs", dict(agent="ppo", env_id="Hopper-v5", num_envs=1, size=2048, num_minibatches=32, epochs=10), ("abs_lab", "sb3", "sbx")),
-    "hopper_64": ("PPO, Hopper, 64 × 32, 32 minibatches, 10 epochs", dict(agent="ppo", env_id="Hopper-v5", num_envs=64, size=32, num_minibatches=32, epochs=10), ("abs_lab", "sb3", "sbx")),
+MINATAR = dict(agent="pqn", num_envs=128, size=32, num_minibatches=32, epochs=2)
+ONE, MANY = dict(agent="ppo", num_envs=1, size=2048, num_minibatches=32, epochs=10), dict(agent="ppo", num_envs=64, size=32, num_minibatches=32, epochs=10)
+PQNS, PPOS = ("abs_lab", "purejaxql"), ("abs_lab", "sb3", "sbx")
+WORKS = {  # name -> (title, what is done, contenders); without sizes each contender has its own
+    "breakout": ("PQN, MinAtar Breakout, 128 × 32, 32 minibatches, 2 epochs", dict(env_id="MinAtar/Breakout-v1", **MINATAR), PQNS),
+    "space_invaders": ("PQN, MinAtar SpaceInvaders, 128 × 32, 32 minibatches, 2 epochs", dict(env_id="MinAtar/SpaceInvaders-v1", **MINATAR), PQNS),
+    "cartpole": ("PQN, CartPole, 32 × 64, 16 minibatches, 4 epochs", dict(agent="pqn", env_id="CartPole-v1", num_envs=32, size=64, num_minibatches=16, epochs=4), PQNS),
+    "ppo_cartpole": ("PPO, CartPole, 8 × 32, 1 minibatch of 256, 20 epochs", dict(agent="ppo", env_id="CartPole-v1", num_envs=8, size=32, num_minibatches=1, epochs=20), PPOS),
+    "halfcheetah_1": ("PPO, HalfCheetah, 1 × 2048, 32 minibatches, 10 epochs", dict(env_id="HalfCheetah-v5", **ONE), PPOS),
+    "halfcheetah_64": ("PPO, HalfCheetah, 64 × 32, 32 minibatches, 10 epochs", dict(env_id="HalfCheetah-v5", **MANY), PPOS),
+    "hopper_1": ("PPO, Hopper, 1 × 2048, 32 minibatches, 10 epochs", dict(env_id="Hopper-v5", **ONE), PPOS),
+    "hopper_64": ("PPO, Hopper, 64 × 32, 32 minibatches, 10 epochs", dict(env_id="Hopper-v5", **MANY), PPOS),
+    **{f"{name}_own": (title, dict(agent=agent, env_id=env_id), PQNS if agent == "pqn" else PPOS) for name, title, agent, env_id in (
+        ("breakout", "PQN, MinAtar Breakout", "pqn", "MinAtar/Breakout-v1"), ("space_invaders", "PQN, MinAtar SpaceInvaders", "pqn", "MinAtar/SpaceInvaders-v1"),
+        ("cartpole", "PQN, CartPole", "pqn", "CartPole-v1"), ("ppo_cartpole", "PPO, CartPole", "ppo", "CartPole-v1"),
+        ("halfcheetah", "PPO, HalfCheetah", "ppo", "HalfCheetah-v5"), ("hopper", "PPO, Hopper", "ppo", "Hopper-v5"))},
 }
-SETTINGS = dict(abs_lab=[dict(threads=1), dict(threads=2)], sb3=[dict(threads=1), dict(threads=2)], sbx=[dict(threads=2)], purejaxql=[dict(threads=2)])  # the first of each is its own default here
+THREADS = [dict(threads=1), dict(threads=2)]
+PROCESSES = [dict(threads=1, envs=8, n_steps=256), dict(threads=1, envs=8, n_steps=256, processes=True)]  # as many rows an update as with one environment
+SETTINGS = {  # of each contender; the first is what it does when nobody chooses
+    "equal": dict(abs_lab=THREADS, sb3=THREADS, sbx=[dict(threads=2)], purejaxql=[dict(threads=2)]),
+    "own": dict(abs_lab=THREADS, sb3=[dict(threads=2), dict(threads=1), *PROCESSES], sbx=[dict(threads=2), *PROCESSES], purejaxql=[dict(threads=2)])}
+
+
+def kind_of(work):
+    "Which of the two tables a work is in."
+    return "equal" if "size" in WORKS[work][1] else "own"
 
 
 # ---- the contenders, each in its own environment: yields environment steps once per call ----
 
 def abs_lab(work, folder):
-    "This library's loop, measuring divergence as its preset says, at a fixed size."
+    "This library's loop, measuring divergence as its preset says: at a fixed size, or as it trains when nothing but the task is given."
     sys.path.insert(0, str(HERE.parent))
     from dataclasses import replace
     import torch
     from abs_lab.core.train import train
     from abs_lab.runs.config import configure
     from abs_lab.runs.parties import Parties
-    shared = dict(controller="fixed", num_envs=work["num_envs"], size=work["size"], num_minibatches=work["num_minibatches"], epochs=work["epochs"])
-    if work["agent"] == "pqn": config = configure("pqn", preset="minatar", env_id=f"MinAtar/{work['game']}-v1", epochs_rule="constant", **shared)
-    else: config = configure("ppo", preset="classic" if work["env_id"].startswith("CartPole") else "mujoco", env_id=work["env_id"], epochs_rule="constant", **shared)
-    p = Parties(replace(config, total_steps=FOREVER), "cpu", torch.get_num_threads())
+    changes = dict(env_id=work["env_id"])
+    if "size" in work:
+        preset = "minatar" if "MinAtar" in work["env_id"] else "classic" if "CartPole" in work["env_id"] else "mujoco"
+        changes |= dict(preset=preset, controller="fixed", epochs_rule="constant", **{k: work[k] for k in ("num_envs", "size", "num_minibatches", "epochs")})
+    p = Parties(replace(configure(work["agent"], **changes), total_steps=FOREVER), "cpu", torch.get_num_threads())
     for s in train(p.agent, p.envs, p.meter, p.controller, p.progress):
         p.envs.drain_log()  # a recorded run writes the actions out
-        yield s.plan.rollout * work["num_envs"]
+        yield s.plan.rollout * p.envs.num_envs
 
 
 def _stable(work, PPO):
-    "A PPO of Stable-Baselines3's kind, in its DummyVecEnv and, on MuJoCo, its VecNormalize."
-    import gymnasium
-    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
-    rollout = work["num_envs"] * work["size"]
-    env = DummyVecEnv([lambda: gymnasium.make(work["env_id"])] * work["num_envs"])
-    if not work["env_id"].startswith("CartPole"): env = VecNormalize(env)
-    model = PPO("MlpPolicy", env, n_steps=work["size"], batch_size=rollout // work["num_minibatches"], n_epochs=work["epochs"], verbose=0, device="cpu", policy_kwargs=dict(net_arch=[64, 64]))
+    "A PPO of Stable-Baselines3's kind; for equal arithmetic on MuJoCo in its VecNormalize."
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.vec_env import SubprocVecEnv, VecNormalize
+    num_envs = work.get("num_envs") or work.get("envs", 1)
+    env = make_vec_env(work["env_id"], num_envs, vec_env_cls=SubprocVecEnv if work.get("processes") else None)
+    settings = dict(n_steps=work["n_steps"]) if "n_steps" in work else {}
+    if "size" in work:
+        if not work["env_id"].startswith("CartPole"): env = VecNormalize(env)
+        settings = dict(n_steps=work["size"], batch_size=num_envs * work["size"] // work["num_minibatches"], n_epochs=work["epochs"], policy_kwargs=dict(net_arch=[64, 64]))
+    model = PPO("MlpPolicy", env, verbose=0, device="cpu", **settings)
     while True:
-        model.learn(rollout, reset_num_timesteps=False)
-        yield rollout
+        model.learn(num_envs * model.n_steps, reset_num_timesteps=False)
+        yield num_envs * model.n_steps
 
 
 def sb3(work, folder):
@@ -82,14 +104,18 @@ def sbx(work, folder):
 
 
 def purejaxql(work, folder):
-    "purejaxql's own training function for MinAtar, compiled beforehand; some updates from the beginning each time."
+    "purejaxql's own training function, compiled beforehand, with the settings of its file for the task; some updates from the beginning each time."
     sys.path.insert(0, str(HERE))
     import jax
     from purejaxql_curves import SETTINGS as THEIRS, theirs
     if not hasattr(jax, "tree_map"): jax.tree_map = jax.tree_util.tree_map  # the games call it by its old name
-    steps = 12 * work["num_envs"] * work["size"]
-    settings = THEIRS | dict(NUM_ENVS=work["num_envs"], NUM_STEPS=work["size"], NUM_MINIBATCHES=work["num_minibatches"], NUM_EPOCHS=work["epochs"], ENV_NAME=f"{work['game']}-MinAtar", TOTAL_TIMESTEPS=steps, TOTAL_TIMESTEPS_DECAY=steps)
-    train = jax.jit(theirs(Path(folder))["make_train"](settings)).lower(jax.random.PRNGKey(0)).compile()
+    settings, script = THEIRS | dict(ENV_NAME=work["env_id"].split("/")[-1].replace("-v1", "-MinAtar")), "pqn_minatar"
+    if work["env_id"] == "CartPole-v1":  # config/alg/pqn_cartpole.yaml
+        settings, script = settings | dict(ENV_NAME="CartPole-v1", ENV_KWARGS={}, NUM_ENVS=32, NUM_STEPS=64, NUM_MINIBATCHES=16, NUM_EPOCHS=4, HIDDEN_SIZE=256, NUM_LAYERS=2, NORM_INPUT=False, LR=1e-4, REW_SCALE=0.1, LAMBDA=0.95, EPS_FINISH=0.2, EPS_DECAY=0.2), "pqn_gymnax"
+    if "size" in work: settings |= dict(NUM_ENVS=work["num_envs"], NUM_STEPS=work["size"], NUM_MINIBATCHES=work["num_minibatches"], NUM_EPOCHS=work["epochs"], HIDDEN_SIZE=128)
+    steps = 12 * settings["NUM_ENVS"] * settings["NUM_STEPS"]
+    make = theirs(Path(folder), script)["make_train"]
+    train = jax.jit(make(settings | dict(TOTAL_TIMESTEPS=steps, TOTAL_TIMESTEPS_DECAY=steps))).lower(jax.random.PRNGKey(0)).compile()
     while True:
         jax.block_until_ready(train(jax.random.PRNGKey(0)))
         yield steps
@@ -117,13 +143,14 @@ def serve(name, work, folder):
 def python_of(name, root):
     "The interpreter of a peer's environment, which is made if need be."
     if name == "abs_lab": return sys.executable
+    needs = [*NEEDS[name], *[f"torch=={importlib.metadata.version('torch').split('+')[0]}"] * (name != "purejaxql")]  # the torch that abs_lab computes with
     python = root / name / "bin" / "python"
     stamp = root / name / "installed"
-    if not stamp.exists() or stamp.read_text(encoding="utf-8") != "\n".join(NEEDS[name]):
+    if not stamp.exists() or stamp.read_text(encoding="utf-8") != "\n".join(needs):
         print(f"… installing {NAMES[name]}", file=sys.stderr, flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(root / name)], check=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", *NEEDS[name]], check=True)
-        stamp.write_text("\n".join(NEEDS[name]), encoding="utf-8")
+        subprocess.run([python, "-m", "pip", "install", "-q", *needs], check=True)
+        stamp.write_text("\n".join(needs), encoding="utf-8")
     return str(python)
 
 
@@ -139,7 +166,7 @@ class Contender:
     def __init__(self, name, work, setting, python, folder):
         self.name, self.setting, self.speeds = name, setting, []
         env = os.environ | dict(OMP_NUM_THREADS=str(setting["threads"]), JAX_PLATFORMS="cpu")
-        self.process = subprocess.Popen([python, __file__, "--serve", name, json.dumps(work), str(folder or "")], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+        self.process = subprocess.Popen([python, __file__, "--serve", name, json.dumps(work | setting), str(folder or "")], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
 
     def run(self, seconds):
         "Environment steps a second."
@@ -157,11 +184,11 @@ class Contender:
 def spread(values): return dict(median=median(values), min=min(values), max=max(values), rounds=len(values))
 
 
-def race(work, names, pythons, folder, rounds, seconds):
+def race(work, kind, names, pythons, folder, rounds, seconds):
     "Contenders in turn: steps a second, and the ratio of abs_lab to each other, in the first setting of both and in the best of each."
     all_, failed = [], {}
     for name in names:
-        for setting in SETTINGS[name]:
+        for setting in SETTINGS[kind][name]:
             c = Contender(name, work, setting, pythons[name], folder)
             try: c.run(0.1); c.run(0.1); all_.append(c)
             except (RuntimeError, BrokenPipeError) as e: failed[name] = str(e); c.close()
@@ -177,19 +204,46 @@ def race(work, names, pythons, folder, rounds, seconds):
     return dict(speeds=[dict(name=c.name, **c.setting) | spread(c.speeds) for c in all_], ratios=ratios, failed=failed)
 
 
+def rows_of(r, kind, which):
+    "Of each work and peer of a table: work, peer, and the ratio's spread or why there is none."
+    works = {name: found for name, found in r["works"].items() if kind_of(name) == kind}
+    return [(WORKS[name][0], NAMES[peer], ratio) for name, found in works.items() for peer, ratio in [(p, q[which]) for p, q in found["ratios"].items()] + [*found["failed"].items()]]
+
+
+def told(setting):
+    "A setting in words."
+    return f"{setting['threads']} thread{'s' * (setting['threads'] > 1)}" + (f", {setting['envs']} environments{' in processes' if setting.get('processes') else ''}" if "envs" in setting else "")
+
+
 def markdown(r):
     "The report."
-    out = ["# Beside the libraries that people use" + " (smoke run: the numbers mean nothing)" * r["quick"], "", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in r["machine"].items()), "",
-           "Every contender does the same arithmetic: networks, sizes, epochs, float32; abs_lab measures divergence beside it. Contenders take turns in rounds, each in a process of its own; a ratio is taken within each round: its median, and its range.", ""]
-    for which, title in (("default", "One thread for abs_lab and Stable-Baselines3, what XLA takes for JAX"), ("best", "The best number of threads of each")):
+    out = ["# Beside the libraries that people use" + " (smoke run: the numbers mean nothing)" * r["quick"], "", *["![How many times as fast as each peer abs_lab trains, one bar per line of the first table, on a logarithmic axis.](peers.svg)", ""] * (not r["quick"]),
+           "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in r["machine"].items()), "",
+           "abs_lab measures divergence throughout. Contenders take turns in rounds, each in a process of its own. A ratio is taken within each round: above 1, abs_lab takes more environment steps in a second. The table shows the median and the range.", ""]
+    for kind, which, title in (("equal", "default", "Equal arithmetic: the same networks, sizes and epochs in float32; abs_lab and Stable-Baselines3 with one thread"), ("equal", "best", "Equal arithmetic, each with its best number of threads"),
+                               ("own", "default", "Each as it is when nothing but the task is given"), ("own", "best", "Each with the fastest of its settings below")):
+        if not (rows := rows_of(r, kind, which)): continue
         out += [f"## {title}", "", "| work | peer | abs_lab / peer | range |", "|---|---|---|---|"]
-        for name, found in r["works"].items():
-            out += [f"| {WORKS[name][0]} | {NAMES[peer]} | {ratio[which]['median']:.2f} | {ratio[which]['min']:.2f} – {ratio[which]['max']:.2f} |" for peer, ratio in found["ratios"].items()]
-            out += [f"| {WORKS[name][0]} | {NAMES[peer]} | not measured: {why[:200]} | |" for peer, why in found["failed"].items() if which == "default"]
-        out.append("")
-    out += ["## Environment steps a second", "", "| work | contender | threads | median | range |", "|---|---|---|---|---|"]
-    out += [f"| {WORKS[name][0]} | {NAMES[s['name']]} | {s['threads']} | {s['median']:,.0f} | {s['min']:,.0f} – {s['max']:,.0f} |" for name, found in r["works"].items() for s in found["speeds"]]
+        out += [f"| {work} | {peer} | not measured: {q[:200]} | |" if isinstance(q, str) else f"| {work} | {peer} | {q['median']:.2f} | {q['min']:.2f} – {q['max']:.2f} |" for work, peer, q in rows]
+        lost = [f"{work} against {peer} ({q['median']:.2f})" for work, peer, q in rows if not isinstance(q, str) and q["median"] < 1]
+        out += ["", f"abs_lab is slower on: {'; '.join(lost)}." if lost else "abs_lab is slower on none of these lines.", ""]
+    out += ["## Environment steps a second", "", "| work | contender | setting | median | range |", "|---|---|---|---|---|"]
+    out += [f"| {WORKS[name][0]} | {NAMES[s['name']]} | {told(s)} | {s['median']:,.0f} | {s['min']:,.0f} – {s['max']:,.0f} |" for name, found in r["works"].items() for s in found["speeds"]]
     return "\n".join([*out, ""])
+
+
+def bars(r):
+    "The first table as bars on a logarithmic axis, with ranges."
+    import plotly.graph_objects as go
+    rows = [row for row in rows_of(r, "equal", "default") if not isinstance(row[2], str)][::-1]
+    fig = go.Figure(layout=dict(template="plotly_white", width=860, height=120 + 30 * len(rows), margin=dict(l=10, r=20, t=50, b=50), font=dict(size=13), showlegend=True, bargap=0.3, legend=dict(orientation="h", y=1.08, traceorder="reversed"),
+                                xaxis=dict(type="log", title="times as many environment steps a second as the peer", tickvals=[0.5, 1, 2, 3, 4, 5, 7, 10], automargin=True), yaxis=dict(automargin=True)))
+    for colour, peer in zip(("#0072b2", "#d55e00", "#009e73"), dict.fromkeys(row[1] for row in rows)):
+        own = [(f"{work.split(', ')[0]}, {', '.join(work.split(', ')[1:3])}", q) for work, name, q in rows if name == peer]
+        fig.add_bar(y=[[label for label, _ in own], [peer] * len(own)], x=[q["median"] for _, q in own], orientation="h", name=peer, marker_color=colour, text=[f"{q['median']:.1f}" for _, q in own],
+                    error_x=dict(type="data", symmetric=False, array=[q["max"] - q["median"] for _, q in own], arrayminus=[q["median"] - q["min"] for _, q in own]))
+    fig.add_vline(x=1, line_width=1)
+    return fig
 
 
 def main():
@@ -218,9 +272,10 @@ def main():
     for work in args.only:
         print(f"… {WORKS[work][0]}", file=sys.stderr, flush=True)
         _, what, contenders = WORKS[work]
-        found["works"][work] = race(what, [c for c in contenders if c in names], pythons, args.purejaxql, 1 if args.quick else args.rounds, 0.5 if args.quick else 5)
+        found["works"][work] = race(what, kind_of(work), [c for c in contenders if c in names], pythons, args.purejaxql, 1 if args.quick else args.rounds, 0.5 if args.quick else 5)
         (args.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         (args.out / f"{name}.md").write_text(markdown(found), encoding="utf-8")
+    if not args.quick: bars(found).write_image(args.out / "peers.svg")  # needs Kaleido and Chrome or Chromium: pip install "abs_lab[svg]"
     print(markdown(found))
 
 

@@ -15,12 +15,12 @@ SETTINGS = dict(NUM_ENVS=128, NUM_STEPS=32, EPS_START=1.0, EPS_FINISH=0.05, EPS_
                 LR_LINEAR_DECAY=True, GAMMA=0.99, LAMBDA=0.65, ENV_NAME="Breakout-MinAtar", TEST_DURING_TRAINING=False, WANDB_MODE="disabled")
 
 
-def theirs(folder):
+def theirs(folder, script="pqn_minatar"):
     "The names of their script."
     for name, content in dict(hydra=dict(main=lambda **_: lambda f: f), omegaconf=dict(OmegaConf=None), wandb={}).items():
         sys.modules[name] = types.ModuleType(name)
         sys.modules[name].__dict__.update(content)
-    path = folder/"purejaxql"/"pqn_minatar.py"
+    path = folder/"purejaxql"/f"{script}.py"
     names = {"__name__": "theirs", "__file__": str(path)}
     sys.modules["theirs"] = types.ModuleType("theirs")  # flax looks the module of a class up
     exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), names)

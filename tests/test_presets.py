@@ -185,6 +185,11 @@ def test_what_btr_takes_where_nobody_says():
     assert configure("btr", env_id="Pong-v5").flat()["preset"] == "paper"
 
 
+def test_what_ppo_takes_on_minatar_where_nobody_says():
+    found, known = configure("ppo", env_id="MinAtar/Seaquest-v1").flat(), configure("ppo", env_id="MinAtar/Seaquest-v1", preset="minatar").flat()
+    assert {k: found[k] for k in found if found[k] != known[k]} == dict(preset="minatar_16", lr=5e-3, size_min=16, size_max=64)
+
+
 def test_a_run_of_pqn_is_called_what_it_was_called():
     assert configure(preset="classic").id == "LunarLander-v3-abs-s0-1ce3d21f" and configure(preset="paper").id == "Breakout-v5-abs-s0-68d191c4"
 

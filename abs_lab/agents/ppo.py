@@ -72,6 +72,10 @@ _CLASSIC = dict(env_id="LunarLander-v3", num_envs=32, num_minibatches=8, epochs_
                 gamma=0.99, lam=0.95, clip=0.2, clip_value=False, entropy_coef=0.01, size=64, size_min=32, size_max=256, distance="kl",
                 low=0.01, high=0.1, total_steps=400_000)
 
+_MINATAR = dict(env_id="MinAtar/Breakout-v1", num_envs=64, num_minibatches=8, epochs_rule="constant", epochs=4, lr=1e-3, anneal_lr=True,
+                gamma=0.99, lam=0.95, clip=0.2, clip_value=False, value_coef=0.5, entropy_coef=0.01, max_grad_norm=0.5, normalize_obs=False, normalize_rewards=False,
+                size=64, size_min=32, size_max=256, distance="kl", low=0.001, high=0.05, total_steps=1_000_000)
+
 PRESETS = {
     "paper": _MUJOCO | dict(bootstrap_truncation=False, reward_reset="termination", count_bootstrap=True, states="stored", interval=10, total_steps=5_000_000),
     "mujoco": _MUJOCO,
@@ -79,9 +83,8 @@ PRESETS = {
     "atari": dict(env_id="Breakout-v5", num_envs=8, episodic_life=True, reward_clip=True, num_minibatches=4, epochs_rule="constant", epochs=4, lr=2.5e-4, anneal_lr=True,
                   gamma=0.99, lam=0.95, clip=0.1, clip_value=True, value_coef=0.5, entropy_coef=0.01, max_grad_norm=0.5, normalize_obs=False, normalize_rewards=False,
                   size=128, size_min=64, size_max=512, distance="kl", low=0.001, high=0.01, total_steps=10_000_000),
-    "minatar": dict(env_id="MinAtar/Breakout-v1", num_envs=64, num_minibatches=8, epochs_rule="constant", epochs=4, lr=1e-3, anneal_lr=True,
-                    gamma=0.99, lam=0.95, clip=0.2, clip_value=False, value_coef=0.5, entropy_coef=0.01, max_grad_norm=0.5, normalize_obs=False, normalize_rewards=False,
-                    size=64, size_min=32, size_max=256, distance="kl", low=0.001, high=0.05, total_steps=1_000_000),
+    "minatar": _MINATAR,
+    "minatar_16": _MINATAR | dict(lr=5e-3, size=32, size_min=16, size_max=64),
     "classic": _CLASSIC,
     "general": _CLASSIC | dict(action_bounds="map", total_steps=1_000_000),
 }
@@ -93,7 +96,7 @@ def preset_for(
     env_id: str,  # EnvPool's or Gymnasium's id
 ) -> str:         # a key of PRESETS
     "The preset that fits an environment when none is named."
-    if env_id.startswith("MinAtar/"): return "minatar"
+    if env_id.startswith("MinAtar/"): return "minatar_16"
     return "mujoco" if env_id.split("-v")[0] in MUJOCO else "atari" if is_atari(env_id) else "general"
 
 # %% ../../nbs/agents/06_ppo.ipynb #bc409152
