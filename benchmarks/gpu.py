@@ -118,6 +118,15 @@ def shares(device, small):
     yield breakdown(pqn(128, small), cores(), cores(), 1 if small else 4, device)["abs_lab"]
 
 
+def compilers(device, small):
+    "What compiling the gradient passes gains, for a ladder of four batch sizes: at a fixed size, and with a size that changes at every update."
+    for network, compiler in (("pqn", "none"), ("pqn", "cudagraph"), ("pqn-xl", "none"), ("pqn-xl", "cudagraph"), ("pqn", "inductor")):
+        if compiler == "cudagraph" and not device.startswith("cuda"): continue
+        how = dict(network=network, compiler=compiler, env_threads=cores())
+        fixed, walk = pqn(128, small, **how), configure("pqn", "paper", "walk", env_id="Breakout-v5", num_envs=4 if small else 128, size_min=4 if small else 16, size_max=8 if small else 64, **how)
+        yield dict(network=network, compiler=compiler, changing=speed(walk, device, 0.1 if small else 4)["steps_per_second"]) | speed(fixed, device, 0.1 if small else 4)
+
+
 def others(device, small):
     "PPO on HalfCheetah and BTR on Breakout, with one and with 64 environments, on the device and on the processor."
     for num_envs in (1, 64):
@@ -138,7 +147,7 @@ def sizes(device, small):
     yield dict(num_envs=found["num_envs"], time_ratio=found["time_ratio"])
 
 
-PARTS = {f.__name__: (f, seconds) for f, seconds in ((ceiling, 45), (pqn_128, 100), (equal, 60), (shares, 40), (pqn_256, 100), (others, 70), (sizes, 60), (pqn_512, 110))}  # the most that each may take
+PARTS = {f.__name__: (f, seconds) for f, seconds in ((ceiling, 45), (pqn_128, 100), (equal, 60), (shares, 40), (compilers, 90), (pqn_256, 100), (others, 70), (sizes, 60), (pqn_512, 110))}  # the most that each may take
 BUDGET = 530  # seconds for all
 
 
