@@ -39,8 +39,8 @@ WORKS = {  # title -> parameters, and networks that act and learn, each as large
     "PQN, LunarLander": (dict(agent="pqn", env_id="LunarLander-v3", preset="classic"), 1),
     "PQN, MinAtar Breakout": (dict(agent="pqn", env_id="MinAtar/Breakout-v1", preset="minatar"), 1),
     "PPO, HalfCheetah, 64 environments": (dict(agent="ppo", env_id="HalfCheetah-v4", preset="mujoco_64"), 2),
-    "BTR, LunarLander": (dict(agent="btr", env_id="LunarLander-v3", preset="classic", learning_starts=2_000), 1),
-    "BTR, MinAtar Breakout": (dict(agent="btr", env_id="MinAtar/Breakout-v1", preset="minatar", learning_starts=2_000), 1),
+    "BTR, LunarLander": (dict(agent="btr", env_id="LunarLander-v3", preset="general", learning_starts=2_000), 1),
+    "BTR, MinAtar Breakout": (dict(agent="btr", env_id="MinAtar/Breakout-v1", preset="minatar_256", learning_starts=2_000), 1),
 }
 
 
