@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import median
 
 HERE = Path(__file__).resolve().parent
-NEEDS = dict(sb3=["stable-baselines3==2.9.2", "gymnasium[mujoco]"], sbx=["sbx-rl==0.28.0", "gymnasium[mujoco]"], purejaxql=["jax[cpu]", "flax", "optax", "chex", "gymnax<1", "safetensors"])
+NEEDS = dict(sb3=["stable-baselines3==2.9.2", "gymnasium[mujoco]"], sbx=["sbx-rl==0.28.0", "gymnasium[mujoco]"], purejaxql=["jax[cpu]", "flax", "optax", "chex", "gymnax<1", "safetensors", "six"])
 NAMES = dict(abs_lab="abs_lab", sb3="Stable-Baselines3", sbx="SBX", purejaxql="purejaxql")
 FOREVER = 10**9  # environment steps: no schedule moves while it is timed
 
@@ -44,10 +44,10 @@ WORKS = {  # name -> (title, what is done, contenders); without sizes each conte
         ("halfcheetah", "PPO, HalfCheetah", "ppo", "HalfCheetah-v5"), ("hopper", "PPO, Hopper", "ppo", "Hopper-v5"))},
 }
 THREADS = [dict(threads=1), dict(threads=2)]
-PROCESSES = [dict(threads=1, envs=8, n_steps=256), dict(threads=1, envs=8, n_steps=256, processes=True)]  # as many rows an update as with one environment
+VECTORS = [dict(threads=1, envs=64, n_steps=32), dict(threads=1, envs=8, n_steps=256), dict(threads=1, envs=8, n_steps=256, processes=True)]  # as many rows an update as with one environment
 SETTINGS = {  # of each contender; the first is what it does when nobody chooses
     "equal": dict(abs_lab=THREADS, sb3=THREADS, sbx=[dict(threads=2)], purejaxql=[dict(threads=2)]),
-    "own": dict(abs_lab=THREADS, sb3=[dict(threads=2), dict(threads=1), *PROCESSES], sbx=[dict(threads=2), *PROCESSES], purejaxql=[dict(threads=2)])}
+    "own": dict(abs_lab=[*THREADS, *(t | dict(preset="mujoco_64") for t in THREADS)], sb3=[dict(threads=2), dict(threads=1), *VECTORS], sbx=[dict(threads=2), *VECTORS], purejaxql=[dict(threads=2)])}
 
 
 def kind_of(work):
@@ -65,7 +65,7 @@ def abs_lab(work, folder):
     from abs_lab.core.train import train
     from abs_lab.runs.config import configure
     from abs_lab.runs.parties import Parties
-    changes = dict(env_id=work["env_id"])
+    changes = dict(env_id=work["env_id"], preset=work.get("preset", "auto"))
     if "size" in work:
         preset = "minatar" if "MinAtar" in work["env_id"] else "classic" if "CartPole" in work["env_id"] else "mujoco"
         changes |= dict(preset=preset, controller="fixed", epochs_rule="constant", **{k: work[k] for k in ("num_envs", "size", "num_minibatches", "epochs")})
@@ -189,6 +189,7 @@ def race(work, kind, names, pythons, folder, rounds, seconds):
     all_, failed = [], {}
     for name in names:
         for setting in SETTINGS[kind][name]:
+            if "preset" in setting and work["env_id"].split("-")[0] not in ("HalfCheetah", "Hopper"): continue  # a preset for MuJoCo
             c = Contender(name, work, setting, pythons[name], folder)
             try: c.run(0.1); c.run(0.1); all_.append(c)
             except (RuntimeError, BrokenPipeError) as e: failed[name] = str(e); c.close()
@@ -212,7 +213,7 @@ def rows_of(r, kind, which):
 
 def told(setting):
     "A setting in words."
-    return f"{setting['threads']} thread{'s' * (setting['threads'] > 1)}" + (f", {setting['envs']} environments{' in processes' if setting.get('processes') else ''}" if "envs" in setting else "")
+    return f"{setting['threads']} thread{'s' * (setting['threads'] > 1)}" + (f", {setting['envs']} environments{' in processes' if setting.get('processes') else ''}" if "envs" in setting else "") + (f", preset {setting['preset']}" if "preset" in setting else "")
 
 
 def markdown(r):
@@ -272,7 +273,7 @@ def main():
     for work in args.only:
         print(f"… {WORKS[work][0]}", file=sys.stderr, flush=True)
         _, what, contenders = WORKS[work]
-        found["works"][work] = race(what, kind_of(work), [c for c in contenders if c in names], pythons, args.purejaxql, 1 if args.quick else args.rounds, 0.5 if args.quick else 5)
+        found["works"][work] = race(what, kind_of(work), [c for c in contenders if c in names], pythons, args.purejaxql, 1 if args.quick else args.rounds, 0.5 if args.quick else 4)
         (args.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         (args.out / f"{name}.md").write_text(markdown(found), encoding="utf-8")
     if not args.quick: bars(found).write_image(args.out / "peers.svg")  # needs Kaleido and Chrome or Chromium: pip install "abs_lab[svg]"
