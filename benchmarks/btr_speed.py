@@ -214,7 +214,8 @@ def plain_loop(config, start, steps, batch, device):
         net.redraw()
         with torch.no_grad(): actions = net(torch.from_numpy(obs).to(device), torch.rand(num_envs, c.taus, device=device)).mean(1).argmax(1).cpu().numpy()
         actions = np.where(np.random.rand(num_envs) < 0.5, np.random.randint(0, envs.action_space.n, num_envs), actions)
-        after, reward, terminated, truncated, _ = envs.step(actions)
+        envs.send(actions)
+        after, reward, terminated, truncated, _ = envs.receive()
         for i, queue in enumerate(queues):
             if over[i]: queue.clear(); continue                # the row in which EnvPool resets
             queue.append((obs[i], actions[i], np.sign(reward[i])))

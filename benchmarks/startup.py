@@ -3,7 +3,7 @@
     python benchmarks/startup.py            two minutes on an idle machine
     python benchmarks/startup.py --quick    one round, whose numbers mean nothing
 
-Of `abs-lab train`, the seconds from the command to the first update that its folder records. Of a study that trains one run at a time, each in a
+Of `abs-lab train`, the seconds from the command to the end of the first update, as the run's folder records it. Of a study that trains one run at a time, each in a
 process of its own through papermill: from the end of one run to the end of the next, less the seconds of training that its last row of steps.jsonl states. Its
 final evaluation is cut to one step. Nothing is asserted about speed.
 """
@@ -33,22 +33,22 @@ study = Study("startup", "How long does a run take that is not training?", arms=
 
 def command(*words, folder):
     "Start the command of this project with its runs in a folder."
-    env = os.environ | dict(ABS_LAB_RUNS_DIR=str(folder), PYTHONPATH=os.pathsep.join([str(HERE.parent), str(folder), os.environ.get("PYTHONPATH", "")]))
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | dict(ABS_LAB_RUNS_DIR=str(folder), PYTHONPATH=os.pathsep.join([str(HERE.parent), str(folder), os.environ.get("PYTHONPATH", "")]))
     return subprocess.Popen([sys.executable, "-m", "abs_lab", *words], cwd=folder, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def first_update(words):
-    "Seconds until a run's folder records its first update."
+    "Seconds until a run has made its first update: until training began, as events.jsonl says, and the first row's own."
     with tempfile.TemporaryDirectory() as tmp:
-        began = time.perf_counter()
-        process = command("train", *words, "--record-every", "1", folder=tmp)
-        while not any(path.stat().st_size for path in Path(tmp).rglob("steps.jsonl")):
+        began = time.time()
+        process = command("train", *words, folder=tmp)
+        while not (found := [path for path in Path(tmp).rglob("steps.jsonl") if path.stat().st_size]):
             if process.poll() is not None: sys.exit(f"abs-lab train {' '.join(words)} ended with status {process.returncode} and recorded nothing")
-            time.sleep(0.01)
-        found = time.perf_counter() - began
+            time.sleep(0.1)
+        start, row = (json.loads(path.read_text(encoding="utf-8").splitlines()[0]) for path in (found[0].with_name("events.jsonl"), found[0]))
         process.kill()
         process.wait()
-    return found
+    return start["time"] - began + row["seconds"]["total"]
 
 
 def overheads(runs):
@@ -83,6 +83,7 @@ def main():
     args = parser.parse_args()
     origin, load = provenance(), os.getloadavg()[0]
     machine = {"CPU": origin["hardware"]["cpu"], "cores": origin["hardware"]["cores"], **{k: v for k, v in origin["versions"].items() if v}, "commit": origin["commit"], "load average before (a quiet machine: near 0)": f"{load:.1f}"}
+    first_update(TASKS["PQN, CartPole"])  # Python compiles what was never imported
     first = {name: spread([first_update(words) for _ in range(1 if args.quick else 5)]) for name, words in TASKS.items()}
     runs, command_seconds = overheads(3 if args.quick else 9)
     found = dict(quick=args.quick, machine=machine, first=first, run=spread(runs), command=command_seconds)

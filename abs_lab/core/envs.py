@@ -676,7 +676,9 @@ class VecEnvs(CheckedEnvs):
                 progress.step = at + self.num_envs * (t + 1 < T)
                 if t + 1 < T: said.append(act(part, obs[t + 1, place]))
             actions, extras, sent = zip(*acted)
-            row = self._enter(tuple(map(np.concatenate, zip(*outcomes))), np.concatenate(sent), at)
+            shown, *more = zip(*outcomes)
+            newest = np.concatenate(shown) if t + 1 == T else shown[0]  # observations are entered above; the last ones are kept as well
+            row = self._enter((newest, *map(np.concatenate, more)), np.concatenate(sent), at)
             yield torch.cat(actions), {k: torch.cat([e[k] for e in extras]) for k in extras[0]}, row
         self.sent = None
 

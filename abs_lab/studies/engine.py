@@ -196,11 +196,13 @@ class _Queue:
             else: self._settle(job, how)
         return bool(ready or self.running)
 
-    def look(self):
-        "Settle what has ended."
-        for job, how in [(job, how) for job in self.running if (how := job.look(self.engine, self.timeout)) is not None]:
+    def look(self) -> bool:
+        "Settle what has ended; whether anything has."
+        ended = [(job, how) for job in self.running if (how := job.look(self.engine, self.timeout)) is not None]
+        for job, how in ended:
             self.running.remove(job)
             self._settle(job, how)
+        return bool(ended)
 
     def _settle(self, job, how):
         if job.claim: job.claim.close()
@@ -232,8 +234,8 @@ def run_queue(
     live = Live(lambda: survey(dir, [(c.id, p.get("arm"), c.total_steps) for p, c in zip(grid, configs)], recorded), quiet)
     try:
         while (queue.waiting or queue.running) and time.monotonic() < until and queue.start():
-            time.sleep(0.5)
-            queue.look()
+            shown = time.monotonic()
+            while not queue.look() and time.monotonic() < shown + 0.5: time.sleep(0.1 if kind.here else 0.5)
             live.show()
     finally:
         queue.stop()

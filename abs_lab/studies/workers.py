@@ -47,7 +47,7 @@ def execute(
     import papermill as pm
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     Path(output).unlink(missing_ok=True)  # a link is replaced, and not followed
-    done = pm.execute_notebook(str(notebook), str(output), params, kernel_name="python3", progress_bar=False, cwd=os.getcwd())
+    done = pm.execute_notebook(str(notebook), str(output), params, kernel_name="python3", progress_bar=False, cwd=os.getcwd(), shutdown_kernel="immediate")  # its last cell is done: a goodbye takes a second
     for part in (done, *done.cells): part.metadata.pop("papermill", None)  # timings, and paths of this machine
     nbformat.write(done, str(output))
 
