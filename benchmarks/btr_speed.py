@@ -322,6 +322,33 @@ def checkpoint_part(args):
     return out
 
 
+def markdown(r):
+    "The report of what was measured."
+    out = ["# Speed of BTR" + " (smoke run: the numbers mean nothing)" * r["quick"], "", "| | |", "|---|---|", f"| device | {r['device']} |", f"| CPU | {r['hardware']['cpu']} |", f"| cores | {r['hardware']['cores']} |", f"| threads | {r['threads']} |",
+           *(f"| {k} | {v} |" for k, v in r["versions"].items() if v), f"| commit | {r['commit']} |", ""]
+    if found := r.get("update"):
+        out += ["## A gradient step beside a plain one, on the same batch", "", "Milliseconds, the median over the rounds in which they take turns; how many times as long the plain step takes, within a round, and the range. Images: the published network and batch. Vectors: the preset `general` on LunarLander's observations.", "",
+                "| batch | gradient | ms | plain, ms | plain / this | range |", "|---|---|---|---|---|---|"]
+        middle = lambda rows: median(row["cpu_ms" if r["device"] == "cpu" else "ms"] for row in rows)
+        for what, at in found.items():
+            out += [f"| {what.split(',')[0]}, {at['batch']} | {name} | {middle(at[name]):,.1f} | {middle(at['plain']):,.1f} | {at[f'plain_over_{name}']['median']:.2f} | {at[f'plain_over_{name}']['range'][0]:.2f} – {at[f'plain_over_{name}']['range'][1]:.2f} |" for name in ("ours", "autograd", "written") if name in at]
+        out.append("")
+    if found := r.get("loop"):
+        out += ["## The whole loop", "", f"Pong with {found['num_envs']} environments and the published network, replay batch {found['batch']}, {found['rounds']} rounds of {found['updates']} gradient steps:", ""]
+        out += [f"- {name}: {at['median']:.2f} ({at['range'][0]:.2f} – {at['range'][1]:.2f})" for name, at in found.items() if isinstance(at, dict) and "median" in at]
+        out += ["", "| task, preset | environment steps / s | gradient steps | collecting, s | learning, s | measuring, s | measuring |", "|---|---|---|---|---|---|---|"]
+        for name, at in found.items():
+            if not isinstance(at, dict) or "steps_per_second" not in at: continue
+            spent = at["seconds"]
+            out.append(f"| {name} | {at['steps_per_second']:,.0f} | {at['gradient_steps']:,} | {spent['collect']:.2f} | {spent['learn']:.2f} | {spent['measure']:.2f} | {100 * spent['measure'] / sum(spent.values()):.1f} % |")
+        out.append("")
+    if found := r.get("replay"):
+        out += ["## The replay store", "", f"{found['capacity']:,} Atari transitions, {found['memory_gb']:.2f} GB; batches of {found['batch']}:", "", *(f"- {name}: {at['ms']:.2f} ms" for name, at in found.items() if isinstance(at, dict)), ""]
+    if found := r.get("checkpoint"):
+        out += ["## A checkpoint", "", f"{found['capacity']:,} Atari transitions, {found['log_gb']:.2f} GB:", "", *(f"- {name.removesuffix(', ms')}: {at:,.0f} ms" for name, at in found.items() if name.endswith(", ms")), ""]
+    return "\n".join(out)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = dict(replay=replay_part, update=update_part, loop=loop_part, checkpoint=checkpoint_part)
@@ -330,14 +357,16 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", help="a JSON file for the results")
+    parser.add_argument("--out", help="a JSON file for the results; the report is written beside it")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     results = dict(device=args.device, threads=args.threads, quick=args.quick, **provenance())
     for name in args.parts or parts:
         results[name] = parts[name](args)
         print(name, json.dumps(results[name], indent=1), flush=True)
-    if args.out: Path(args.out).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if args.out:
+        Path(args.out).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        Path(args.out).with_suffix(".md").write_text(markdown(results), encoding="utf-8")
 
 
 if __name__ == "__main__": main()

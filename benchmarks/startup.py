@@ -3,9 +3,10 @@
     python benchmarks/startup.py            two minutes on an idle machine
     python benchmarks/startup.py --quick    one round, whose numbers mean nothing
 
-Of `abs-lab train`, the seconds from the command to the end of the first update, as the run's folder records it. Of a study that trains one run at a time, each in a
-process of its own through papermill: from the end of one run to the end of the next, less the seconds of training that its last row of steps.jsonl states. Its
-final evaluation is cut to one step. Nothing is asserted about speed.
+Of `abs-lab train`, the seconds from the command to the end of the first update, as the run's folder records it; beside it, what a process takes
+that imports torch and ends. Of a study that trains one run at a time, each in a process of its own through papermill: from the end of one run to
+the end of the next, less the seconds of training that its last row of steps.jsonl states. Its final evaluation is cut to one step. Nothing is
+asserted about speed.
 """
 import argparse
 import json
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 os.environ.update(OMP_NUM_THREADS="1", ABS_LAB_THREADS="1", ABS_LAB_DEVICE="cpu")
@@ -51,6 +53,13 @@ def first_update(words):
     return start["time"] - began + row["seconds"]["total"]
 
 
+def import_torch():
+    "Seconds of a process that imports torch and ends."
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import torch"], check=True)
+    return time.perf_counter() - began
+
+
 def overheads(runs):
     "Seconds of each run of a study but the first that it did not train; and of the whole command, per run."
     with tempfile.TemporaryDirectory() as tmp:
@@ -70,7 +79,7 @@ def markdown(r):
     "The report."
     out = ["# What a run takes beside its training" + " (smoke run: the numbers mean nothing)" * r["quick"], ""] + table(["", ""], [f"{k} | {v}" for k, v in r["machine"].items()])
     out += ["Seconds from the command `abs-lab train` to the first update in the run's folder, and seconds of a study's run, in a process of its own through papermill, in which it does not train. Medians, and the range.", ""]
-    rows = [f"first update: {name} | {s['median']:.2f} | {s['min']:.2f} – {s['max']:.2f}" for name, s in r["first"].items()]
+    rows = [f"{name} | {s['median']:.2f} | {s['min']:.2f} – {s['max']:.2f}" for name, s in r["first"].items()]
     s = r["run"]
     rows += [f"a study's run: PQN, CartPole | {s['median']:.2f} | {s['min']:.2f} – {s['max']:.2f}", f"the same, with the start of the command and the report | {r['command']:.2f} | {s['rounds'] + 1} runs"]
     return "\n".join(out + table(["what", "seconds", "range"], rows))
@@ -84,7 +93,11 @@ def main():
     origin, load = provenance(), os.getloadavg()[0]
     machine = {"CPU": origin["hardware"]["cpu"], "cores": origin["hardware"]["cores"], **{k: v for k, v in origin["versions"].items() if v}, "commit": origin["commit"], "load average before (a quiet machine: near 0)": f"{load:.1f}"}
     first_update(TASKS["PQN, CartPole"])  # Python compiles what was never imported
-    first = {name: spread([first_update(words) for _ in range(1 if args.quick else 5)]) for name, words in TASKS.items()}
+    measures = {"a process that imports torch and ends": import_torch} | {f"first update: {name}": partial(first_update, words) for name, words in TASKS.items()}
+    seconds = {what: [] for what in measures}
+    for _ in range(1 if args.quick else 5):
+        for what, measure in measures.items(): seconds[what].append(measure())
+    first = {what: spread(found) for what, found in seconds.items()}
     runs, command_seconds = overheads(3 if args.quick else 9)
     found = dict(quick=args.quick, machine=machine, first=first, run=spread(runs), command=command_seconds)
     args.out.mkdir(parents=True, exist_ok=True)
