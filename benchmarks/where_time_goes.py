@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.update(OMP_NUM_THREADS="1", ABS_LAB_THREADS="1", ABS_LAB_DEVICE="cpu", ABS_LAB_CHECKPOINT_SECONDS="60")
@@ -47,7 +48,7 @@ WORKS = {  # title -> parameters, and networks that act and learn, each as large
 class Timed:
     "A run in training, whose parts are timed."
     def __init__(self, params, size, dir):
-        config = configure(controller="fixed", size=size, total_steps=FOREVER, **params)
+        config = replace(configure(controller="fixed", size=size, **params), total_steps=FOREVER)  # what the preset derives from the run's length stays
         self.run, self.clock = Run(config, dir), Clock()
         run, around = self.run, self.clock.around
         run.envs.send, run.envs.receive = around(run.envs.send, "simulator"), around(run.envs.receive, "simulator")
