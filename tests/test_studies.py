@@ -212,7 +212,7 @@ def test_the_page_of_tasks_counts_what_every_seed_reached(tmp_path, monkeypatch,
     render(STUDIES["tasks"], data_dir=str(tmp_path/"data"), report_dir=str(tmp_path/"report"), missing=["a run"])
     said = capsys.readouterr().out
     assert "PQN: 11 of 16 tasks are tested with every seed, and 10 of these are met. Not met: CartPole-v1. Not tested: MinAtar/Asterix-v1" in said
-    assert "PPO: 15 of 15 tasks are tested with every seed, and 13 of these are met. Not met: CartPole-v1, InvertedDoublePendulum-v4." in said
+    assert "PPO: 15 of 20 tasks are tested with every seed, and 13 of these are met. Not met: CartPole-v1, InvertedDoublePendulum-v4. Not tested: MinAtar/Asterix-v1" in said
     assert "BTR: 5 of 5 tasks are tested with every seed, and 4 of these are met. Not met: CartPole-v1." in said
     page = (tmp_path/"report"/"index.html").read_text()
     assert "a run" in page and "lowest 474" in page and not re.search(r'(src|href)="(https?:)?//', page) and page.count('class="plot"') == 2

@@ -235,7 +235,9 @@ def run_queue(
     try:
         while (queue.waiting or queue.running) and time.monotonic() < until and queue.start():
             shown = time.monotonic()
-            while not queue.look() and time.monotonic() < shown + 0.5: time.sleep(0.1 if kind.here else 0.5)
+            while time.monotonic() < shown + 0.5:
+                time.sleep(0.1 if kind.here else 0.5)
+                if queue.look(): break
             live.show()
     finally:
         queue.stop()
