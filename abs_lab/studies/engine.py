@@ -236,7 +236,7 @@ def run_queue(
         while (queue.waiting or queue.running) and time.monotonic() < until and queue.start():
             shown = time.monotonic()
             while time.monotonic() < shown + 0.5:
-                time.sleep(0.1 if kind.here else 0.5)
+                time.sleep(0.1 if queue.engine.here else 0.5)
                 if queue.look(): break
             live.show()
     finally:
