@@ -187,7 +187,7 @@ def test_what_btr_takes_where_nobody_says():
 
 def test_what_ppo_takes_on_minatar_where_nobody_says():
     found, known = configure("ppo", env_id="MinAtar/Seaquest-v1").flat(), configure("ppo", env_id="MinAtar/Seaquest-v1", preset="minatar").flat()
-    assert {k: found[k] for k in found if found[k] != known[k]} == dict(preset="minatar_16", lr=5e-3, size_min=16, size_max=64)
+    assert {k: found[k] for k in found if found[k] != known[k]} == dict(preset="minatar_16", lr=5e-3, size_min=16, size_max=64, interval=5)
 
 
 def test_a_run_of_pqn_is_called_what_it_was_called():
