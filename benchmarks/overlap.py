@@ -10,7 +10,6 @@ receives. The environments' own time is measured with an agent that takes no tim
 Settings take turns, in rounds; medians over rounds, and the range. Nothing is asserted about speed.
 """
 import argparse
-import json
 import sys
 import time
 from dataclasses import replace
@@ -21,10 +20,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
 
-from pqn_speed import FOREVER, spread
+from pqn_speed import FOREVER, machine, spread, write
 from abs_lab.core.envs import EnvConfig, VecEnvs
 from abs_lab.core.interfaces import Progress
-from abs_lab.runs.provenance import provenance
 
 
 class StandIn:
@@ -93,14 +91,8 @@ def main():
     args = parser.parse_args()
     config = EnvConfig(args.env_id, num_envs=16 if args.quick else 128)
     length, shares, groups, rounds = (8, (1.0,), (1, 2), 1) if args.quick else (32, (0.25, 0.5, 1.0, 2.0), (1, 2, 4), 5)
-    origin = provenance()
-    machine = {"CPU": origin["hardware"]["cpu"], "cores": origin["hardware"]["cores"], **{k: v for k, v in origin["versions"].items() if v}, "commit": origin["commit"]}
-    results = dict(quick=args.quick, machine=machine, what=f"{args.env_id}, {config.num_envs} environments, rollouts of {length}", found=measure(config, length, shares, groups, rounds))
-    name = f"overlap{'-quick' * args.quick}"
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (args.out / f"{name}.md").write_text(markdown(results), encoding="utf-8")
-    print(markdown(results))
+    results = dict(quick=args.quick, machine=machine(), what=f"{args.env_id}, {config.num_envs} environments, rollouts of {length}", found=measure(config, length, shares, groups, rounds))
+    write(results, markdown, "overlap", args.out)
 
 
 if __name__ == "__main__": main()

@@ -395,6 +395,21 @@ def cells(s, form=number): return f"{form(s['median'])} | {form(s['min'])} – {
 
 def percent(x): return f"{100 * x:.2g} %"
 
+def machine():
+    "What a report says of where it was measured."
+    origin = provenance()
+    return {"CPU": origin["hardware"]["cpu"], "cores": origin["hardware"]["cores"], **{k: v for k, v in origin["versions"].items() if v}, "commit": origin["commit"]}
+
+
+def write(found, markdown, name, out):
+    "Results and report as NAME.json and NAME.md, or NAME-quick; the report is printed, too."
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{name}{'-quick' * found['quick']}"
+    path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(markdown(found), encoding="utf-8")
+    print(markdown(found))
+
+
 def table(head, rows): return [f"| {' | '.join(head)} |", "|" + "---|" * len(head), *(f"| {row} |" for row in rows), ""]
 
 

@@ -22,8 +22,7 @@ os.environ.update(OMP_NUM_THREADS="1", ABS_LAB_THREADS="1", ABS_LAB_DEVICE="cpu"
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]  # runs from a clone, installed or not
 
-from pqn_speed import spread, table
-from abs_lab.runs.provenance import provenance
+from pqn_speed import machine, spread, table, write
 
 TASKS = {"PQN, CartPole": ["pqn", "--env-id", "CartPole-v1"], "PPO, HalfCheetah": ["ppo", "--env-id", "HalfCheetah-v4"], "BTR, CartPole": ["btr", "--env-id", "CartPole-v1", "--learning-starts", "2000"]}
 STUDY = """
@@ -90,8 +89,7 @@ def main():
     parser.add_argument("--quick", action="store_true", help="one round and three runs, to see that everything runs")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the JSON and the Markdown file")
     args = parser.parse_args()
-    origin, load = provenance(), os.getloadavg()[0]
-    machine = {"CPU": origin["hardware"]["cpu"], "cores": origin["hardware"]["cores"], **{k: v for k, v in origin["versions"].items() if v}, "commit": origin["commit"], "load average before (a quiet machine: near 0)": f"{load:.1f}"}
+    where = machine() | {"load average before (a quiet machine: near 0)": f"{os.getloadavg()[0]:.1f}"}
     first_update(TASKS["PQN, CartPole"])  # Python compiles what was never imported
     measures = {"a process that imports torch and ends": import_torch} | {f"first update: {name}": partial(first_update, words) for name, words in TASKS.items()}
     seconds = {what: [] for what in measures}
@@ -99,12 +97,8 @@ def main():
         for what, measure in measures.items(): seconds[what].append(measure())
     first = {what: spread(found) for what, found in seconds.items()}
     runs, command_seconds = overheads(3 if args.quick else 9)
-    found = dict(quick=args.quick, machine=machine, first=first, run=spread(runs), command=command_seconds)
-    args.out.mkdir(parents=True, exist_ok=True)
-    name = f"startup{'-quick' * args.quick}"
-    (args.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    (args.out / f"{name}.md").write_text(markdown(found), encoding="utf-8")
-    print(markdown(found))
+    found = dict(quick=args.quick, machine=where, first=first, run=spread(runs), command=command_seconds)
+    write(found, markdown, "startup", args.out)
 
 
 if __name__ == "__main__": main()

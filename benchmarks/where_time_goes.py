@@ -10,7 +10,6 @@ them) at the speed of a large matrix product; of learning, three times as many f
 Sizes take turns, in rounds. Nothing is asserted about speed.
 """
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -29,9 +28,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from abs_lab.core.envs import VecEnvs
 from abs_lab.runs.config import configure
-from abs_lab.runs.provenance import provenance
 from abs_lab.runs.runner import Run
-from pqn_speed import Clock, spread, table
+from pqn_speed import Clock, machine, spread, table, write
 
 FOREVER = 10**9  # environment steps: no schedule moves while it is timed
 PARTS = ("simulator", "acting", "learning", "measuring", "recording", "the rest")
@@ -152,18 +150,13 @@ def main():
     args = parser.parse_args()
     sizes, rounds, seconds = (list(SIZES[:2]), 1, 0.3) if args.quick else (list(SIZES), args.rounds, args.seconds)
     torch.set_num_threads(1)
-    origin, began = provenance(), time.perf_counter()
-    machine = {"CPU": origin["hardware"]["cpu"], "cores": origin["hardware"]["cores"], **{k: v for k, v in origin["versions"].items() if v}, "commit": origin["commit"], "load average before (a quiet machine: near 0)": f"{os.getloadavg()[0]:.1f}"}
-    found: dict = dict(quick=args.quick, machine=machine, works={})
+    where, began = machine() | {"load average before (a quiet machine: near 0)": f"{os.getloadavg()[0]:.1f}"}, time.perf_counter()
+    found: dict = dict(quick=args.quick, machine=where, works={})
     for title, (params, networks) in WORKS.items():
         print(f"… {title}", file=sys.stderr, flush=True)
         found["works"][title] = profile(params, networks, sizes, rounds, seconds)
-    machine["minutes"] = f"{(time.perf_counter() - began) / 60:.1f}"
-    args.out.mkdir(parents=True, exist_ok=True)
-    name = f"where_time_goes{'-quick' * args.quick}"
-    (args.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    (args.out / f"{name}.md").write_text(markdown(found), encoding="utf-8")
-    print(markdown(found))
+    where["minutes"] = f"{(time.perf_counter() - began) / 60:.1f}"
+    write(found, markdown, "where_time_goes", args.out)
 
 
 if __name__ == "__main__": main()
