@@ -236,15 +236,28 @@ def plain_loop(config, start, steps, batch, device):
     return *taken, learnt
 
 
-def in_turns(args, agents, b, plain, repeat):
-    "A gradient step of some agents and of the plain networks on one batch, in turns: milliseconds, and plain over each."
+def products(batch, config, vector, actions, device):
+    "A gradient step's products of matrices on vectors, and nothing else: the target network's for twice the batch, the online one's there and back."
+    layers = [(1, vector, 128), *[(1, 128, 128)] * 4, (config.taus, 64, 128), (config.taus, 128, 256), (config.taus, 256, actions)]  # rows of a transition, inputs, outputs
+    made = [[torch.randn(*shape, device=device) for shape in ((2 * k * batch, i), (o, i), (2 * k * batch, o))] for k, i, o in layers]
+    def step():
+        for (x, w, out), (k, i, _) in zip(made, layers):
+            half, by_w = k * batch, torch.empty_like(w)
+            for rows in (2 * half, half): torch.mm(x[:rows], w.T, out=out[:rows])
+            torch.mm(out[:half].T, x[:half], out=by_w)
+            if i in (128, 256): torch.mm(out[:half], w, out=x[half:])  # nothing lies before the other two
+    return step
+
+
+def in_turns(args, agents, b, plain, repeat, **others):
+    "A gradient step of some agents and of the plain networks on one batch, and other steps, in turns: milliseconds, and plain over each."
     net, target = (module.to(args.device) for module in plain)
     optimizer, key, any_agent = torch.optim.Adam(net.parameters(), lr=1e-4, eps=1e-5), "cpu_ms" if args.device == "cpu" else "ms", next(iter(agents.values()))
-    steps = {name: lambda agent=agent: agent._gradient_step(b) for name, agent in agents.items()} | {"plain": lambda: plain_step(net, target, optimizer, b, any_agent.config)}
+    steps = {name: lambda agent=agent: agent._gradient_step(b) for name, agent in agents.items()} | {"plain": lambda: plain_step(net, target, optimizer, b, any_agent.config)} | others
     rows, rounds = {name: [] for name in steps}, 2 if args.quick else args.rounds
     for n in range(rounds):
         for name in (steps if n % 2 == 0 else reversed(steps)): rows[name].append(timed(steps[name], repeat, args.device))
-    ratios = {name: [p[key] / o[key] for p, o in zip(rows["plain"], rows[name])] for name in agents}
+    ratios = {name: [p[key] / o[key] for p, o in zip(rows["plain"], rows[name])] for name in [*agents, *others]}
     return dict(batch=len(b.actions), rounds=rounds, **rows, **{f"plain_over_{name}": dict(median=round(median(r), 2), range=[round(min(r), 2), round(max(r), 2)]) for name, r in ratios.items()})
 
 
@@ -258,7 +271,7 @@ def update_part(args):
     for size in (64, 256):
         rand = lambda *shape: torch.randn(shape, device=args.device)
         b = Batch(np.arange(size), rand(size, 8), torch.randint(4, (size,), device=args.device), rand(size), torch.full((size,), 0.97, device=args.device), rand(size, 8), torch.ones(size, device=args.device))
-        out[f"vectors, {size}"] = in_turns(args, agents, b, (Plain(4, 8), Plain(4, 8)), 5 if args.quick else 100)
+        out[f"vectors, {size}"] = in_turns(args, agents, b, (Plain(4, 8), Plain(4, 8)), 5 if args.quick else 100, products=products(size, config, 8, 4, args.device))
     return out
 
 
@@ -327,11 +340,11 @@ def markdown(r):
     out = ["# Speed of BTR" + " (smoke run: the numbers mean nothing)" * r["quick"], "", "| | |", "|---|---|", f"| device | {r['device']} |", f"| CPU | {r['hardware']['cpu']} |", f"| cores | {r['hardware']['cores']} |", f"| threads | {r['threads']} |",
            *(f"| {k} | {v} |" for k, v in r["versions"].items() if v), f"| commit | {r['commit']} |", ""]
     if found := r.get("update"):
-        out += ["## A gradient step beside a plain one, on the same batch", "", "Milliseconds, the median over the rounds in which they take turns; how many times as long the plain step takes, within a round, and the range. Images: the published network and batch. Vectors: the preset `general` on LunarLander's observations.", "",
+        out += ["## A gradient step beside a plain one, on the same batch", "", "Milliseconds, the median over the rounds in which they take turns; how many times as long the plain step takes, within a round, and the range. Images: the published network and batch. Vectors: the preset `general` on LunarLander's observations. *Products* are the step's products of matrices alone: no code that needs them can be more times as fast as plain.", "",
                 "| batch | gradient | ms | plain, ms | plain / this | range |", "|---|---|---|---|---|---|"]
         middle = lambda rows: median(row["cpu_ms" if r["device"] == "cpu" else "ms"] for row in rows)
         for what, at in found.items():
-            out += [f"| {what.split(',')[0]}, {at['batch']} | {name} | {middle(at[name]):,.1f} | {middle(at['plain']):,.1f} | {at[f'plain_over_{name}']['median']:.2f} | {at[f'plain_over_{name}']['range'][0]:.2f} – {at[f'plain_over_{name}']['range'][1]:.2f} |" for name in ("ours", "autograd", "written") if name in at]
+            out += [f"| {what.split(',')[0]}, {at['batch']} | {name} | {middle(at[name]):,.1f} | {middle(at['plain']):,.1f} | {at[f'plain_over_{name}']['median']:.2f} | {at[f'plain_over_{name}']['range'][0]:.2f} – {at[f'plain_over_{name}']['range'][1]:.2f} |" for name in ("ours", "autograd", "written", "products") if name in at]
         out.append("")
     if found := r.get("loop"):
         out += ["## The whole loop", "", f"Pong with {found['num_envs']} environments and the published network, replay batch {found['batch']}, {found['rounds']} rounds of {found['updates']} gradient steps:", ""]

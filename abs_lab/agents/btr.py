@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'BTRConfig', 'preset_for', 'epsilon_at', 'plan_update', 'munchausen_target', 'greedy_target',
-           'quantile_huber', 'by_prediction', 'BTR']
+           'quantile_huber', 'huber_and_slope', 'BTR']
 
 # %% ../../nbs/agents/10_btr.ipynb #71d85648
 import copy
@@ -172,15 +172,19 @@ def quantile_huber(
     if taus is not None: huber = (taus[:, :, None] - (errors < 0).float()).abs() * huber
     return huber.mean(2).sum(1)
 
-def by_prediction(
+def huber_and_slope(
     errors: torch.Tensor,        # [B, K, K'] as `quantile_huber` takes them
     taus: torch.Tensor | None,   # [B, K] likewise
     weights: torch.Tensor,       # [B] of the transitions
-) -> torch.Tensor:               # [B, K, 1]
-    "The derivatives of the weighted mean of `quantile_huber` by the predictions."
-    by = errors.clamp(-1, 1)
-    if taus is not None: by *= (taus[:, :, None] - (errors < 0).float()).abs()
-    return by.sum(2, keepdim=True) * (weights / (-len(weights) * errors.shape[2]))[:, None, None]
+) -> tuple:                      # the loss; [B, K, 1]
+    "The weighted mean of `quantile_huber`, and its derivatives by the predictions."
+    slope = errors.clamp(-1, 1)
+    huber = errors.sub(slope, alpha=0.5).mul_(slope)
+    if taus is not None:
+        level = (taus[:, :, None] - (errors < 0).float()).abs_()
+        huber *= level; slope *= level
+    weights = weights / (len(weights) * errors.shape[2])
+    return torch.dot(huber.sum((1, 2)), weights), slope.sum(2, keepdim=True).mul_(-weights[:, None, None])
 
 # %% ../../nbs/agents/10_btr.ipynb #a3c3e744
 _spaces = cache(spaces_of)  # the runs of a study have few kinds of environments
@@ -260,6 +264,10 @@ class _BTRNetworks(_BTRKind):
         self.paid = 0.0  # what past gradient steps have cost: see `plan_update`
         self.diagnosed = 0  # the update after which plasticity was last measured
 
+    def _load(self, net, state):
+        net.load_state_dict(state)
+        if self.chains: self.chains[net].take()
+
 # %% ../../nbs/agents/10_btr.ipynb #7d9a268e
 class _ActingBTR(_BTRNetworks):
     "A BTR agent that plans and acts."
@@ -314,7 +322,7 @@ class _LearningBTR(_ActingBTR):
         self.replay.add(rollout)
         sums = torch.zeros(3, device=self.device)
         for _ in range(plan.gradient_steps):
-            if p.gradient_steps % c.target_period == 0: self.target.load_state_dict(self.net.state_dict())
+            if p.gradient_steps % c.target_period == 0: self._load(self.target, self.net.state_dict())
             batch = self.replay.sample(plan.minibatch, self.sampler, c.beta)
             sums += self._gradient_step(batch)
             p.gradient_steps += 1
@@ -326,16 +334,18 @@ class _LearningBTR(_ActingBTR):
     def _gradient_step(self, b):
         c = self.config
         self.net.draw(self.generator); self.target.draw(self.generator)
-        self.net.iterate()
+        (self.chains[self.net] if self.chains else self.net).iterate()
         targets = self._targets(b)
         taus = self._rand(len(b.actions), c.taus)
         z = self._quantiles(self.net, b.obs, taus)
         taken = b.actions[:, None, None].expand(-1, z.shape[1], 1)
         predicted, levels = z.gather(2, taken), taus if c.iqn else None
         errors = targets[:, None, :] - predicted
-        loss = (b.weights * quantile_huber(errors, levels)).mean()
-        if self.chains: self.chains[self.net].back(torch.zeros_like(z).scatter_(2, taken, by_prediction(errors, levels, b.weights)))
+        if self.chains:
+            loss, by = huber_and_slope(errors, levels, b.weights)
+            self.chains[self.net].back(torch.zeros_like(z).scatter_(2, taken, by))
         else:
+            loss = (b.weights * quantile_huber(errors, levels)).mean()
             self.weights.grad.zero_()
             loss.backward()
         norm = norm_of([self.weights.grad])
@@ -374,7 +384,8 @@ class BTR(_LearningBTR):
 
     def load_state_dict(self, state):  # what `state_dict` returned, with or without `replay`
         "Continue from a saved state; `replay.restore` puts the rows back."
-        for name in ("net", "target", "optimizer", "replay"):
+        for net in ("net", "target"): self._load(getattr(self, net), state[net])
+        for name in ("optimizer", "replay"):
             if name in state: getattr(self, name).load_state_dict(state[name])
         self.reseeded = not all([resume_generator(getattr(self, name), state[name]) for name in ("generator", "sampler")])
         self.paid, self.diagnosed = state["paid"], state.get("diagnosed", 0)  # checkpoints did not always have it
