@@ -277,13 +277,14 @@ def update_part(args):
 
 def our_loop(env_id, start, steps, device, **params):
     "Seconds of the clock and of the processor after `start`, gradient steps, and where the seconds went."
-    config = configure("btr", env_id=env_id, controller="fixed", total_steps=steps, learning_starts=start, replay_size=50_000, **params)
-    envs, progress = VecEnvs(config.env, 0, "train", device), Progress(steps)
+    config = configure("btr", env_id=env_id, controller="fixed", learning_starts=start, replay_size=50_000, **params)  # measured as often as in a run of the preset's length
+    envs, progress = VecEnvs(config.env, 0, "train", device), Progress(config.total_steps)
     agent = BTR(config.agent, envs.obs_space, envs.action_space, config.env.num_envs, progress, device=device)
     parts, began = {}, None
     for s in train(agent, envs, config.meter, config.controller, progress):
         if s.step >= start and began is None: began = time.perf_counter(), time.process_time()
         elif began: parts = {k: parts.get(k, 0) + v for k, v in s.seconds.items()}
+        if s.step >= steps: break
     taken = time.perf_counter() - began[0], time.process_time() - began[1]
     envs.close()
     return *taken, s.gradient_steps, {k: round(v, 2) for k, v in parts.items()}
@@ -320,7 +321,7 @@ def checkpoint_part(args):
         config = configure("btr", env_id="Pong-v5", controller="fixed", size=32, total_steps=10**6, learning_starts=10**5, replay_size=capacity)
         r = Run(config, Path(folder) / "run")
         full = full_replay(capacity)
-        for name in ("columns", "flat", "tree", "rows", "stored"): setattr(r.replay, name, getattr(full, name))
+        for name in ("columns", "flat", "tree", "rows", "stored"): setattr(r.agent.replay, name, getattr(full, name))
         out = dict(capacity=capacity, log_gb=round(capacity * 7068 / 1e9, 2))
         def book(name, what):
             began = time.perf_counter()
@@ -328,7 +329,7 @@ def checkpoint_part(args):
             out[name] = round(1e3 * (time.perf_counter() - began), 1)
         book("the first, which writes the whole store, ms", r.checkpoint)
         book("a second, ms", r.checkpoint)
-        r.replay.rows += 64
+        r.agent.replay.rows += 64
         book("64 rows logged while training, ms", r.replay_log.take)
         book("a checkpoint after them, ms", r.checkpoint)
         r.close()
@@ -377,9 +378,9 @@ def main():
     for name in args.parts or parts:
         results[name] = parts[name](args)
         print(name, json.dumps(results[name], indent=1), flush=True)
-    if args.out:
-        Path(args.out).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        Path(args.out).with_suffix(".md").write_text(markdown(results), encoding="utf-8")
+        if args.out:  # after each part, since one may fail
+            Path(args.out).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            Path(args.out).with_suffix(".md").write_text(markdown(results), encoding="utf-8")
 
 
 if __name__ == "__main__": main()
