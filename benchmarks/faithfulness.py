@@ -388,7 +388,7 @@ DEVIATIONS = {
     "abs_ppo": "none in `paper` in what was compared; EnvPool's reset takes a step of its own, whose row is masked",
     "cleanrl": "none in `paper` in what was compared; EnvPool's reset takes a step of its own, whose row is masked",
     "purejaxql": "RAdam, from the sixth gradient step on: optax computes the rectification in single precision, where it cancels; torch in double precision, as the formula means it. Games: MinAtar's own, from which those in JAX were rewritten. Evaluation: whole episodes, where purejaxql counts those that end within 1,000 steps",
-    "btr": "`paper` takes Adam and the log-policy of the target network, as the paper has it, where the code has AdamW and the online network; both were set as in the code for this comparison. The other choices in which it differs, each with its reason, are listed in the notebook `agents/10_btr`",
+    "btr": "`paper` takes Adam and the log-policy of the target network, as the paper has it, where the code has AdamW and the online network; both were set as in the code for this comparison. The other choices in which it differs, each with its reason, are listed in the notebook `agents/11_btr`",
 }
 TITLES = {
     "abs": ("PQN, PQN-L and ABS, preset `paper`", "daisophila/ABS, `algos/pqn_atari_envpool_ours.py`"), "abs_ppo": ("PPO, preset `paper`", "daisophila/ABS, `algos/ppo_continuous_action_ours.py`"),

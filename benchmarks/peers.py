@@ -6,8 +6,8 @@
 
 Stable-Baselines3 and SBX come from the package index, each into an environment of its own below `--environments`; purejaxql is in no index,
 and its own function `make_train` is called from a clone, whose commit is printed. Contenders take turns, in rounds, each in a process of its
-own; a ratio is taken within each round. In the first table every contender does the same arithmetic: networks, sizes, epochs, float32. In the
-second each trains as it does when it is told nothing but the task, and with the fastest of the settings listed in `SETTINGS` that train the same
+own; a ratio is taken within each round. In the first table every contender does the same arithmetic: networks, sizes, epochs, float32 (PQN's
+gradient is the one that is written down). In the second each trains as it does when it is told nothing but the task, and with the fastest of the settings listed in `SETTINGS` that train the same
 task. The simulators are those that each library brings people to: EnvPool here, Gymnasium in the two of PyTorch and JAX, jitted games in
 purejaxql. Nothing is asserted about speed.
 """
@@ -47,7 +47,7 @@ THREADS = [dict(threads=1), dict(threads=2)]
 VECTORS = [dict(threads=1, envs=64, n_steps=32), dict(threads=1, envs=8, n_steps=256), dict(threads=1, envs=8, n_steps=256, processes=True)]  # as many rows an update as with one environment
 SETTINGS = {  # of each contender; the first is what it does when nobody chooses
     "equal": dict(abs_lab=THREADS, sb3=THREADS, sbx=[dict(threads=2)], purejaxql=[dict(threads=2)]),
-    "own": dict(abs_lab=[*THREADS, *(t | dict(preset="mujoco_64") for t in THREADS)], sb3=[dict(threads=2), dict(threads=1), *VECTORS], sbx=[dict(threads=2), *VECTORS], purejaxql=[dict(threads=2)])}
+    "own": dict(abs_lab=[*THREADS, *(t | dict(preset="mujoco_64") for t in THREADS), *(t | dict(backprop="written") for t in THREADS)], sb3=[dict(threads=2), dict(threads=1), *VECTORS], sbx=[dict(threads=2), *VECTORS], purejaxql=[dict(threads=2)])}
 
 
 def kind_of(work):
@@ -65,10 +65,11 @@ def abs_lab(work, folder):
     from abs_lab.core.train import train
     from abs_lab.runs.config import configure
     from abs_lab.runs.parties import Parties
-    changes = dict(env_id=work["env_id"], preset=work.get("preset", "auto"))
+    changes = dict(env_id=work["env_id"], preset=work.get("preset", "auto")) | {k: work[k] for k in ("backprop",) if k in work}
     if "size" in work:
         preset = "minatar" if "MinAtar" in work["env_id"] else "classic" if "CartPole" in work["env_id"] else "mujoco"
         changes |= dict(preset=preset, controller="fixed", epochs_rule="constant", **{k: work[k] for k in ("num_envs", "size", "num_minibatches", "epochs")})
+        if work["agent"] == "pqn": changes |= dict(backprop="written")
     p = Parties(replace(configure(work["agent"], **changes), total_steps=FOREVER), "cpu", torch.get_num_threads())
     for s in train(p.agent, p.envs, p.meter, p.controller, p.progress):
         p.envs.drain_log()  # a recorded run writes the actions out
@@ -190,6 +191,7 @@ def race(work, kind, names, pythons, folder, rounds, seconds):
     for name in names:
         for setting in SETTINGS[kind][name]:
             if "preset" in setting and work["env_id"].split("-")[0] not in ("HalfCheetah", "Hopper"): continue  # a preset for MuJoCo
+            if "backprop" in setting and work["agent"] != "pqn": continue  # PPO's is written as it is
             c = Contender(name, work, setting, pythons[name], folder)
             try: c.run(0.1); c.run(0.1); all_.append(c)
             except (RuntimeError, BrokenPipeError) as e: failed[name] = str(e); c.close()
@@ -213,7 +215,7 @@ def rows_of(r, kind, which):
 
 def told(setting):
     "A setting in words."
-    return f"{setting['threads']} thread{'s' * (setting['threads'] > 1)}" + (f", {setting['envs']} environments{' in processes' if setting.get('processes') else ''}" if "envs" in setting else "") + (f", preset {setting['preset']}" if "preset" in setting else "")
+    return f"{setting['threads']} thread{'s' * (setting['threads'] > 1)}" + (f", {setting['envs']} environments{' in processes' if setting.get('processes') else ''}" if "envs" in setting else "") + "".join(f", {k} {setting[k]}" for k in ("preset", "backprop") if k in setting)
 
 
 def markdown(r):

@@ -19,7 +19,7 @@ DEFAULTS = {  # of every parameter; a new parameter gets a line here, and no lin
     "agent pqn": dict(
         network="pqn", init="orthogonal", layer_norm="all", num_minibatches=4, epochs_rule="author", epochs=2, lr=2.5e-4, anneal_lr=False, lr_starts=(), lr_factors=(), gamma=0.99, lam=0.65,
         max_grad_norm=10.0, loss_scale=1.0, epsilon_start=1.0, epsilon_end=0.001, epsilon_fraction=0.1, diagnose_every=50,
-        norm_eps=1e-5, plane_divisor=1.0, decay_rule="step", late_bootstrap=False, normalize_obs=False, reward_spread=0.0, explore_repeat=0.0, compiler="none"),
+        norm_eps=1e-5, plane_divisor=1.0, decay_rule="step", late_bootstrap=False, normalize_obs=False, reward_spread=0.0, explore_repeat=0.0, compiler="none", backprop="autograd"),
     "agent ppo": dict(
         width=64, num_minibatches=32, epochs_rule="author", epochs=10, base_batch=2048, lr=3e-4, anneal_lr=True, gamma=0.99, lam=0.95, clip=0.2, clip_value=True,
         value_coef=0.5, entropy_coef=0.0, max_grad_norm=0.5, normalize_obs=True, normalize_rewards=True, norm_clip=10.0,
