@@ -7,13 +7,14 @@
 Stable-Baselines3 and SBX come from the package index, each into an environment of its own below `--environments`; purejaxql is in no index,
 and its own function `make_train` is called from a clone, whose commit is printed. Contenders take turns, in rounds, each in a process of its
 own; a ratio is taken within each round. In the first table every contender does the same arithmetic: networks, sizes, epochs, float32 (PQN's
-gradient is the one that is written down). In the second each trains as it does when it is told nothing but the task, and with the fastest of the settings listed in `SETTINGS` that train the same
-task. The simulators are those that each library brings people to: EnvPool here, Gymnasium in the two of PyTorch and JAX, jitted games in
-purejaxql. Nothing is asserted about speed.
+gradient is the one that is written down). In the second each trains as it does when it is told nothing but the task, and with the fastest of
+the settings listed in `SETTINGS` that train the same task. The simulators are those that each library brings people to: EnvPool here,
+Gymnasium in the two of PyTorch and JAX, jitted games in purejaxql. Nothing is asserted about speed.
 """
 import argparse
 import importlib.metadata
 import json
+import math
 import os
 import subprocess
 import sys
@@ -240,10 +241,12 @@ def bars(r):
     import plotly.graph_objects as go
     rows = [row for row in rows_of(r, "equal", "default") if not isinstance(row[2], str)][::-1]
     fig = go.Figure(layout=dict(template="plotly_white", width=860, height=120 + 30 * len(rows), margin=dict(l=10, r=20, t=50, b=50), font=dict(size=13), showlegend=True, bargap=0.3, legend=dict(orientation="h", y=1.08, traceorder="reversed"),
-                                xaxis=dict(type="log", title="times as many environment steps a second as the peer", tickvals=[0.5, 1, 2, 3, 4, 5, 7, 10], automargin=True), yaxis=dict(automargin=True)))
+                                xaxis=dict(type="log", title="times as many environment steps a second as the peer", tickvals=[0.2, 0.5, 1, 2, 3, 5, 10], range=[math.log10(0.8 * min(1, *(q["min"] for *_, q in rows))), math.log10(1.3 * max(q["max"] for *_, q in rows))], automargin=True), yaxis=dict(automargin=True)))
     for colour, peer in zip(("#0072b2", "#d55e00", "#009e73"), dict.fromkeys(row[1] for row in rows)):
         own = [(f"{work.split(', ')[0]}, {', '.join(work.split(', ')[1:3])}", q) for work, name, q in rows if name == peer]
-        fig.add_bar(y=[[label for label, _ in own], [peer] * len(own)], x=[q["median"] for _, q in own], orientation="h", name=peer, marker_color=colour, text=[f"{q['median']:.1f}" for _, q in own],
+        at = [[label for label, _ in own], [peer] * len(own)]
+        fig.add_scatter(y=at, x=[max(q["max"], 1) for _, q in own], mode="text", text=[f" {q['median']:.2f}" for _, q in own], textposition="middle right", showlegend=False)
+        fig.add_bar(y=at, base=1, x=[q["median"] - 1 for _, q in own], orientation="h", name=peer, marker_color=colour,
                     error_x=dict(type="data", symmetric=False, array=[q["max"] - q["median"] for _, q in own], arrayminus=[q["median"] - q["min"] for _, q in own]))
     fig.add_vline(x=1, line_width=1)
     return fig
