@@ -238,14 +238,15 @@ def plain_loop(config, start, steps, batch, device):
 
 def products(batch, config, vector, actions, device):
     "A gradient step's products of matrices on vectors, and nothing else: the target network's for twice the batch, the online one's there and back."
-    layers = [(1, vector, 128), *[(1, 128, 128)] * 4, (config.taus, 64, 128), (config.taus, 128, 256), (config.taus, 256, actions)]  # rows of a transition, inputs, outputs
-    made = [[torch.randn(*shape, device=device) for shape in ((2 * k * batch, i), (o, i), (2 * k * batch, o))] for k, i, o in layers]
+    k = config.taus
+    layers = [(1, vector, 128, False), *[(1, 128, 128, True)] * 4, (k, 64, 128, False), (k, 128, 256, True), (k, 256, actions, True)]  # rows of a transition, inputs, outputs, whether something that learns lies before
+    made = [[torch.randn(*shape, device=device) for shape in ((2 * k * batch, i), (o, i), (2 * k * batch, o))] for k, i, o, _ in layers]
     def step():
-        for (x, w, out), (k, i, _) in zip(made, layers):
+        for (x, w, out), (k, *_, before) in zip(made, layers):
             half, by_w = k * batch, torch.empty_like(w)
             for rows in (2 * half, half): torch.mm(x[:rows], w.T, out=out[:rows])
             torch.mm(out[:half].T, x[:half], out=by_w)
-            if i in (128, 256): torch.mm(out[:half], w, out=x[half:])  # nothing lies before the other two
+            if before: torch.mm(out[:half], w, out=x[half:])
     return step
 
 
@@ -341,7 +342,7 @@ def markdown(r):
     out = ["# Speed of BTR" + " (smoke run: the numbers mean nothing)" * r["quick"], "", "| | |", "|---|---|", f"| device | {r['device']} |", f"| CPU | {r['hardware']['cpu']} |", f"| cores | {r['hardware']['cores']} |", f"| threads | {r['threads']} |",
            *(f"| {k} | {v} |" for k, v in r["versions"].items() if v), f"| commit | {r['commit']} |", ""]
     if found := r.get("update"):
-        out += ["## A gradient step beside a plain one, on the same batch", "", "Milliseconds, the median over the rounds in which they take turns; how many times as long the plain step takes, within a round, and the range. Images: the published network and batch. Vectors: the preset `general` on LunarLander's observations. *Products* are the step's products of matrices alone: no code that needs them can be more times as fast as plain.", "",
+        out += ["## A gradient step beside a plain one, on the same batch", "", "Milliseconds, the median over the rounds in which they take turns; how many times as long the plain step takes, within a round, and the range. Images: the published network and batch. Vectors: the preset `general` on LunarLander's observations. *Products* are the products of matrices of the written step and nothing else: what would be left if all other operations took no time.", "",
                 "| batch | gradient | ms | plain, ms | plain / this | range |", "|---|---|---|---|---|---|"]
         middle = lambda rows: median(row["cpu_ms" if r["device"] == "cpu" else "ms"] for row in rows)
         for what, at in found.items():

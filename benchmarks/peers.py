@@ -71,6 +71,7 @@ def abs_lab(work, folder):
         preset = "minatar" if "MinAtar" in work["env_id"] else "classic" if "CartPole" in work["env_id"] else "mujoco"
         changes |= dict(preset=preset, controller="fixed", epochs_rule="constant", **{k: work[k] for k in ("num_envs", "size", "num_minibatches", "epochs")})
         if work["agent"] == "pqn": changes |= dict(backprop="written")
+        if preset == "minatar": changes |= dict(layer_norm="channel", norm_eps=1e-6, plane_divisor=255.0)  # purejaxql's network
     p = Parties(replace(configure(work["agent"], **changes), total_steps=FOREVER), "cpu", torch.get_num_threads())
     for s in train(p.agent, p.envs, p.meter, p.controller, p.progress):
         p.envs.drain_log()  # a recorded run writes the actions out
@@ -223,7 +224,7 @@ def markdown(r):
     "The report."
     out = ["# Beside the libraries that people use" + " (smoke run: the numbers mean nothing)" * r["quick"], "", *["![How many times as fast as each peer abs_lab trains, one bar per line of the first table, on a logarithmic axis.](peers.svg)", ""] * (not r["quick"]),
            "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in r["machine"].items()), "",
-           "abs_lab measures divergence throughout. Contenders take turns in rounds, each in a process of its own. A ratio is taken within each round: above 1, abs_lab takes more environment steps in a second. The table shows the median and the range.", ""]
+           f"abs_lab measures divergence throughout, and with equal arithmetic finds PQN's gradient {r.get('pqn_gradient', 'by autograd')}. Contenders take turns in {max(s['rounds'] for found in r['works'].values() for s in found['speeds'])} rounds, each in a process of its own. A ratio is taken within each round: above 1, abs_lab takes more environment steps in a second. The table shows the median and the range.", ""]
     for kind, which, title in (("equal", "default", "Equal arithmetic: the same networks, sizes and epochs in float32; abs_lab and Stable-Baselines3 with one thread"), ("equal", "best", "Equal arithmetic, each with its best number of threads"),
                                ("own", "default", "Each as it is when nothing but the task is given"), ("own", "best", "Each with the fastest of its settings below")):
         if not (rows := rows_of(r, kind, which)): continue
@@ -241,7 +242,7 @@ def bars(r):
     import plotly.graph_objects as go
     rows = [row for row in rows_of(r, "equal", "default") if not isinstance(row[2], str)][::-1]
     fig = go.Figure(layout=dict(template="plotly_white", width=860, height=120 + 30 * len(rows), margin=dict(l=10, r=20, t=50, b=50), font=dict(size=13), showlegend=True, bargap=0.3, legend=dict(orientation="h", y=1.08, traceorder="reversed"),
-                                xaxis=dict(type="log", title="times as many environment steps a second as the peer", tickvals=[0.2, 0.5, 1, 2, 3, 5, 10], range=[math.log10(0.8 * min(1, *(q["min"] for *_, q in rows))), math.log10(1.3 * max(q["max"] for *_, q in rows))], automargin=True), yaxis=dict(automargin=True)))
+                                xaxis=dict(type="log", title="times as many environment steps a second as the peer", tickvals=[0.2, 0.5, 1, 2, 3, 5, 10], range=[math.log10(0.8 * min([1, *(q["min"] for *_, q in rows)])), math.log10(1.3 * max([1, *(q["max"] for *_, q in rows)]))], automargin=True), yaxis=dict(automargin=True)))
     for colour, peer in zip(("#0072b2", "#d55e00", "#009e73"), dict.fromkeys(row[1] for row in rows)):
         own = [(f"{work.split(', ')[0]}, {', '.join(work.split(', ')[1:3])}", q) for work, name, q in rows if name == peer]
         at = [[label for label, _ in own], [peer] * len(own)]
@@ -272,7 +273,7 @@ def main():
                **{NAMES[name]: versions(pythons[name], name) for name in sorted(names)}}
     if args.purejaxql: machine["purejaxql's commit"] = subprocess.run(["git", "-C", str(args.purejaxql), "rev-parse", "--short=12", "HEAD"], check=True, capture_output=True, encoding="utf-8").stdout.strip()
     else: machine["purejaxql"] = "left out: no clone was given (--purejaxql)"
-    found = dict(quick=args.quick, machine=machine, works={})
+    found = dict(quick=args.quick, pqn_gradient="by hand", machine=machine, works={})
     args.out.mkdir(parents=True, exist_ok=True)
     name = f"peers{'-quick' * args.quick}"
     for work in args.only:

@@ -147,7 +147,7 @@ def test_every_committed_run_has_a_fingerprint():
     runs = [json.loads(path.read_text()) for path in ROOT.glob("reports/*/data/*.json")]
     trained = {(r["params"].get("agent", "pqn"), r["result"].get("fingerprint", {}).get("abs_lab", r["result"]["commit"])) for r in runs}
     listed = {(e["agent"], e[key]) for e in LISTED["golden"] for key in ("code", "commit")}
-    assert trained and not trained - listed, "python tools/fingerprints.py"                                # else no run can be added to their studies
+    assert trained and not trained - listed, f"not listed: {trained - listed}; run python tools/fingerprints.py"  # else no run can be added to their studies
     assert LISTED["machine"] and LISTED["versions"]["torch"]
 
 

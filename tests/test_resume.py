@@ -61,7 +61,7 @@ def train_until(config, dir, update, checkpoint_at=None):
 
 @pytest.mark.parametrize("params", [
     dict(segment_steps=2_000), dict(groups=4, explore_repeat=0.0, segment_steps=2_000, change_at=1_500), dict(states="heldout", interval=4, lag=4, n_states=100), dict(lag=3, interval=5), dict(rounding="exact"),
-    dict(epochs_rule="equal"), dict(backprop="written"), dict(anneal_lr=True), dict(change_at=1_500), dict(change_at=2_500), dict(change_every=900), dict(lr_starts=(0, 1_000), lr_factors=(1.0, 0.5)), dict(mask_resets=False, bootstrap_truncation=False), dict(diagnose_every=2),
+    dict(epochs_rule="equal"), dict(backprop="written"), dict(env_id="MinAtar/Breakout-v1", preset="minatar", backprop="written", total_steps=6_000, eval_envs=1, eval_max_steps=200, n_states=32), dict(anneal_lr=True), dict(change_at=1_500), dict(change_at=2_500), dict(change_every=900), dict(lr_starts=(0, 1_000), lr_factors=(1.0, 0.5)), dict(mask_resets=False, bootstrap_truncation=False), dict(diagnose_every=2),
     dict(env_id="LunarLander-v3", segment_steps=3_000), dict(backend="gymnasium", segment_steps=2_000),
     dict(env_id="SpaceInvaders-v5", preset="paper_masked", num_envs=4, total_steps=900, eval_envs=1, eval_max_steps=200, n_states=32)], ids=str)
 def test_every_party_goes_on_from_its_checkpoint(params, tmp_path):
@@ -110,7 +110,7 @@ def replay_of(config, dir):
 
 
 @pytest.mark.parametrize("params", [
-    {}, dict(segment_steps=900, coupling="samples"), dict(backprop="written"), dict(munchausen_policy="online", optimizer="adamw", record_every=1), dict(preset="dqn", record_every=1000),
+    {}, dict(segment_steps=900, coupling="samples"), dict(backprop="written"), dict(backprop="written", munchausen_policy="online", optimizer="adamw"), dict(munchausen_policy="online", optimizer="adamw", record_every=1), dict(preset="dqn", record_every=1000),
     dict(env_id="LunarLander-v3", replay_size=100_000, states="heldout", n_states=64), dict(overlap=True, segment_steps=900),
     pytest.param(dict(env_id="SpaceInvaders-v5", preset="paper", network="plain", num_envs=2, total_steps=300, learning_starts=100, replay_size=140, episodic_life=True, size_min=8, size_max=24,
          multiple=8, replay_ratio=1 / 16, n_states=16, eval_envs=1), marks=pytest.mark.long)], ids=str)

@@ -114,10 +114,11 @@ def digest(value) -> str: return hashlib.sha256(json.dumps(value).encode()).hexd
 
 
 def trainings(commits: list[str]) -> dict:
-    "For each commit the agents whose runs are to be compared: those of the committed runs, one commit for each fingerprint, and all of the commits that were asked for; empty: the working tree."
+    "For each commit the agents whose runs are to be compared: those of the last list, those of the committed runs (one commit for each fingerprint), and all of the commits that were asked for; empty: the working tree."
     wanted, known = {git("rev-parse", "--short=12", commit): set(GOLDEN) for commit in commits} | {"": set(GOLDEN)}, {}
-    for path in sorted(ROOT.glob("reports/*/data/*.json")):
-        run = json.loads(path.read_text(encoding="utf-8"))
+    for e in json.loads(LIST.read_text(encoding="utf-8"))["golden"]: wanted.setdefault(e["commit"], set()).add(e["agent"])
+    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(ROOT.glob("reports/*/data/*.json"))]
+    for run in sorted(runs, key=lambda run: run["result"]["commit"].endswith("-dirty")):  # a commit that can be had comes first
         agent, commit = run["params"].get("agent", "pqn"), run["result"]["commit"]
         commit = known.setdefault((agent, run["result"].get("fingerprint", {}).get("abs_lab", commit)), commit)
         wanted.setdefault(commit, set()).add(agent)

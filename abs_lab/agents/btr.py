@@ -265,6 +265,7 @@ class _BTRNetworks(_BTRKind):
         self.diagnosed = 0  # the update after which plasticity was last measured
 
     def _load(self, net, state):
+        "Load a network's state, by this way alone: a chain keeps what spectral norm makes of the weights."
         net.load_state_dict(state)
         if self.chains: self.chains[net].take()
 

@@ -338,17 +338,17 @@ def one_tensor(
 
 # %% ../../nbs/agents/00_networks.ipynb #8ff4cfb1
 def _rectified(lr, eps, beta2, step):
-    "The rate and ε with which a step of Adam is one of RAdam (arXiv 1908.03265): its factor on the rate, and ε beside √v before its bias is corrected; at first no √v at all."
+    "The rate and ε with which a step of Adam is one of RAdam (arXiv 1908.03265), which adds ε to √v before the bias is corrected, and in its first five steps does not divide by √v."
     most, decayed = 2 / (1 - beta2) - 1, beta2**step
     rho = most - 2 * step * decayed / (1 - decayed)
-    if rho <= 5: return dict(lr=lr * 1e12, eps=1e12)  # beside which √v counts nothing
+    if rho <= 5: return dict(lr=lr * 2.0**60, eps=2.0**60)  # beside which √v counts nothing
     return dict(lr=lr * ((rho - 4) * (rho - 2) * most / ((most - 4) * (most - 2) * rho)) ** 0.5, eps=eps / (1 - decayed) ** 0.5)
 
 class Optimizer:
-    """Adam, AdamW or RAdam of one tensor, by torch's own functions: the bits and the state of `torch.optim`'s classes, at half of the time of a step.
+    """Adam, AdamW or RAdam of one tensor, by torch's own functions.
 
-    `radam_fused` is RAdam's rule in the one operation that torch has for Adam's: a step of RAdam is one of Adam at another rate and another ε. It
-    rounds otherwise, and takes a fraction of the time.
+    `adam`, `adamw` and `radam` have the bits and the state of `torch.optim`'s classes, at half of the time of a step. `radam_fused` is RAdam's rule in
+    the one operation that torch has for Adam's, since a step of RAdam is one of Adam at another rate and another ε; it rounds otherwise.
     """
     def __init__(self,
         weights: nn.Parameter,      # with `.grad`, see `one_tensor`
@@ -357,6 +357,7 @@ class Optimizer:
         eps: float = 1e-8,          # ε of the denominator, above 0
         weight_decay: float = 0,    # of adamw: decoupled, 0 or more
     ):
+        choose("rule", rule, ("adam", "adamw", "radam", "radam_fused"))
         self.take, how = (radam, dict(foreach=True)) if rule == "radam" else (adam, dict(amsgrad=False, foreach=None, fused=True))
         group = dict(lr=lr, betas=(0.9, 0.999), eps=eps, weight_decay=weight_decay, maximize=False, capturable=False, differentiable=False, decoupled_weight_decay=rule == "adamw")
         self.weights, self.state, self.param_groups, self.rectified, self.taken = weights, {}, [group | how | dict(params=[weights])], rule == "radam_fused", 0
@@ -384,5 +385,5 @@ class Optimizer:
 
     def load_state_dict(self, state):  # what `state_dict` returned, here or of `torch.optim`'s class
         "Continue from a saved state."
-        self.param_groups = [state["param_groups"][0] | dict(params=[self.weights])]
+        self.param_groups[0] |= {k: state["param_groups"][0][k] for k in ("lr", "betas", "eps", "weight_decay")}
         self._hold(state["state"].get(0, {}))

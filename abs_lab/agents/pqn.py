@@ -66,7 +66,7 @@ class PQNConfig(AgentConfig):
     reward_spread: float = 0.0      # rewards are scaled so that the discounted return so far has this standard deviation (0: left as they are)
     explore_repeat: float = 0.0     # μ above 1: a random action is repeated n times, n drawn with a chance proportional to n to the power of -μ, at most 100 (0: taken once)
     compiler: str = "none"          # of the network's gradient passes: none, inductor (torch.compile), cudagraph (a GPU's)
-    backprop: str = "autograd"      # how the gradient is found: autograd, or written (by hand, where the network is one of this library's for vectors or planes; RAdam's step in one operation)
+    backprop: str = "autograd"      # how the gradient is found: autograd, or written (by hand, for this library's networks of vectors and planes; RAdam's step in one operation)
 
     def __post_init__(self):
         choose("epochs_rule", self.epochs_rule, EPOCH_RULES)
@@ -76,7 +76,10 @@ class PQNConfig(AgentConfig):
         choose("decay_rule", self.decay_rule, DECAY_RULES)
         choose("compiler", self.compiler, COMPILERS)
         choose("backprop", self.backprop, ("autograd", "written"))
-        if self.backprop == "written" and self.compiler != "none": raise AbsLabError(f"compiler={self.compiler!r} compiles what autograd does, and backprop='written' does without it: set compiler='none' or backprop='autograd'")
+        if self.backprop == "written":
+            if self.compiler != "none": raise AbsLabError(f"compiler={self.compiler!r} compiles what autograd does, and backprop='written' does without it: set compiler='none' or backprop='autograd'")
+            written = [name for name, (_, takes, _) in NETWORKS.items() if takes is not is_image]
+            if self.network not in written: raise AbsLabError(f"backprop='written' knows the gradients of {', '.join(written)}, not of network {quoted(self.network)}: set backprop='autograd'")
         at_least(self, num_minibatches=1, epochs=1, diagnose_every=1)
         positive(self, "lr", "max_grad_norm", "loss_scale", "epsilon_fraction", "norm_eps", "plane_divisor")
         if self.plane_divisor != 1 and NETWORKS.get(self.network, (None, None))[1] is not is_planes:
@@ -258,7 +261,7 @@ class _PQNNetwork(Agent):
         self.weights = one_tensor(self.net)  # one optimiser step for all of them
         self.gradients = [p.grad for p in self.net.parameters()]
         written = config.backprop == "written"
-        self.chain = QChain(self.net) if written and config.network in NETWORKS and not is_image(obs_space.shape) else None
+        self.chain = QChain(self.net) if written else None
         self.optimizer = Optimizer(self.weights, "radam_fused" if written else "radam", config.lr)
         self.generator = torch.Generator(self.device).manual_seed(role_seeds(seed, 1, "agent")[0])
         self.learner = self.net if config.compiler == "none" else Rungs(self.net, config.compiler)
@@ -338,7 +341,7 @@ class PQN(_ActingPQN):
     @torch.no_grad()
     def _written(self, more, obs, actions, targets, weight, real):
         "The same, by hand."
-        q, taken, before = self.chain.values(obs), actions.long()[:, None], self.weights.grad.clone() if more else 0
+        q, taken, before = self.chain.values(obs), actions.long()[:, None], self.weights.grad.clone() if more else None
         apart = q.gather(1, taken)[:, 0] - targets
         weighted = apart * weight * (self.config.loss_scale / real)
         self.chain.back(torch.zeros_like(q).scatter_(1, taken, 2 * weighted[:, None]))

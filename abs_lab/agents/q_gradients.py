@@ -7,7 +7,6 @@ __all__ = ['relu_backward', 'QChain']
 
 # %% ../../nbs/agents/03_q_gradients.ipynb #6eb32fe0
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from .networks import ChannelNorm, MultiSkip, Planes, QNetwork, Vector
@@ -42,7 +41,7 @@ class _Norm:
         out, *self.found = torch.native_layer_norm(*self.given, *self.weights, self.eps)  # beside it the mean and 1 / standard deviation
         return out
 
-    def back(self, by, on=True):
+    def back(self, by):
         by, *own = torch.ops.aten.native_layer_norm_backward(by, *self.given, *self.found, *self.weights, [True] * 3)
         for to, found in zip(self.by_weights, own): to.copy_(found)
         return by
@@ -55,7 +54,7 @@ class _ReLU:
         self.out = x.relu_()
         return self.out
 
-    def back(self, by, on=True): return relu_backward(by, self.out)
+    def back(self, by): return relu_backward(by, self.out)
 
 class _Vector:
     "What takes vectors."
@@ -75,7 +74,7 @@ class _Blocks:
             x = out + g
         return x
 
-    def back(self, by, on=True):
+    def back(self, by):
         by_g = torch.zeros_like(by)
         for block, out in zip(reversed(self.blocks), reversed(self.outs)):
             by_g += by
@@ -95,21 +94,21 @@ def _back(stations, by):
 class _Planes:
     "What takes MinAtar's planes: a convolution, its LayerNorm, a ReLU, and one row of numbers for each observation."
     def __init__(self, planes, conv, norm):
-        self.most, self.norm, self.channels, self.weight, self.bias = planes.most, _Norm(norm), isinstance(norm, ChannelNorm), conv.weight.detach(), conv.bias.detach()
-        self.by_weights = conv.weight.grad, conv.bias.grad
+        self.planes, self.conv, self.norm, self.channels = planes, conv, _Norm(norm), isinstance(norm, ChannelNorm)
 
     def there(self, obs):  # [B, H, W, C] -> [B, O·h·w]
-        self.x = obs.movedim(-1, 1).float() if self.most == 1 else obs.movedim(-1, 1) / self.most
-        y = F.conv2d(self.x.contiguous(), self.weight, self.bias)
+        self.x = self.planes(obs)
+        y = self.conv(self.x.contiguous())
         y = self.norm.there(y.movedim(1, -1).contiguous()).movedim(-1, 1).contiguous() if self.channels else self.norm.there(y)
         self.out = y.relu_()
         return self.out.flatten(1)
 
-    def back(self, by, on=True):
-        by = relu_backward(by.view_as(self.out), self.out)
+    def back(self, by, on=False):  # nothing that learns lies before
+        c, by = self.conv, relu_backward(by.view_as(self.out), self.out)
         by = self.norm.back(by.movedim(1, -1).contiguous()).movedim(-1, 1) if self.channels else self.norm.back(by)
-        _, *own = torch.ops.aten.convolution_backward(by.contiguous(memory_format=torch.channels_last), self.x, self.weight, [len(self.bias)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [False, True, True])
-        for to, found in zip(self.by_weights, own): to.copy_(found)
+        by = by.contiguous(memory_format=torch.channels_last)
+        _, *own = torch.ops.aten.convolution_backward(by, self.x, c.weight, [len(c.bias)], c.stride, c.padding, c.dilation, False, [0, 0], c.groups, [False, True, True])
+        for to, found in zip((c.weight.grad, c.bias.grad), own): to.copy_(found)
 
 _STATIONS = {nn.Linear: _Linear, nn.LayerNorm: _Norm, nn.ReLU: _ReLU, MultiSkip: _Blocks, Vector: _Vector}
 
@@ -123,9 +122,10 @@ class QChain:
         net: QNetwork,  # what `q_network` makes for vectors or planes; for `back` its gradients exist (see `one_tensor`)
     ):
         modules = [*net.body, *(net.head if isinstance(net.head, nn.Sequential) else [net.head])]
-        first = [_Planes(*modules[:3])] if isinstance(modules[0], Planes) else [_station(m) for m in modules[:2]]
-        rest = modules[5:] if isinstance(modules[0], Planes) else modules[2:]  # after the planes come a ReLU and Flatten, which `_Planes` has done
-        self.stations = [*first, *map(_station, rest)]
+        self.takes = [] if isinstance(modules[0], Planes) else [_station(modules.pop(0))]
+        self.learns = [] if self.takes else [_Planes(*modules[:3])]
+        if self.learns: assert [*map(type, modules[3:5])] == [nn.ReLU, nn.Flatten]; modules = modules[5:]  # which `_Planes` does, too
+        self.learns += map(_station, modules)
 
     @torch.no_grad()
     def values(
@@ -133,7 +133,7 @@ class QChain:
         obs: torch.Tensor,  # [B, …] as the network takes them
     ) -> torch.Tensor:      # [B, A]
         "What the network returns."
-        return _there(self.stations, obs)
+        return _there(self.takes + self.learns, obs)
 
     @torch.no_grad()
     def back(
@@ -141,5 +141,5 @@ class QChain:
         by: torch.Tensor,   # [B, A] derivatives of the loss by what `values` returned last
     ):
         "Overwrite the gradients of all parameters."
-        first, *rest = [s for s in self.stations if not isinstance(s, _Vector)]
+        first, *rest = self.learns
         first.back(_back(rest, by), on=False)

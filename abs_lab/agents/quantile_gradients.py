@@ -141,7 +141,7 @@ class QuantileChain:
 
     @torch.no_grad()
     def iterate(self):
-        "One power iteration of every layer with spectral norm, and of the present weights what they apply until the next."
+        "One power iteration of every layer with spectral norm; what these layers apply then stays until the next call."
         for layer in self.spectral: layer.iterate()
 
     @torch.no_grad()
