@@ -8,7 +8,7 @@ FOLDER = Path(__file__).resolve().parent.parent/"benchmarks"
 PAGES = dict(overlap="overlap", peers="peers", records="records", startup="startup", where_time_goes="where_time_goes", btr_speed="btr_speed-cpu")
 
 
-@pytest.mark.parametrize("name", [name for name, page in PAGES.items() if (FOLDER/"results"/f"{page}.md").exists()])
+@pytest.mark.parametrize("name", [name for name, page in PAGES.items() if (FOLDER/"results"/f"{page}.json").exists()])
 def test_a_report_is_what_the_results_say(name):
     page = FOLDER/"results"/f"{PAGES[name]}.json"
     made = subprocess.run([sys.executable, "-c", f"import json, sys, {name}; sys.stdout.reconfigure(encoding='utf-8'); print({name}.markdown(json.load(open(sys.argv[1]))), end='')", page],
