@@ -60,10 +60,17 @@ def kind_of(work):
 
 def abs_lab(work, folder):
     "This library's loop, measuring divergence as its preset says: at a fixed size, or as it trains when nothing but the task is given."
-    sys.path.insert(0, str(HERE.parent))
+    from abs_lab.core.train import train
+    p = _parties(work)
+    for s in train(p.agent, p.envs, p.meter, p.controller, p.progress):
+        p.envs.drain_log()  # a recorded run writes the actions out
+        yield s.plan.rollout * p.envs.num_envs
+
+
+def _parties(work):
+    "What trains in abs_lab."
     from dataclasses import replace
     import torch
-    from abs_lab.core.train import train
     from abs_lab.runs.config import configure
     from abs_lab.runs.parties import Parties
     changes = dict(env_id=work["env_id"], preset=work.get("preset", "auto")) | {k: work[k] for k in ("backprop",) if k in work}
@@ -72,10 +79,21 @@ def abs_lab(work, folder):
         changes |= dict(preset=preset, controller="fixed", epochs_rule="constant", **{k: work[k] for k in ("num_envs", "size", "num_minibatches", "epochs")})
         if work["agent"] == "pqn": changes |= dict(backprop="written")
         if preset == "minatar": changes |= dict(layer_norm="channel", norm_eps=1e-6, plane_divisor=255.0)  # purejaxql's network
-    p = Parties(replace(configure(work["agent"], **changes), total_steps=FOREVER), "cpu", torch.get_num_threads())
-    for s in train(p.agent, p.envs, p.meter, p.controller, p.progress):
-        p.envs.drain_log()  # a recorded run writes the actions out
-        yield s.plan.rollout * p.envs.num_envs
+    return Parties(replace(configure(work["agent"], **changes), total_steps=FOREVER), "cpu", torch.get_num_threads())
+
+
+def at_most(work):
+    "Environment steps a second if abs_lab did nothing but step its simulator, multiply matrices and convolve, one after the other."
+    from abs_lab.core.train import train
+    from products import record
+    from where_time_goes import simulator_alone
+    p = _parties(work)
+    trains = train(p.agent, p.envs, p.meter, p.controller, p.progress)
+    next(trains)
+    recorded, first = record(p.agent), p.progress.step
+    next(trains)
+    steps = p.progress.step - first
+    return 1e6 / (sum(one.microseconds() for one in recorded) / steps + simulator_alone(p.present, 1.0))
 
 
 def _stable(work, PPO):
@@ -131,9 +149,10 @@ def serve(name, work, folder):
     "A contender's process: for each line, train for so many seconds and answer with steps and seconds."
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is no answer
-    if name in ("abs_lab", "sb3"):
+    if name != "purejaxql" and name != "sbx":
         import torch
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    if name == "at_most": return print(json.dumps(at_most(work)), file=replies, flush=True)
     loop = CONTENDERS[name](work, folder)
     for line in sys.stdin:
         began, steps = time.perf_counter(), 0
@@ -162,6 +181,12 @@ def versions(python, name):
     packages = dict(abs_lab=["torch", "envpool", "gymnasium"], sb3=["stable_baselines3", "torch", "gymnasium", "mujoco"], sbx=["sbx-rl", "jax", "gymnasium", "mujoco"], purejaxql=["jax", "flax", "gymnax"])[name]
     code = f"import importlib.metadata as m; print(', '.join(f'{{p}} {{m.version(p)}}' for p in {packages!r}))"
     return subprocess.run([python, "-c", code], check=True, capture_output=True, encoding="utf-8").stdout.strip()
+
+
+def answered(name, work, python):
+    "What a process with one thread that serves this answers."
+    command = [python, __file__, "--serve", name, json.dumps(work), ""]
+    return subprocess.run(command, env=os.environ | dict(OMP_NUM_THREADS="1"), check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
 
 
 class Contender:
@@ -201,18 +226,26 @@ def race(work, kind, names, pythons, folder, rounds, seconds):
         k = r % len(all_)
         for c in all_[k:] + all_[:k]: c.speeds.append(c.run(seconds))
     for c in all_: c.close()
-    ratios = {}
+    ratios: dict = {}
     for which, pick in (("default", lambda cs: cs[0]), ("best", lambda cs: max(cs, key=lambda one: median(one.speeds)))):
         mine = {name: pick(cs) for name in names if (cs := [c for c in all_ if c.name == name])}
         for name, other in mine.items():
             if name != "abs_lab" and "abs_lab" in mine: ratios.setdefault(name, {})[which] = spread([a / b for a, b in zip(mine["abs_lab"].speeds, other.speeds)])
-    return dict(speeds=[dict(name=c.name, **c.setting) | spread(c.speeds) for c in all_], ratios=ratios, failed=failed)
+    out = dict(speeds=[dict(name=c.name, **c.setting) | spread(c.speeds) for c in all_], ratios=ratios, failed=failed)
+    return out | dict(at_most=json.loads(answered("at_most", work, pythons["abs_lab"]))) if kind == "equal" else out
 
 
 def rows_of(r, kind, which):
-    "Of each work and peer of a table: work, peer, and the ratio's spread or why there is none."
+    "Of each work and peer of a table: work, peer, and the ratio's spread or why there is none; in the first table with the ratio that nothing could exceed."
     works = {name: found for name, found in r["works"].items() if kind_of(name) == kind}
-    return [(WORKS[name][0], NAMES[peer], ratio) for name, found in works.items() for peer, ratio in [(p, q[which]) for p, q in found["ratios"].items()] + [*found["failed"].items()]]
+    out: list = []
+    for name, found in works.items():
+        peers = {peer: ratios[which] for peer, ratios in found["ratios"].items()}
+        if (kind, which) == ("equal", "default") and "at_most" in found:
+            slow = {s["name"]: s["median"] for s in reversed(found["speeds"])}  # in each contender's first setting
+            peers = {peer: ratio | dict(at_most=found["at_most"] / slow[peer]) for peer, ratio in peers.items()}
+        out += [(WORKS[name][0], NAMES[peer], ratio) for peer, ratio in (peers | found["failed"]).items()]
+    return out
 
 
 def told(setting):
@@ -228,8 +261,11 @@ def markdown(r):
     for kind, which, title in (("equal", "default", "Equal arithmetic: the same networks, sizes and epochs in float32; abs_lab and Stable-Baselines3 with one thread"), ("equal", "best", "Equal arithmetic, each with its best number of threads"),
                                ("own", "default", "Each as it is when nothing but the task is given"), ("own", "best", "Each with the fastest of its settings below")):
         if not (rows := rows_of(r, kind, which)): continue
-        out += [f"## {title}", "", "| work | peer | abs_lab / peer | range |", "|---|---|---|---|"]
-        out += [f"| {work} | {peer} | not measured: {q[:200]} | |" if isinstance(q, str) else f"| {work} | {peer} | {q['median']:.2f} | {q['min']:.2f} – {q['max']:.2f} |" for work, peer, q in rows]
+        bound = any("at_most" in q for *_, q in rows)
+        out += [f"## {title}", "", "| work | peer | abs_lab / peer | range |" + " at most |" * bound, "|---|---|---|---|" + "---|" * bound]
+        out += [(f"| {work} | {peer} | not measured: {q[:200]} | |" if isinstance(q, str) else f"| {work} | {peer} | {q['median']:.2f} | {q['min']:.2f} – {q['max']:.2f} |")
+                + (f" {q['at_most']:.1f} |" if "at_most" in q else " |" * bound) for work, peer, q in rows]
+        if bound: out += ["", "*At most*: what the ratio would be if abs_lab did nothing but step its simulator, multiply matrices and convolve, each timed by itself, one after the other with one thread."]
         lost = [f"{work} against {peer} ({q['median']:.2f})" for work, peer, q in rows if not isinstance(q, str) and q["median"] < 1]
         out += ["", f"abs_lab is slower on: {'; '.join(lost)}." if lost else "abs_lab is slower on none of these lines.", ""]
     out += ["## Environment steps a second", "", "| work | contender | setting | median | range |", "|---|---|---|---|---|"]
@@ -263,8 +299,8 @@ def main():
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the JSON and the Markdown file")
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.serve: return serve(args.serve[0], json.loads(args.serve[1]), args.serve[2])
     sys.path.insert(0, str(HERE.parent))
+    if args.serve: return serve(args.serve[0], json.loads(args.serve[1]), args.serve[2])
     from abs_lab.runs.provenance import provenance
     names = {name for work in args.only for name in WORKS[work][2] if name != "purejaxql" or args.purejaxql}
     pythons = {name: python_of(name, args.environments) for name in sorted(names)}

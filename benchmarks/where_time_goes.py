@@ -5,9 +5,8 @@
 
 A run is trained in a folder as any other, with one thread, its size fixed and its divergence measured as the preset says. The clock is read
 around simulator, acting, learning, measuring and recording; what is left of a step hands data from one to the other. What a part takes at
-least: of the simulator, its own time with actions drawn beforehand; of acting, the floating-point operations of the networks (torch counts
-them) at the speed of a large matrix product; of learning, three times as many for every row of a minibatch, one forward and two backward.
-Sizes take turns, in rounds. Nothing is asserted about speed.
+least: of the simulator, its own time with actions drawn beforehand; of acting and of learning, their products of matrices and their
+convolutions, each timed by itself. Sizes take turns, in rounds. Nothing is asserted about speed.
 """
 import argparse
 import os
@@ -24,22 +23,22 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]  # runs from a clone, installed or 
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from abs_lab.core.envs import VecEnvs
 from abs_lab.runs.config import configure
 from abs_lab.runs.runner import Run
 from pqn_speed import Clock, machine, spread, table, write
+from products import record
 
 FOREVER = 10**9  # environment steps: no schedule moves while it is timed
 PARTS = ("simulator", "acting", "learning", "measuring", "recording", "the rest")
 SIZES = (16, 32, 64, 128, 256)
-WORKS = {  # title -> parameters, and networks that act and learn, each as large as the policy's; of BTR the size is the replay batch
-    "PQN, LunarLander": (dict(agent="pqn", env_id="LunarLander-v3", preset="classic"), 1),
-    "PQN, MinAtar Breakout": (dict(agent="pqn", env_id="MinAtar/Breakout-v1", preset="minatar"), 1),
-    "PPO, HalfCheetah, 64 environments": (dict(agent="ppo", env_id="HalfCheetah-v4", preset="mujoco_64"), 2),
-    "BTR, LunarLander": (dict(agent="btr", env_id="LunarLander-v3", preset="general", learning_starts=2_000), 1),
-    "BTR, MinAtar Breakout": (dict(agent="btr", env_id="MinAtar/Breakout-v1", preset="minatar_256", learning_starts=2_000), 1),
+WORKS = {  # title -> parameters; of BTR the size is the replay batch
+    "PQN, LunarLander": dict(agent="pqn", env_id="LunarLander-v3", preset="classic"),
+    "PQN, MinAtar Breakout": dict(agent="pqn", env_id="MinAtar/Breakout-v1", preset="minatar"),
+    "PPO, HalfCheetah, 64 environments": dict(agent="ppo", env_id="HalfCheetah-v4", preset="mujoco_64"),
+    "BTR, LunarLander": dict(agent="btr", env_id="LunarLander-v3", preset="general", learning_starts=2_000),
+    "BTR, MinAtar Breakout": dict(agent="btr", env_id="MinAtar/Breakout-v1", preset="minatar_256", learning_starts=2_000),
 }
 
 
@@ -67,32 +66,17 @@ class Timed:
         spent["the rest"] = total - sum(spent.values())
         self.found.append({part: 1e6 * spent[part] / steps for part in PARTS} | dict(all=1e6 * total / steps))
 
-    def operations(self, networks):
-        "Floating-point operations per environment step of acting, and of learning from the rows of a few updates."
-        run, obs, p = self.run, self.run.envs.obs, self.run.progress
-        with FlopCounterMode(display=False) as counter, torch.no_grad(): run.agent.policy(torch.as_tensor(obs))
-        row, steps, rows = networks * counter.get_total_flops() / len(obs), 0, 0
-        for _ in range(3):
-            before = p.step, p.gradient_steps
-            s = next(self.steps)
-            steps, rows = steps + p.step - before[0], rows + (p.gradient_steps - before[1]) * s.plan.minibatch
-        return dict(acting=row, learning=3 * row * rows / steps)
+    def least(self):
+        "Microseconds per environment step that acting and learning take at least, from the products of a few updates."
+        acting, learning = record(self.run.agent)
+        first = self.run.progress.step
+        for _ in range(3): next(self.steps)
+        steps = self.run.progress.step - first
+        return dict(acting=acting.microseconds() / steps, learning=learning.microseconds() / steps)
 
 
-def fastest_product(n=1024):
-    "Floating-point operations a second of a large matrix product with one thread."
-    a, b = torch.randn(2, n, n)
-    seconds = []
-    for _ in range(20):
-        began = time.perf_counter()
-        a @ b
-        seconds.append(time.perf_counter() - began)
-    return 2 * n**3 / min(seconds)
-
-
-def simulator_alone(params, seconds):
+def simulator_alone(config, seconds):
     "Microseconds per environment step of the environments, with actions drawn beforehand."
-    config = configure(**params)
     envs, n, rng = VecEnvs(config.env, 0), config.env.num_envs, np.random.default_rng(0)
     space = envs.action_space
     actions = rng.integers(0, space.n, (64, n)).astype(np.int32) if hasattr(space, "n") else rng.uniform(space.low, space.high, (64, n, *space.shape)).astype(np.float32)
@@ -106,20 +90,18 @@ def simulator_alone(params, seconds):
     return 1e6 * spent / (steps * n)
 
 
-def profile(params, networks, sizes, rounds, seconds):
+def profile(params, sizes, rounds, seconds):
     "Of each size: spreads of the parts, what they take at least, and what is left to gain."
     with tempfile.TemporaryDirectory() as tmp:
         timed = {size: Timed(params, size, Path(tmp) / str(size)) for size in sizes}
         for r in range(rounds):
             for size in sizes[r % len(sizes):] + sizes[:r % len(sizes)]: timed[size].turn(seconds)
-        speed, alone = fastest_product(), simulator_alone(params, seconds)
-        out = {}
+        alone, out = simulator_alone(configure(**params), seconds), {}
         for size, one in timed.items():
-            least = {part: 1e6 * n / speed for part, n in one.operations(networks).items()} | dict(simulator=alone)
-            out[size] = dict(parts={part: spread([found[part] for found in one.found]) for part in (*PARTS, "all")}, least=least)
+            out[size] = dict(parts={part: spread([found[part] for found in one.found]) for part in (*PARTS, "all")}, least=one.least() | dict(simulator=alone))
             one.steps.close()
             one.run.close()
-        return dict(sizes=out, products_per_second=speed)
+        return dict(sizes=out)
 
 
 def left(found):
@@ -152,9 +134,9 @@ def main():
     torch.set_num_threads(1)
     where, began = machine() | {"load average before (a quiet machine: near 0)": f"{os.getloadavg()[0]:.1f}"}, time.perf_counter()
     found: dict = dict(quick=args.quick, machine=where, works={})
-    for title, (params, networks) in WORKS.items():
+    for title, params in WORKS.items():
         print(f"… {title}", file=sys.stderr, flush=True)
-        found["works"][title] = profile(params, networks, sizes, rounds, seconds)
+        found["works"][title] = profile(params, sizes, rounds, seconds)
     where["minutes"] = f"{(time.perf_counter() - began) / 60:.1f}"
     write(found, markdown, "where_time_goes", args.out)
 
