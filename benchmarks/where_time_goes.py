@@ -36,6 +36,8 @@ SIZES = (16, 32, 64, 128, 256)
 WORKS = {  # title -> parameters; of BTR the size is the replay batch
     "PQN, LunarLander": dict(agent="pqn", env_id="LunarLander-v3", preset="classic"),
     "PQN, MinAtar Breakout": dict(agent="pqn", env_id="MinAtar/Breakout-v1", preset="minatar"),
+    "PQN, LunarLander, gradient by hand": dict(agent="pqn", env_id="LunarLander-v3", preset="classic", backprop="written"),
+    "PQN, MinAtar Breakout, gradient by hand": dict(agent="pqn", env_id="MinAtar/Breakout-v1", preset="minatar", backprop="written"),
     "PPO, HalfCheetah, 64 environments": dict(agent="ppo", env_id="HalfCheetah-v4", preset="mujoco_64"),
     "BTR, LunarLander": dict(agent="btr", env_id="LunarLander-v3", preset="general", learning_starts=2_000),
     "BTR, MinAtar Breakout": dict(agent="btr", env_id="MinAtar/Breakout-v1", preset="minatar_256", learning_starts=2_000),
