@@ -908,6 +908,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'abs_lab.core.envs._NoInfo.step': ('core/envs.html#_noinfo.step', 'abs_lab/core/envs.py'),
                                    'abs_lab.core.envs._beyond_pool': ('core/envs.html#_beyond_pool', 'abs_lab/core/envs.py'),
                                    'abs_lab.core.envs._envpool': ('core/envs.html#_envpool', 'abs_lab/core/envs.py'),
+                                   'abs_lab.core.envs._family_alone': ('core/envs.html#_family_alone', 'abs_lab/core/envs.py'),
                                    'abs_lab.core.envs._gymnasium_knows': ('core/envs.html#_gymnasium_knows', 'abs_lab/core/envs.py'),
                                    'abs_lab.core.envs._pool_options': ('core/envs.html#_pool_options', 'abs_lab/core/envs.py'),
                                    'abs_lab.core.envs._same': ('core/envs.html#_same', 'abs_lab/core/envs.py'),

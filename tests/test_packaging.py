@@ -360,6 +360,23 @@ def test_every_dependency_has_a_range():
         assert re.match(r"[\w\[\]-]+>=[\d.]+,<[\d.]+(;|$)", requirement), requirement
 
 
+@pytest.mark.skipif(not importlib.util.find_spec("envpool"), reason="needs EnvPool")
+def test_a_simulator_is_loaded_when_one_of_its_environments_is_made():
+    "EnvPool would load every family's, which takes longer than all that a small run computes."
+    loaded = "sorted(name for name in sys.modules if name.endswith('_envpool') or name == 'matplotlib.pyplot')"
+    first, made, ids = python("-c", f"""if True:
+        import sys
+        from abs_lab.core import envs
+        pool = envs._envpool()
+        print({loaded})
+        envs.VecEnvs(envs.EnvConfig(env_id="CartPole-v1", num_envs=2), 0).close()
+        print({loaded})
+        print(sorted(pool.list_all_envs()))""").stdout.splitlines()
+    assert {*ast.literal_eval(made)} - {*ast.literal_eval(first)} == {"envpool.classic_control.classic_control_envpool"}
+    assert not {"envpool.atari.atari_envpool", "envpool.mujoco.mujoco_gym_envpool", "envpool.jumanji.jumanji_envpool", "matplotlib.pyplot"} & {*ast.literal_eval(first)}
+    assert ids == python("-c", "import envpool; print(sorted(envpool.list_all_envs()))").stdout.strip()
+
+
 @pytest.mark.skipif(not shutil.which("ldd") or not importlib.util.find_spec("envpool"), reason="needs Linux and EnvPool")
 def test_envpool_brings_its_own_graphics_libraries():
     "A bare machine has none: an EnvPool that asks the system for libEGL does not import there, and trainings fall back to Gymnasium."

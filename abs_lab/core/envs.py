@@ -9,14 +9,18 @@ __all__ = ['SET_ELSEWHERE', 'ROLES', 'BACKENDS', 'MANY', 'FEW', 'LEAST', 'EnvCon
            'VecEnvs', 'spaces_of']
 
 # %% ../../nbs/core/04_envs.ipynb #1bea9d06
-import importlib
+import importlib.util
 import random
+import re
+import sys
 import warnings
 from bisect import bisect_left
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
 
 # %% ../../nbs/core/04_envs.ipynb #d413ddd0
 import gymnasium as gym
@@ -112,11 +116,24 @@ def change_moments(
     return moments[1:]
 
 # %% ../../nbs/core/04_envs.ipynb #1f31ea47
+def _family_alone(name, path):
+    "Execute the module that registers a family's ids; its package, which loads the simulators, waits until one of them is made."
+    spec = importlib.util.spec_from_file_location(name, path)
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+
 @cache
 def _envpool():
-    "EnvPool, or the error with which its import fails here."
-    try: return importlib.import_module("envpool")
+    "EnvPool, or the error with which its import fails here. Its `entry` would load the simulators of every family, with all that they draw with."
+    found = None if "envpool" in sys.modules else importlib.util.find_spec("envpool")
+    entry = found and found.submodule_search_locations and Path(found.submodule_search_locations[0], "entry.py")
+    families = re.findall(r"^import (envpool\.\S+)\.registration", entry.read_text(encoding="utf-8"), re.M) if entry and entry.is_file() else []
+    if families: sys.modules["envpool.entry"] = ModuleType("envpool.entry")
+    try:
+        pool = importlib.import_module("envpool")
+        for name in families: _family_alone(f"{name}.registration", entry.parents[1].joinpath(*name.split("."), "registration.py"))
     except ImportError as e: return e
+    return pool
 
 def _gymnasium_knows(env_id):
     "Whether Gymnasium knows the id, once the package that is named before its slash has registered its environments."
