@@ -46,7 +46,8 @@ _COMMON = dict(epochs_rule="author", anneal_lr=False)
 _LANDER, _MINATAR, _CPU = "LunarLander-v3", "MinAtar/Breakout-v1", ["LunarLander-v3", "MinAtar/Breakout-v1"]
 _GPU = ["Breakout-v5", "NameThisGame-v5"]
 _atari = lambda games: {game: dict(preset="paper_masked") for game in games}
-_TASKS = {_LANDER: dict(preset="classic", total_steps=400_000), _MINATAR: dict(preset="minatar", total_steps=1_000_000)} | _atari(_GPU)
+_BY_AUTOGRAD = {_LANDER: dict(preset="classic", total_steps=400_000), _MINATAR: dict(preset="minatar", total_steps=1_000_000)} | _atari(_GPU)
+_TASKS = {task: own | (dict(backprop="written") if task in _CPU else {}) for task, own in _BY_AUTOGRAD.items()}  # in less time, equal but for rounding
 _SMOKE = dict(total_steps=12_000, num_envs=32, eval_envs=4, seeds=1)
 _SCALES = {"cpu": dict(tasks=_CPU), "smoke": _SMOKE | dict(tasks=_CPU), "gpu": dict(tasks=_GPU, total_steps=5_000_000, seeds=3),
            "paper": dict(tasks=_GPU, total_steps=20_000_000, seeds=5)}
@@ -81,7 +82,7 @@ _ATARI_NETS = {f"{net.upper()}, {arm}": params | dict(network=net, tasks=[*_GPU,
 _DEPTHS = {f"{net}, {arm}": params | dict(network=f"minatar-{net.lower()}", lr=lr, tasks=_PLANES) for net, lr in _RATES.items()
            for arm, params in {"fixed 16": _fixed(16), "fixed 128": _fixed(128), "fixed 128 (equal gradient steps)": _fixed(128, num_minibatches=64),
                                "ABS 16–128": _16_TO_128 | dict(rounding="exact")}.items()}
-_ON_PLANES = dict(preset="minatar", total_steps=1_000_000, num_envs=32, num_minibatches=8) | _epochs(2)
+_ON_PLANES = dict(preset="minatar", backprop="written", total_steps=1_000_000, num_envs=32, num_minibatches=8) | _epochs(2)
 
 _SCALING = Study(
     "scaling", "Do larger networks profit from larger batches, and only with ABS?", _PQN, "nbs/figures/scaling.ipynb", _ATARI_NETS | _DEPTHS,
@@ -135,10 +136,12 @@ _WHY = Study(
      "replayed ABS 16–64, decayed rate": _replays("ABS 16–64, decayed rate") | _DECAY,
      "fixed 16, decayed rate": _fixed(16) | _DECAY,
      "fixed 32, decayed rate": _fixed(32) | _DECAY,
-     "fixed 64 (2 epochs), decayed rate": _fixed(64, **_epochs(2)) | _DECAY},
-    _TASKS | {_LANDER: _TASKS[_LANDER] | dict(seeds=10),
-              _MINATAR: _TASKS[_MINATAR] | dict(arms={"fixed 64 (2 epochs, twice the minibatches)": dict(num_minibatches=64)})},
-    _COMMON, seeds=8, scales=_SCALES, first=(dict(env_id=[_LANDER]),))
+     "fixed 64 (2 epochs), decayed rate": _fixed(64, **_epochs(2)) | _DECAY,
+     "fixed 28": _fixed(28, tasks=[_LANDER]), "fixed 27": _fixed(27, tasks=[_MINATAR])},  # the mean size of ABS 16–64 over the updates
+    _BY_AUTOGRAD | {  # with which it began
+              _LANDER: _BY_AUTOGRAD[_LANDER] | dict(seeds=20),
+              _MINATAR: _BY_AUTOGRAD[_MINATAR] | dict(arms={"fixed 64 (2 epochs, twice the minibatches)": dict(num_minibatches=64)})},
+    _COMMON, seeds=8, scales=_SCALES, first=(dict(env_id=[_LANDER]),), replayed_seeds=10)
 
 # %% ../../nbs/studies/01_catalogue.ipynb #19b0000a
 _rates = lambda lr: dict(arms={"fixed 32, rate × ¼": dict(lr=lr / 4), "fixed 32, rate × 4": dict(lr=lr * 4)})
@@ -150,9 +153,10 @@ _MEASURES = (
            "fixed 32, softmax KL": _fixed(32, distance="softmax_kl"), "fixed 32, rate × ¼": _fixed(32), "fixed 32, rate × 4": _fixed(32),
            "fixed 32, decayed rate": _fixed(32) | _DECAY, "fixed 16": _fixed(16), "fixed 64 (2 epochs)": _fixed(64, **_epochs(2)),
            "fixed 64 (author's epochs)": _fixed(64), "fixed 32, PQN-L": _fixed(32, network="pqn-l", tasks=_GPU),
-           "fixed 32, PQN-XL": _fixed(32, network="pqn-xl", tasks=_GPU)},
+           "fixed 32, PQN-XL": _fixed(32, network="pqn-xl", tasks=_GPU)}
+          | {f"fixed 32, {net}": _fixed(32, network=f"minatar-{net.lower()}", lr=lr, tasks=[_MINATAR]) for net, lr in _RATES.items()},
           {task: own | _rates({_LANDER: 1e-3, _MINATAR: 5e-4}.get(task, 2.5e-4)) for task, own in _TASKS.items()},
-          _COMMON | dict(interval=5), seeds=5, scales=_SCALES, first=(dict(env_id=[_LANDER]),)),
+          _COMMON | dict(interval=5), seeds=8, scales=_SCALES, first=(dict(env_id=[_LANDER]),)),
     Study("plasticity", "Do small early batches keep a network plastic?", _PQN, "nbs/figures/plasticity.ipynb",
           _FIXED | {"ABS 16–64": _ABS, "16, then 32": _halves(16, 32), "64, then 32 (2 epochs)": _halves(64, 32) | _epochs(2)},
           _TASKS | {_LANDER: _TASKS[_LANDER] | dict(total_steps=800_000)}, _COMMON | dict(diagnose_every=10, change_at=0.5), seeds=5, scales=_SCALES, first=(dict(env_id=[_LANDER]),)),
@@ -169,13 +173,13 @@ _TIMELY = (
            "ramp 16→64": _ramp("linear") | _EQUAL_TO_16, "fixed 16": _fixed(16, **_epochs(2)), "fixed 64 (8 epochs)": _fixed(64, **_epochs(8))},
           {_LANDER: dict(preset="classic", total_steps=1_000_000, change_every=0.1, seeds=20, arms={"ABS 16–64": dict(low=0.05, high=0.95)}),
            _MINATAR: dict(preset="minatar", total_steps=2_000_000, change_every=0.125, arms={"ABS 16–64": dict(low=0.05, high=0.95)})},
-          dict(interval=1, anneal_lr=False), seeds=8, scales={"cpu": {}, "smoke": _SMOKE}, first=(dict(env_id=[_LANDER]),),
+          dict(interval=1, anneal_lr=False, backprop="written"), seeds=8, scales={"cpu": {}, "smoke": _SMOKE}, first=(dict(env_id=[_LANDER]),),
           primary="On LunarLander: ABS against yoked ABS, in the mean training return from the first change on, paired by seed. What matters: 20 points of return, a tenth of what counts as solved. The return "
                   "before the first change is the negative control."),
     Study("late", "Does a batch that grows late in training do anything that a falling learning rate does not?", _PQN, "nbs/figures/late.ipynb",
           {"ABS 16–256": _16_TO_256 | dict(low=0.05, high=0.95), "fixed 16": _fixed(16), "fixed 128 (equal gradient steps)": _fixed(128, num_minibatches=32),
            "fixed 16, rate × 16 / L": _fixed(16, rated="ABS 16–256")},
-          {_LANDER: dict(preset="classic", total_steps=2_000_000)}, dict(anneal_lr=False) | _epochs(2), seeds=20,
+          {_LANDER: dict(preset="classic", total_steps=2_000_000)}, dict(anneal_lr=False, backprop="written") | _epochs(2), seeds=20,
           scales={"cpu": {}, "smoke": _SMOKE},
           primary="ABS 16–256 against fixed 16 with the matched rate, in the mean training return over the last fifth, paired by seed. What matters: 20 points of return, a tenth of what counts as solved."),
 )

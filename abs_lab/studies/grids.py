@@ -55,10 +55,11 @@ def schedules(
     grid: list[dict],       # parameters of every run, with its arm
     configs: list,          # their `RunConfig`s, in the same order
     folders: list[Path],    # folders of small files; the first that holds a run counts
+    most: int = 0,          # the mean is that of seeds 0 … most − 1; 0: of all
 ) -> dict:                  # starts and sizes: (env_id, arm, seed) -> of a finished run; (env_id, arm) -> their mean, where all are finished
     "The schedules of a grid's finished runs."
     found = {(p.get("env_id"), p["arm"], p.get("seed", 0)): _sizes_of(c.id, folders) for p, c in zip(grid, configs) if p["arm"] in arms}
-    groups = {key[:2]: [run for other, run in found.items() if other[:2] == key[:2]] for key in found}
+    groups = {key[:2]: [run for other, run in found.items() if other[:2] == key[:2] and not 0 < most <= other[2]] for key in found}
     return {key: mean_schedule([run]) for key, run in found.items() if run} | {key: mean_schedule(runs) for key, runs in groups.items() if all(runs)}
 
 def _sizes_of(id, folders):
@@ -78,7 +79,7 @@ def scheduled(
     grid = study.grid(scale, seeds)
     if not study.replayed: return grid, []
     every = study.grid(scale, seeds, {key: dict(starts=[0], sizes=[1]) for p in grid for arm in study.replayed for key in ((p.get("env_id"), arm), (p.get("env_id"), arm, p["seed"]))})
-    grid = study.grid(scale, seeds, schedules(study.replayed, grid, configs_of(grid), folders))
+    grid = study.grid(scale, seeds, schedules(study.replayed, grid, configs_of(grid), folders, study.replayed_seeds))
     there = {label(p) for p in grid}
     return grid, [label(p) for p in every if label(p) not in there]
 

@@ -39,6 +39,7 @@ class Study:
     scales: dict = field(default_factory=lambda: {"cpu": {}})  # name -> parameters that override; `seeds`; `tasks`, a list; `arms` (label -> parameters)
     trains_here: bool = False     # runs that its report records are trained again on the reader's machine
     first: tuple = ()             # what is trained first: conditions {parameter: values}, in order
+    replayed_seeds: int = 0       # a replayed schedule is the mean of seeds 0 … n − 1, whatever is trained after them; 0: of all
     primary: str = ""             # the one contrast, its outcome and the margin that matters, written down before the first run; all else explores
 
     def __post_init__(self):
