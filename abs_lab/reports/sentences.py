@@ -300,7 +300,9 @@ def scores(
     outcome: str = "score",   # one of OUTCOMES
 ) -> dict:         # {arm: {task: [seeds]}}
     "An outcome by arm and task, of the runs that have it."
-    there = results(runs).dropna(subset=[outcome])
+    _, measure = OUTCOMES[outcome]
+    found = [dict(arm=arm, env_id=run["params"].get("env_id"), seed=run["params"]["seed"]) | {outcome: measure(run)} for arm, group in by_arm(runs).items() for run in group]
+    there = pd.DataFrame(found).dropna(subset=[outcome])
     return {} if there.empty else stats.by_task(there, score=outcome)
 
 

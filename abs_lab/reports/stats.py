@@ -56,8 +56,10 @@ def iqm(
 ):                                # mean of the middle half: a float, or an array without `axis`
     "Interquartile mean; tasks weigh equally."
     values, counts = _pooled(scores, axis)
-    order = np.argsort(values, axis=-1)
-    values, counts = np.take_along_axis(values, order, axis=-1), counts[order]
+    if (counts == counts[0]).all(): values = np.sort(np.ascontiguousarray(values), axis=-1)
+    else:
+        order = np.argsort(values, axis=-1)
+        values, counts = np.take_along_axis(values, order, axis=-1), counts[order]
     end = counts.cumsum(axis=-1)                          # run i takes the places end - counts … end
     total = round(end.flat[-1])
     low, high = total // 4, total - total // 4
