@@ -115,7 +115,7 @@ def left(found):
 def markdown(r):
     "The report."
     out = ["# Where the time goes" + " (smoke run: the numbers mean nothing)" * r["quick"], ""] + table(["", ""], [f"{k} | {v}" for k, v in r["machine"].items()])
-    out += ["Microseconds per environment step of a recorded run with one thread: the median over the rounds; after the slash what the part takes at least. Sizes are rollout lengths, of BTR replay batches.", ""]
+    out += ["Microseconds per environment step of a recorded run with one thread: the median over the rounds; after the slash what the part takes at least (the simulator by itself; of acting and learning the products of matrices and the convolutions, each by itself). Sizes are rollout lengths, of BTR replay batches.", ""]
     for title, found in r["works"].items():
         out += [f"## {title}", ""]
         rows = [f"{size} | {at['parts']['all']['median']:.1f} ({at['parts']['all']['min']:.1f} – {at['parts']['all']['max']:.1f}) | "
