@@ -13,6 +13,7 @@ import importlib.util
 import random
 import re
 import sys
+import threading
 import warnings
 from bisect import bisect_left
 from contextlib import suppress
@@ -20,7 +21,6 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
 
 # %% ../../nbs/core/04_envs.ipynb #d413ddd0
 import gymnasium as gym
@@ -116,22 +116,58 @@ def change_moments(
     return moments[1:]
 
 # %% ../../nbs/core/04_envs.ipynb #1f31ea47
-def _family_alone(name, path):
-    "Execute the module that registers a family's ids; its package, which loads the simulators, waits until one of them is made."
-    spec = importlib.util.spec_from_file_location(name, path)
+def _unexecuted(name, path, **where):
+    "A module as if it was imported, of whose code nothing was executed."
+    spec = importlib.util.spec_from_file_location(name, path, **where)
     sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+def _register(family, folder):
+    "Execute the module that registers a family's ids in EnvPool; its package, which loads the simulators, is not imported for it."
+    _unexecuted(family, folder / "__init__.py", submodule_search_locations=[str(folder)])  # in which the module finds its neighbours
+    try:
+        module = _unexecuted(f"{family}.registration", folder / "registration.py")
+        module.__spec__.loader.exec_module(module)
+    finally: del sys.modules[family]
+
+def _family(name):
+    "A family of EnvPool's that somebody asks for as `envpool.name`."
+    try: return importlib.import_module(f"envpool.{name}")
+    except ModuleNotFoundError: raise AttributeError(f"module 'envpool' has no attribute {name!r}") from None
+
+def _with_ids_alone(entry):  # its entry.py
+    "EnvPool without the simulators of all families, which its `entry` loads with all that they draw with."
+    _unexecuted("envpool.entry", entry)
+    pool = importlib.import_module("envpool")
+    for family in re.findall(r"^import (envpool\.\S+)\.registration", entry.read_text(encoding="utf-8"), re.M): _register(family, entry.parents[1].joinpath(*family.split(".")))
+    if not pool.list_all_envs(): raise ImportError("EnvPool's entry names no family")
+    pool.__getattr__ = _family
+    return pool
+
+_one_at_a_time = threading.Lock()
 
 @cache
-def _envpool():
-    "EnvPool, or the error with which its import fails here. Its `entry` would load the simulators of every family, with all that they draw with."
+def _imported_pool():
     found = None if "envpool" in sys.modules else importlib.util.find_spec("envpool")
-    entry = found and found.submodule_search_locations and Path(found.submodule_search_locations[0], "entry.py")
-    families = re.findall(r"^import (envpool\.\S+)\.registration", entry.read_text(encoding="utf-8"), re.M) if entry and entry.is_file() else []
-    if families: sys.modules["envpool.entry"] = ModuleType("envpool.entry")
+    if found and found.origin:
+        try: return _with_ids_alone(Path(found.origin).with_name("entry.py"))
+        except Exception:  # another version, which is made otherwise
+            for name in [*sys.modules]:
+                if name.partition(".")[0] == "envpool": del sys.modules[name]
+    try: return importlib.import_module("envpool")
+    except ImportError as e: return e
+
+def _envpool():
+    "EnvPool, or the error with which its import fails here."
+    with _one_at_a_time: return _imported_pool()
+
+def _pool_with(env_id):
+    "EnvPool, or the error with which it fails here, or the simulators of this environment."
+    pool = _envpool()
+    if isinstance(pool, ImportError): return pool
+    specs = importlib.import_module("envpool.registration").registry.specs
     try:
-        pool = importlib.import_module("envpool")
-        for name in families: _family_alone(f"{name}.registration", entry.parents[1].joinpath(*name.split("."), "registration.py"))
+        if env_id in specs: importlib.import_module(specs[env_id][0])
     except ImportError as e: return e
     return pool
 
@@ -166,7 +202,7 @@ def backend_for(
     config: EnvConfig,  # names the environment and, perhaps, the backend
 ) -> str:               # a key of `BACKENDS`
     "Which backend will serve this environment; raises `AbsLabError` for an id that neither knows."
-    pool = _envpool()
+    pool = _pool_with(config.env_id)
     here = not isinstance(pool, ImportError)
     if config.backend == "envpool" and not here:
         raise AbsLabError(f"backend 'envpool' is not available on this machine ({pool}); use backend 'gymnasium'")
