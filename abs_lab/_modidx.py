@@ -1683,6 +1683,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'abs_lab/reports/sentences.py'),
                                            'abs_lab.reports.sentences._span': ( 'reports/sentences.html#_span',
                                                                                 'abs_lab/reports/sentences.py'),
+                                           'abs_lab.reports.sentences._whose': ( 'reports/sentences.html#_whose',
+                                                                                 'abs_lab/reports/sentences.py'),
                                            'abs_lab.reports.sentences.area': ( 'reports/sentences.html#area',
                                                                                'abs_lab/reports/sentences.py'),
                                            'abs_lab.reports.sentences.at_equal_time': ( 'reports/sentences.html#at_equal_time',

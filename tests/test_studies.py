@@ -14,7 +14,7 @@ from abs_lab.core.controllers import Replayed
 from abs_lab.core.envs import change_moments
 from abs_lab.studies.engine import _notebook_parameters, check_grid, reproduce
 from abs_lab.core.interfaces import AbsLabError
-from abs_lab.studies.grids import mean_schedule, schedules
+from abs_lab.studies.grids import configs_of, mean_schedule, scheduled, schedules
 from abs_lab.studies.results import compact
 from abs_lab.runs.runner import read_config, run
 from abs_lab.runs.storage import config_json, read_jsonl, result_of, run_id, write_json, write_sealed
@@ -147,6 +147,16 @@ def test_a_schedule_waits_for_every_run_and_is_reproducible(tmp_path):
     one = next(c for p, c in zip(grid, configs) if p["arm"] == "ABS 16–64" and p["env_id"] == "LunarLander-v3")
     (tmp_path/f"{one.id}.json").unlink()
     assert set(means(schedules(study.replayed, grid, configs, [tmp_path]))) == set(found) - {("LunarLander-v3", "ABS 16–64")}
+
+
+def test_a_replayed_schedule_stays_when_seeds_are_added(tmp_path):
+    why, data = STUDIES["why"], ROOT/"reports"/"why"/"data"
+    committed = {small["id"] for path in data.glob("*.json") if (small := json.loads(path.read_text()))["params"]["arm"].startswith("replayed")}
+    ids = lambda study: {c.id for c in configs_of(scheduled(study, "cpu", None, [data])[0])}
+    assert len(committed) >= 20 and committed <= ids(why)                                                  # of seeds 0 to 9, whose means they play
+    assert not {id for id in committed if id.startswith("LunarLander")} & ids(replace(why, replayed_seeds=9))  # others come of others
+    assert not {id for id in committed if id.startswith("LunarLander")} & ids(replace(why, replayed_seeds=0))  # and of all twenty nobody knows yet
+    with pytest.raises(AbsLabError, match="replayed_seeds .*not -1; the nearest is 0"): replace(why, replayed_seeds=-1)
 
 
 def test_a_mean_schedule_is_a_size_that_was_possible(tmp_path):

@@ -44,6 +44,8 @@ OUTCOMES = {"score": ("final evaluation", score), "last_fifth": ("training retur
 # the first two are fixed beforehand; the third is shown beside them
 LABELS = {name: label for name, (label, _) in OUTCOMES.items()} | dict(equal_time="training return at equal time")
 
+def _whose(run): return {"arm": run["params"]["arm"], "env_id": run["params"].get("env_id"), "seed": run["params"]["seed"]}
+
 def results(
     runs: list,          # runs of a study
 ) -> pd.DataFrame:       # one row a run: id, arm, env_id, seed, score, steps, gradient steps, seconds, …, parameters
@@ -51,8 +53,7 @@ def results(
     out = []
     for run in [run for group in by_arm(runs).values() for run in group]:
         params = run["params"]
-        row = {"id": run["id"], "arm": params["arm"], "env_id": params.get("env_id"), "seed": params["seed"],
-               **{name: measure(run) for name, (_, measure) in OUTCOMES.items()}}
+        row = {"id": run["id"]} | _whose(run) | {name: measure(run) for name, (_, measure) in OUTCOMES.items()}
         row |= {key: run["result"][key] for key in RESULTS if key in run["result"]}
         notes = complete(run["notes"]) if run.get("notes") else {}
         out.append(row | {key: value for key, value in params.items() if key not in row} | notes | (dict(tags=", ".join(notes["tags"])) if notes else {}))
@@ -301,7 +302,7 @@ def scores(
 ) -> dict:         # {arm: {task: [seeds]}}
     "An outcome by arm and task, of the runs that have it."
     _, measure = OUTCOMES[outcome]
-    found = [dict(arm=arm, env_id=run["params"].get("env_id"), seed=run["params"]["seed"]) | {outcome: measure(run)} for arm, group in by_arm(runs).items() for run in group]
+    found = [_whose(run) | {outcome: measure(run)} for group in by_arm(runs).values() for run in group]
     there = pd.DataFrame(found).dropna(subset=[outcome])
     return {} if there.empty else stats.by_task(there, score=outcome)
 

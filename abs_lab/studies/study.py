@@ -39,8 +39,8 @@ class Study:
     scales: dict = field(default_factory=lambda: {"cpu": {}})  # name -> parameters that override; `seeds`; `tasks`, a list; `arms` (label -> parameters)
     trains_here: bool = False     # runs that its report records are trained again on the reader's machine
     first: tuple = ()             # what is trained first: conditions {parameter: values}, in order
-    replayed_seeds: int = 0       # a replayed schedule is the mean of seeds 0 … n − 1, whatever is trained after them; 0: of all
     primary: str = ""             # the one contrast, its outcome and the margin that matters, written down before the first run; all else explores
+    replayed_seeds: int = 0       # a replayed schedule is the mean of seeds 0 … n − 1, whatever is trained after them; 0: of all
 
     def __post_init__(self):
         if not isinstance(self.name, str) or not re.fullmatch(r"\w[\w.-]*", self.name, re.ASCII): raise AbsLabError(f"a study's name is also the name of its folders: letters, digits, '-', '_' and '.', not {quoted(self.name)}")
@@ -50,6 +50,7 @@ class Study:
         if not isinstance(self.common, dict): raise AbsLabError(f"common of the study {self.name} must be a dict of parameters, not {quoted(self.common)}")
         if not all(isinstance(condition, dict) for condition in self.first): raise AbsLabError(f"first of the study {self.name} must hold conditions {{parameter: values}}, not {quoted(self.first)}")
         object.__setattr__(self, "seeds", whole(f"seeds of the study {self.name}", self.seeds))
+        object.__setattr__(self, "replayed_seeds", whole(f"replayed_seeds of the study {self.name}", self.replayed_seeds, 0))
         for label, arm in self.arms.items():
             for kind in ("replays", "yoked", "rated"):
                 if kind in arm: choose(f"arm that {label} follows", arm[kind], self.arms)
