@@ -163,9 +163,9 @@ def plain_step(net, target, optimizer, b, c):
 
 class PlainReplay:
     "A ring of whole transitions with a sum tree in Python."
-    def __init__(self, capacity, alpha):
+    def __init__(self, capacity, alpha, space):
         self.capacity, self.alpha, self.at, self.highest, self.tree = capacity, alpha, 0, 1.0, [0.0] * (2 * capacity)
-        self.obs, self.next_obs = (np.zeros((capacity, *PIXELS.shape), np.uint8) for _ in range(2))
+        self.obs, self.next_obs = (np.zeros((capacity, *space.shape), space.dtype) for _ in range(2))
         self.actions, self.rewards, self.discounts = np.zeros(capacity, np.int64), np.zeros(capacity, np.float32), np.zeros(capacity, np.float32)
 
     def add(self, obs, action, reward, discount, next_obs):
@@ -203,12 +203,13 @@ class PlainReplay:
 
 
 def plain_loop(config, start, steps, batch, device):
-    "A script's training loop: seconds of the clock and of the processor after `start`, and gradient steps."
+    "A script's training loop on images or vectors: seconds of the clock and of the processor after `start`, and gradient steps."
     c, num_envs, made = config.agent, config.env.num_envs, VecEnvs(config.env)
-    envs, obs, over = made.env, made.obs.numpy(), np.zeros(num_envs, bool)
-    net, target = (Plain(envs.action_space.n).to(device) for _ in range(2))
+    envs, obs, over, space = made.env, made.obs.numpy(), np.zeros(num_envs, bool), made.obs_space
+    images = len(space.shape) > 1
+    net, target = (Plain(envs.action_space.n, None if images else space.shape[0]).to(device) for _ in range(2))
     optimizer = torch.optim.Adam(net.parameters(), lr=c.lr, eps=c.adam_eps)
-    replay, queues, learnt, began = PlainReplay(16_384, c.alpha), [deque() for _ in range(num_envs)], 0, None
+    replay, queues, learnt, began = PlainReplay(16_384, c.alpha, space), [deque() for _ in range(num_envs)], 0, None
     for step in range(num_envs, steps + 1, num_envs):
         if step > start and began is None: began = time.perf_counter(), time.process_time()
         net.redraw()
@@ -218,7 +219,7 @@ def plain_loop(config, start, steps, batch, device):
         after, reward, terminated, truncated, _ = envs.receive()
         for i, queue in enumerate(queues):
             if over[i]: queue.clear(); continue                # the row in which EnvPool resets
-            queue.append((obs[i], actions[i], np.sign(reward[i])))
+            queue.append((obs[i], actions[i], np.sign(reward[i]) if images else reward[i]))
             if len(queue) == c.n_steps or terminated[i] or truncated[i]:
                 while queue:
                     total = sum(c.gamma ** k * r for k, (_, _, r) in enumerate(queue))
@@ -227,10 +228,11 @@ def plain_loop(config, start, steps, batch, device):
                     if not (terminated[i] or truncated[i]): break
         obs, over = after, terminated | truncated
         if step <= start: continue
-        if learnt % c.target_period == 0: target.load_state_dict(net.state_dict())
-        b = replay.sample(batch, c.beta, device)
-        replay.update(b.slots, plain_step(net, target, optimizer, b, c)[1])
-        learnt += 1
+        for _ in range(max(round(num_envs * c.replay_ratio), 1)):
+            if learnt % c.target_period == 0: target.load_state_dict(net.state_dict())
+            b = replay.sample(batch, c.beta, device)
+            replay.update(b.slots, plain_step(net, target, optimizer, b, c)[1])
+            learnt += 1
     taken = time.perf_counter() - began[0], time.process_time() - began[1]
     made.close()
     return *taken, learnt
@@ -292,20 +294,23 @@ def our_loop(env_id, start, steps, device, **params):
 
 
 def loop_part(args):
-    "The whole loop on Atari at the published batch, ours with and without overlap and the plain one, in turns; and ours on small tasks."
+    "The whole loop on Atari at the published batch, ours with and without overlap and the plain one, in turns; the same on a vector task; and ours on small tasks."
     num_envs, start, updates, batch, rounds = (4, 400, 2, 8, 2) if args.quick else (64, 2_048, 400 if args.device != "cpu" else 4, 256, min(args.rounds, 3))
     steps = start + num_envs * updates
     ours = dict(size=batch, num_envs=num_envs, replay_ratio=1 / num_envs, interval=10**9)
     how = {"ours": lambda: our_loop("Pong-v5", start, steps, args.device, **ours), "ours, no overlap": lambda: our_loop("Pong-v5", start, steps, args.device, overlap=False, **ours),
-           "plain": lambda: plain_loop(configure("btr", env_id="Pong-v5", controller="fixed", num_envs=num_envs), start, steps, batch, args.device)}
+           "plain": lambda: plain_loop(configure("btr", env_id="Pong-v5", controller="fixed", num_envs=num_envs, replay_ratio=1 / num_envs), start, steps, batch, args.device)}
+    task, first, last = "LunarLander-v3", 500 if args.quick else 2_000, 600 if args.quick else 5_000
+    how |= {"ours, LunarLander": lambda: our_loop(task, first, last, args.device, preset="general", size=64),
+            "plain, LunarLander": lambda: plain_loop(configure("btr", env_id=task, controller="fixed", preset="general"), first, last, 64, args.device)}
     rows = {name: [] for name in how}
     for n in range(rounds):
         for name in (how if n % 2 == 0 else reversed(how)): rows[name].append(how[name]())
     out = {name: dict(ms_per_gradient_step=[round(1e3 * clock / learnt, 1) for clock, _, learnt, *_ in found], cpu_ms=[round(1e3 * cpu / learnt, 1) for _, cpu, learnt, *_ in found],
                       seconds=[parts for *_, parts in found if isinstance(parts, dict)]) for name, found in rows.items()}
     speed = lambda name, n: rows[name][n][2] / rows[name][n][0]
-    for name in ("ours, no overlap", "plain"):
-        ratios = [speed("ours", n) / speed(name, n) for n in range(rounds)]
+    for name, mine in {"ours, no overlap": "ours", "plain": "ours", "plain, LunarLander": "ours, LunarLander"}.items():
+        ratios = [speed(mine, n) / speed(name, n) for n in range(rounds)]
         out[f"ours / {name}, by the clock"] = dict(median=round(median(ratios), 2), range=[round(min(ratios), 2), round(max(ratios), 2)])
     for env_id, preset in itertools.product(("LunarLander-v3", "CartPole-v1"), ("classic", "general")):
         steps = 1_000 if args.quick else 6_000
@@ -349,7 +354,7 @@ def markdown(r):
             out += [f"| {what.split(',')[0]}, {at['batch']} | {name} | {middle(at[name]):,.1f} | {middle(at['plain']):,.1f} | {at[f'plain_over_{name}']['median']:.2f} | {at[f'plain_over_{name}']['range'][0]:.2f} – {at[f'plain_over_{name}']['range'][1]:.2f} |" for name in ("ours", "autograd", "written", "products") if name in at]
         out.append("")
     if found := r.get("loop"):
-        out += ["## The whole loop", "", f"Pong with {found['num_envs']} environments and the published network, replay batch {found['batch']}, {found['rounds']} rounds of {found['updates']} gradient steps:", ""]
+        out += ["## The whole loop", "", f"Pong with {found['num_envs']} environments and the published network, replay batch {found['batch']}, {found['rounds']} rounds of {found['updates']} gradient steps; and LunarLander with the preset `general`, whose divergence is measured meanwhile, replay batch 64, as many rounds of 3,000 environment steps:", ""]
         out += [f"- {name}: {at['median']:.2f} ({at['range'][0]:.2f} – {at['range'][1]:.2f})" for name, at in found.items() if isinstance(at, dict) and "median" in at]
         out += ["", "| task, preset | environment steps / s | gradient steps | collecting, s | learning, s | measuring, s | measuring |", "|---|---|---|---|---|---|---|"]
         for name, at in found.items():
