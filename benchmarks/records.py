@@ -162,7 +162,7 @@ def measure(counts, updates, most):
 def markdown(r):
     "The report."
     out = ["# The growth of records" + " (smoke run: the numbers mean nothing)" * r["quick"], "", "| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in r["machine"].items()), "",
-           "A folder of so many finished runs, or one run of so many updates. Seconds without imports; MB: the most that the reading process held, about 470 of which are imports.", ""]
+           f"A folder of so many finished runs, or one run of so many updates. Seconds without imports; MB: the most that the reading process held, about {min(row['mb'] for row in r['rows'] if 'mb' in row):,.0f} of which are imports.", ""]
     for what, readers in (("runs", FOLDER), ("updates", ONE)):
         mine = [row for row in r["rows"] if what in row]
         sizes = sorted({row[what] for row in mine})
