@@ -6,7 +6,7 @@
 __all__ = ['RUN_FILES', 'DEEPEST', 'FORMAT', 'PARTY', 'METRIC', 'CONFIG', 'RESULT', 'SEALED', 'ROW', 'EVENT', 'MEASURED', 'SIZE',
            'MACHINE', 'BEAT', 'EXPIRY', 'WISHES', 'regular', 'contents', 'Unread', 'replacing', 'write_json', 'seal_of',
            'write_sealed', 'run_id', 'own_files', 'run_dirs', 'numbered', 'is_name', 'whole', 'number', 'finite',
-           'maybe', 'misfits', 'misfit', 'crc_of', 'parsed', 'read_json', 'config_json', 'result_of', 'id_of',
+           'maybe', 'misfits', 'Shape', 'misfit', 'crc_of', 'parsed', 'read_json', 'config_json', 'result_of', 'id_of',
            'sealed_line', 'Tail', 'lines_of', 'read_jsonl', 'each_step', 'steps_of', 'measured_steps', 'check_end',
            'events_of', 'last_row', 'Busy', 'Lease', 'asked', 'at_work', 'ask', 'withdraw']
 
@@ -183,6 +183,7 @@ def misfits(
     shape,             # as `misfit` takes it
 ) -> Callable:         # of a value; as `misfit` answers
     "Read a shape once, for many values."
+    if isinstance(shape, Shape): return shape.misfit
     if isinstance(shape, dict):
         own, rest = [(k, misfits(s)) for k, s in shape.items() if k is not ...], misfits(shape[...]) if ... in shape else None
         def where(value):
@@ -200,6 +201,13 @@ def misfits(
     elif isinstance(shape, type): return lambda value: None if isinstance(value, shape) else ""
     else: return lambda value: None if shape(value) else ""
     return where
+
+class Shape:
+    "A shape of many values, which is read once."
+    def __init__(
+        self,
+        shape,  # as `misfit` takes it
+    ): self.misfit = misfits(shape)
 
 def misfit(
     value,             # as JSON gives it
@@ -253,10 +261,10 @@ def read_json(
 FORMAT = 2  # of the run directory; raised when a default changes its meaning or older folders can no longer be read
 PARTY = dict(name=str, parameters={...: str}, settable=[str])
 METRIC = lambda value: misfit(value, [str]) is None and 1 <= len(value) <= 2  # noqa: E731 (a label, and its unit)
-CONFIG = dict(id=is_name, config=dict(env_id=str, seed=whole, total_steps=whole) | dict.fromkeys(("agent", "preset", "controller", "meter", "network", "origin"), maybe(str)), identity=maybe(dict), kinds=maybe(dict(
-    agent=PARTY | dict(size=METRIC, metrics=lambda value: isinstance(value, dict) and all(map(METRIC, value.values()))), meter=PARTY | dict(signal=METRIC), controller=PARTY)))
-RESULT = dict(id=is_name, status=str, steps=whole, updates=whole, gradient_steps=whole, seconds=number, mean_size=number, episodes=whole, hardware=dict,
-              eval=dict(mean=number, returns=[number]))
+CONFIG = Shape(dict(id=is_name, config=dict(env_id=str, seed=whole, total_steps=whole) | dict.fromkeys(("agent", "preset", "controller", "meter", "network", "origin"), maybe(str)), identity=maybe(dict), kinds=maybe(dict(
+    agent=PARTY | dict(size=METRIC, metrics=lambda value: isinstance(value, dict) and all(map(METRIC, value.values()))), meter=PARTY | dict(signal=METRIC), controller=PARTY))))
+RESULT = Shape(dict(id=is_name, status=str, steps=whole, updates=whole, gradient_steps=whole, seconds=number, mean_size=number, episodes=whole, hardware=dict,
+              eval=dict(mean=number, returns=[number])))
 
 def config_json(
     dir: Path,         # a run directory
