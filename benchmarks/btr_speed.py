@@ -354,7 +354,8 @@ def markdown(r):
             out += [f"| {what.split(',')[0]}, {at['batch']} | {name} | {middle(at[name]):,.1f} | {middle(at['plain']):,.1f} | {at[f'plain_over_{name}']['median']:.2f} | {at[f'plain_over_{name}']['range'][0]:.2f} – {at[f'plain_over_{name}']['range'][1]:.2f} |" for name in ("ours", "autograd", "written", "products") if name in at]
         out.append("")
     if found := r.get("loop"):
-        out += ["## The whole loop", "", f"Pong with {found['num_envs']} environments and the published network, replay batch {found['batch']}, {found['rounds']} rounds of {found['updates']} gradient steps; and LunarLander with the preset `general`, whose divergence is measured meanwhile, replay batch 64, as many rounds of 3,000 environment steps:", ""]
+        out += ["## The whole loop", "", f"Pong with {found['num_envs']} environments and the published network, replay batch {found['batch']}, {found['rounds']} rounds of {found['updates']} gradient steps"
+                + "; LunarLander with the preset `general`, which measures divergence, replay batch 64, as many rounds of 3,000 environment steps" * ("plain, LunarLander" in found) + ":", ""]
         out += [f"- {name}: {at['median']:.2f} ({at['range'][0]:.2f} – {at['range'][1]:.2f})" for name, at in found.items() if isinstance(at, dict) and "median" in at]
         out += ["", "| task, preset | environment steps / s | gradient steps | collecting, s | learning, s | measuring, s | measuring |", "|---|---|---|---|---|---|---|"]
         for name, at in found.items():
