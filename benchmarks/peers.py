@@ -12,7 +12,6 @@ the settings listed in `SETTINGS` that train the same task. The simulators are t
 Gymnasium in the two of PyTorch and JAX, jitted games in purejaxql. Nothing is asserted about speed.
 """
 import argparse
-import contextlib
 import importlib.metadata
 import json
 import math
@@ -87,8 +86,7 @@ def _parties(work):
 def at_most(work):
     "Environment steps a second if abs_lab did nothing but step its simulator, multiply matrices and convolve, one after the other."
     from abs_lab.core.train import train
-    from products import record
-    from where_time_goes import simulator_alone
+    from products import record, simulator_alone
     p = _parties(work)
     trains = train(p.agent, p.envs, p.meter, p.controller, p.progress)
     next(trains)
@@ -185,12 +183,6 @@ def versions(python, name):
     return subprocess.run([python, "-c", code], check=True, capture_output=True, encoding="utf-8").stdout.strip()
 
 
-def answered(name, work, python):
-    "What a process with one thread that serves this answers."
-    command = [python, __file__, "--serve", name, json.dumps(work), ""]
-    return subprocess.run(command, env=os.environ | dict(OMP_NUM_THREADS="1"), check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
-
-
 class Contender:
     "A loop in a process of its own, idle until it is its turn."
     def __init__(self, name, work, setting, python, folder):
@@ -235,7 +227,8 @@ def race(work, kind, names, pythons, folder, rounds, seconds):
             if name != "abs_lab" and "abs_lab" in mine: ratios.setdefault(name, {})[which] = spread([a / b for a, b in zip(mine["abs_lab"].speeds, other.speeds)])
     out = dict(speeds=[dict(name=c.name, **c.setting) | spread(c.speeds) for c in all_], ratios=ratios, failed=failed)
     if kind == "equal":
-        with contextlib.suppress(subprocess.CalledProcessError): out["at_most"] = json.loads(answered("at_most", work, pythons["abs_lab"]))  # without it the column stays empty
+        asked = subprocess.run([pythons["abs_lab"], __file__, "--serve", "at_most", json.dumps(work), ""], env=os.environ | dict(OMP_NUM_THREADS="1"), stdout=subprocess.PIPE, encoding="utf-8")
+        if asked.returncode == 0: out["at_most"] = json.loads(asked.stdout)  # without it the column stays empty
     return out
 
 

@@ -1,14 +1,16 @@
-"""What a piece of code would take if it did nothing but its products of matrices and its convolutions.
+"""What training takes at least: the simulator by itself, and of an agent's code its products of matrices and its convolutions.
 
-Each one that it computes is recorded with the sizes and layouts of what goes in, and timed by itself.
+Each product that the code computes is recorded with the sizes and layouts of what goes in, and timed by itself.
 """
 import time
 
+import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from abs_lab.agents.gradients import Autograd
+from abs_lab.core.envs import VecEnvs
 
 aten = torch.ops.aten
 KINDS = (aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.convolution, aten.convolution_backward)
@@ -56,3 +58,18 @@ def record(agent):
     acting, learning = Products(), Products()
     agent.act, agent.update = acting.around(agent.act), learning.around(agent.update)
     return acting, learning
+
+
+def simulator_alone(config, seconds):
+    "Microseconds per environment step of the environments, with actions drawn beforehand."
+    envs, n, rng = VecEnvs(config.env, 0), config.env.num_envs, np.random.default_rng(0)
+    space = envs.action_space
+    actions = rng.integers(0, space.n, (64, n)).astype(np.int32) if hasattr(space, "n") else rng.uniform(space.low, space.high, (64, n, *space.shape)).astype(np.float32)
+    env, began, steps = envs.env, time.perf_counter(), 0
+    while time.perf_counter() - began < seconds:
+        env.send(actions[steps % 64])
+        env.receive()
+        steps += 1
+    spent = time.perf_counter() - began
+    envs.close()
+    return 1e6 * spent / (steps * n)

@@ -21,14 +21,12 @@ os.environ.update(OMP_NUM_THREADS="1", ABS_LAB_THREADS="1", ABS_LAB_DEVICE="cpu"
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]  # runs from a clone, installed or not
 
-import numpy as np
 import torch
 
-from abs_lab.core.envs import VecEnvs
 from abs_lab.runs.config import configure
 from abs_lab.runs.runner import Run
 from pqn_speed import Clock, machine, spread, table, write
-from products import record
+from products import record, simulator_alone
 
 FOREVER = 10**9  # environment steps: no schedule moves while it is timed
 PARTS = ("simulator", "acting", "learning", "measuring", "recording", "the rest")
@@ -75,21 +73,6 @@ class Timed:
         for _ in range(3): next(self.steps)
         steps = self.run.progress.step - first
         return dict(acting=acting.microseconds() / steps, learning=learning.microseconds() / steps)
-
-
-def simulator_alone(config, seconds):
-    "Microseconds per environment step of the environments, with actions drawn beforehand."
-    envs, n, rng = VecEnvs(config.env, 0), config.env.num_envs, np.random.default_rng(0)
-    space = envs.action_space
-    actions = rng.integers(0, space.n, (64, n)).astype(np.int32) if hasattr(space, "n") else rng.uniform(space.low, space.high, (64, n, *space.shape)).astype(np.float32)
-    env, began, steps = envs.env, time.perf_counter(), 0
-    while time.perf_counter() - began < seconds:
-        env.send(actions[steps % 64])
-        env.receive()
-        steps += 1
-    spent = time.perf_counter() - began
-    envs.close()
-    return 1e6 * spent / (steps * n)
 
 
 def profile(params, sizes, rounds, seconds):

@@ -149,7 +149,7 @@ def test_a_schedule_waits_for_every_run_and_is_reproducible(tmp_path):
     assert set(means(schedules(study.replayed, grid, configs, [tmp_path]))) == set(found) - {("LunarLander-v3", "ABS 16–64")}
 
 
-def test_a_replayed_schedule_stays_when_seeds_are_added(tmp_path):
+def test_a_replayed_schedule_stays_when_seeds_are_added():
     why, data = STUDIES["why"], ROOT/"reports"/"why"/"data"
     committed = {small["id"] for path in data.glob("*.json") if (small := json.loads(path.read_text()))["params"]["arm"].startswith("replayed")}
     ids = lambda study: {c.id for c in configs_of(scheduled(study, "cpu", None, [data])[0])}

@@ -47,7 +47,7 @@ _LANDER, _MINATAR, _CPU = "LunarLander-v3", "MinAtar/Breakout-v1", ["LunarLander
 _GPU = ["Breakout-v5", "NameThisGame-v5"]
 _atari = lambda games: {game: dict(preset="paper_masked") for game in games}
 _BY_AUTOGRAD = {_LANDER: dict(preset="classic", total_steps=400_000), _MINATAR: dict(preset="minatar", total_steps=1_000_000)} | _atari(_GPU)
-_TASKS = {task: own | (dict(backprop="written") if task in _CPU else {}) for task, own in _BY_AUTOGRAD.items()}  # less time on LunarLander, and on MinAtar where L is small; equal but for rounding
+_TASKS = _BY_AUTOGRAD | {task: _BY_AUTOGRAD[task] | dict(backprop="written") for task in _CPU}  # less time on LunarLander, and on MinAtar where L is small; equal but for rounding
 _SMOKE = dict(total_steps=12_000, num_envs=32, eval_envs=4, seeds=1)
 _SCALES = {"cpu": dict(tasks=_CPU), "smoke": _SMOKE | dict(tasks=_CPU), "gpu": dict(tasks=_GPU, total_steps=5_000_000, seeds=3),
            "paper": dict(tasks=_GPU, total_steps=20_000_000, seeds=5)}
