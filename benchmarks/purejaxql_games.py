@@ -98,7 +98,7 @@ def greedy(names, game, trained):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("dir", type=Path, help="a clone of mttga/purejaxql")
-    parser.add_argument("games", nargs="*", default=[*GAMES], choices=[*GAMES], metavar="GAME", help=", ".join(GAMES))
+    parser.add_argument("games", nargs="*", choices=[*GAMES, []], metavar="GAME", help=", ".join(GAMES) + "; all of them when none is named")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--out", type=Path, default=OUT)
@@ -106,7 +106,7 @@ def main():
     commit = subprocess.run(["git", "-C", args.dir, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, encoding="utf-8", check=True).stdout.strip()
     cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if line.startswith("model name")), "unknown")
     names = theirs(args.dir)
-    for name in args.games:
+    for name in args.games or GAMES:
         game = Game(GAMES[name])
         names["gymnax"] = SimpleNamespace(make=lambda _, game=game: (game, Params(1)))
         train = jax.jit(names["make_train"](SETTINGS | dict(TOTAL_TIMESTEPS=args.steps, TOTAL_TIMESTEPS_DECAY=args.steps)))
