@@ -368,10 +368,11 @@ def test_a_simulator_is_loaded_when_one_of_its_environments_is_made():
     loaded = "sorted(name for name in sys.modules if name.endswith('_envpool') and not name.startswith('envpool.python') or name == 'matplotlib.pyplot')"
     first, made, ids = python("-c", f"""if True:
         import sys
-        from abs_lab.core import envs
-        pool = envs._envpool()
+        from abs_lab.core.envpool import envpool
+        from abs_lab.core.envs import EnvConfig, VecEnvs
+        pool = envpool()
         print({loaded})
-        envs.VecEnvs(envs.EnvConfig(env_id="CartPole-v1", num_envs=2), 0).close()
+        VecEnvs(EnvConfig(env_id="CartPole-v1", num_envs=2), 0).close()
         print({loaded})
         print(sorted(pool.list_all_envs()))""").stdout.splitlines()
     assert first == "[]" and made == "['envpool.classic_control.classic_control_envpool']"
@@ -382,17 +383,17 @@ def test_a_simulator_is_loaded_when_one_of_its_environments_is_made():
 def test_envpool_stays_what_it_is_for_other_code():
     out = python("-c", """if True:
         import importlib.util, threading
-        from abs_lab.core import envs
+        from abs_lab.core import envpool as ours
         pools, start = [], threading.Barrier(4)
-        def ask(): start.wait(); pools.append(len(envs._envpool().list_all_envs()))
+        def ask(): start.wait(); pools.append(len(ours.envpool().list_all_envs()))
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads: thread.start()
         for thread in threads: thread.join()
         print(len(set(pools)), min(pools) > 1_000)
         import envpool
         print(envpool.atari.__name__, importlib.util.find_spec("envpool.entry").name, hasattr(envpool, "nothing"))
-        import envpool.toy_text.registration as ours, envpool.mujoco.myosuite as own
-        print(ours.__name__, own.__name__, len(own.__path__), envpool.make_gymnasium("Catch-v0", num_envs=1).reset()[0].shape[0])""")
+        import envpool.toy_text.registration as ids, envpool.mujoco.myosuite as own
+        print(ids.__name__, own.__name__, len(own.__path__), envpool.make_gymnasium("Catch-v0", num_envs=1).reset()[0].shape[0])""")
     assert out.stdout.splitlines() == ["1 True", "envpool.atari envpool.entry False", "envpool.toy_text.registration envpool.mujoco.myosuite 1 1"], out.stderr
 
 

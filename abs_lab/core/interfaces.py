@@ -22,7 +22,8 @@ def printable(
     text,      # anything
 ) -> str:      # fit for a terminal and for a file in UTF-8
     "Text in which every character that controls something is shown by its number."
-    return "".join(c if c.isprintable() or c in "\n\t" or unicodedata.category(c) == "Zs" else c.encode("unicode_escape").decode() for c in str(text))
+    text = str(text)
+    return text if text.isprintable() else "".join(c if c.isprintable() or c in "\n\t" or unicodedata.category(c) == "Zs" else c.encode("unicode_escape").decode() for c in text)
 
 def warn(
     text,                # anything

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 # %% ../../nbs/live/02_film.ipynb #c2255772
+from ..core.envpool import family_of
 from ..core.envs import EnvConfig, VecEnvs
 from .widgets import Clip, message, toolbar
 from ..core.interfaces import AbsLabError, choose, return_form, shortened
@@ -57,7 +58,7 @@ def _draws(env_id):
 def _renderer(config, seed, device):
     "One environment that can be asked for pictures."
     envs = VecEnvs(config.many(1, episodic_life=False, segment_steps=0), seed, "eval", device, render=True)
-    if envs.backend == "envpool" and "mujoco" in importlib.import_module("envpool.registration").registry.specs[config.env_id][0] and not _draws(config.env_id):
+    if envs.backend == "envpool" and "mujoco" in family_of(config.env_id) and not _draws(config.env_id):
         raise AbsLabError("MuJoCo found no OpenGL on this machine (libEGL or OSMesa)")
     _picture(envs)
     return envs
