@@ -2094,6 +2094,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'abs_lab.runs.storage.Tail.to_end': ('runs/storage.html#tail.to_end', 'abs_lab/runs/storage.py'),
                                       'abs_lab.runs.storage.Unread': ('runs/storage.html#unread', 'abs_lab/runs/storage.py'),
                                       'abs_lab.runs.storage._appear': ('runs/storage.html#_appear', 'abs_lab/runs/storage.py'),
+                                      'abs_lab.runs.storage._asks': ('runs/storage.html#_asks', 'abs_lab/runs/storage.py'),
                                       'abs_lab.runs.storage._beat': ('runs/storage.html#_beat', 'abs_lab/runs/storage.py'),
                                       'abs_lab.runs.storage._event': ('runs/storage.html#_event', 'abs_lab/runs/storage.py'),
                                       'abs_lab.runs.storage._flock': ('runs/storage.html#_flock', 'abs_lab/runs/storage.py'),

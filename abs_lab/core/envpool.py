@@ -13,7 +13,7 @@ import sys
 import threading
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 # %% ../../nbs/core/04_envpool.ipynb #d7f85ae8
 def _unexecuted(name, path, **where):
@@ -58,8 +58,8 @@ def _imported_pool():
     try: return importlib.import_module("envpool")
     except ImportError as e: return e
 
-def envpool() -> ModuleType | ImportError:
-    "EnvPool with the ids of all families, or the error with which its import fails here."
+def envpool() -> Any:  # the package; an ImportError where it cannot be imported here
+    "EnvPool with the ids of all families."
     with _one_at_a_time: return _imported_pool()
 
 # %% ../../nbs/core/04_envpool.ipynb #d1e0cab9
@@ -72,8 +72,8 @@ def family_of(
 
 def envpool_with(
     env_id: str,  # an environment's id
-) -> ModuleType | ImportError:
-    "EnvPool with the simulators of this environment; the error where it or they cannot be loaded here."
+) -> Any:         # the package; an ImportError where it or they cannot be loaded here
+    "EnvPool with the simulators of this environment."
     try:
         if family := family_of(env_id): importlib.import_module(family)
     except ImportError as e: return e

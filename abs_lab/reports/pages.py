@@ -202,12 +202,12 @@ def static(
 
 # %% ../../nbs/reports/05_pages.ipynb #2d67da46
 def tables(
-    page: Path,     # a report's index.html
-    runs: list,     # finished runs
-    compare: list,  # tables of `sentences.markdown`, and paragraphs; none: no compare.md
+    page: Path,           # a report's index.html
+    every: pd.DataFrame,  # what `sentences.results` returns of its finished runs
+    compare: list,        # tables of `sentences.markdown`, and paragraphs; none: no compare.md
 ):
     "Write results.csv, a row a run, and compare.md beside a page."
-    _replace(page.with_name("results.csv"), sentences.results(runs).map(in_csv).rename(columns=in_csv).to_csv(index=False).encode())
+    _replace(page.with_name("results.csv"), every.map(in_csv).rename(columns=in_csv).to_csv(index=False).encode())
     if compare: _replace(page.with_name("compare.md"), "\n\n".join(map(str.strip, compare)).encode() + b"\n")
 
 # %% ../../nbs/reports/05_pages.ipynb #25b00001
@@ -344,6 +344,7 @@ def study(
     question, origin, tasks, several = question or find_study(name).question, sentences.provenance(runs, allow_mixed_commits), figures.by_task(runs), len(figures.by_task(runs)) > 1
     captions = CAPTIONS | (captions or {})
     units, scale = sentences.normalised(runs) if several else (runs, "return")
+    every = sentences.results(runs)
     found = sentences.matched(units, pairs)
     said = [*said, *(sentences.conclusion(pair) for pair in found[:1])]
     verdict = said[0] if said else "No pair of arms has runs yet."
@@ -363,13 +364,13 @@ def study(
         blocks += ["## Every task", (comparisons.each_task(runs), captions["each"])]
         for task in (t for t in theirs if t in tasks): blocks += [f"### {task}, beside curves of others", (others.beside(figures.learning_curves(tasks[task], groups=groups), theirs[task], tasks[task][0]["curve"]["step"][-1]), f"{captions['step']} {captions['beside']}"), *_beside(theirs[task], tasks[task])]
     blocks += after
-    weak = [*sentences.undecided(units, pairs), *sentences.power(runs), *(f"{task}: {sentence}" if several else sentence for task, group in tasks.items() for sentence in sentences.cautions(group, pairs))]
+    weak = [*sentences.undecided(units, pairs), *sentences.power(every), *(f"{task}: {sentence}" if several else sentence for task, group in tasks.items() for sentence in sentences.cautions(group, pairs))]
     blocks += ["## How to read this page", notes, READING, unlabelled, details("What weakens these comparisons", "\n".join(f"- {sentence}" for sentence in weak)),
                "## Where the numbers come from", rebuilt(name, runs), *sentences.lacking(missing), *sentences.repeated(runs), *(f"Curves of others on {task} are not shown: there is no run of ours." for task in theirs if task not in tasks),
                *([details("What was noted of single runs", noted(runs))] if any(run.get("notes") for run in runs) else []),
                details("Provenance and parameters", (origin, "Provenance."), (turned, "Parameters that differ between the arms."), (shared, "Parameters that all arms share."))]
     page = report(Path(report_dir) / "index.html", question, [b for b in blocks if not isinstance(b, str) or b])
-    tables(page, runs, [in_markdown(question), in_markdown(verdict), sentences.markdown(shown), captions["table"], sentences.markdown(what_was_run(runs))])
+    tables(page, every, [in_markdown(question), in_markdown(verdict), sentences.markdown(shown), captions["table"], sentences.markdown(what_was_run(runs))])
     summary(page, name, question, runs, verdict)
     for task, group in [*tasks.items()][:3]: static(figures.final(group), page.with_name(f"final-{task.replace('/', '-')}.svg"))
     if found: static(comparisons.forest(units, [(pair.about, pair.arm, pair.other) for pair in found[:6]]), page.with_name("pairs.svg"))

@@ -443,10 +443,9 @@ def compared(
     return [f"**{pair.about}:** {conclusion(pair)}" for pair in matched(runs, pairs)]
 
 def power(
-    runs: list,            # finished runs of a study
+    every: pd.DataFrame,   # what `results` returns of a study's finished runs
 ) -> list:                 # sentences
     "How often the wording errs with these seeds, and what they could have shown."
-    every = results(runs)
     counts = sorted({min(len(group), stats.SIMULATED) for _, group in every.groupby(["arm", "env_id"]) if len(group) >= stats.MIN_SEEDS})
     out = [f"With {n} seeds{' and more' * (n == stats.SIMULATED)} in each of two arms that do not differ, the wording says \"higher\" in {100 * higher:.0f} % of simulated studies and \"leans\" in {100 * leans:.0f} %." for n in counts[:2] for higher, leans in [stats.false_positives(n)]]
     for task, group in every.groupby("env_id"):

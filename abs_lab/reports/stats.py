@@ -48,7 +48,7 @@ def _pooled(scores, axis) -> tuple:
     "All tasks' scores along the last axis, and how often each counts: every task has the same total."
     parts = [s.ravel() if axis is None else np.moveaxis(s, axis, -1) for s in _tasks(scores).values()]
     seeds = [part.shape[-1] for part in parts]
-    return np.concatenate(parts, axis=-1), np.repeat(math.lcm(*seeds) / np.array(seeds), seeds)
+    return np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0], np.repeat(math.lcm(*seeds) / np.array(seeds), seeds)
 
 def iqm(
     scores,                       # scores of any shape, or {task: scores}
@@ -56,7 +56,9 @@ def iqm(
 ):                                # mean of the middle half: a float, or an array without `axis`
     "Interquartile mean; tasks weigh equally."
     values, counts = _pooled(scores, axis)
-    if (counts == counts[0]).all(): values = np.sort(np.ascontiguousarray(values), axis=-1)
+    if (counts == counts[0]).all():
+        values = np.array(values, order="C")
+        values.sort(axis=-1)
     else:
         order = np.argsort(values, axis=-1)
         values, counts = np.take_along_axis(values, order, axis=-1), counts[order]
@@ -133,7 +135,7 @@ def _bootstrap(samples, statistic, level, n, seed):
     if min(map(len, samples)) < MIN_SEEDS: return None
     samples, values, shares = [np.moveaxis(s, 0, -1) for s in samples], [], []
     for rows, share in _draws([s.shape[-1] for s in samples], n, seed, math.prod(samples[0].shape[:-1])):
-        values.append(statistic(*(s[..., i] for s, i in zip(samples, rows)), axis=-1))
+        values.append(statistic(*(s.take(i, axis=-1) for s, i in zip(samples, rows)), axis=-1))
         shares.append(share)
     values, shares = np.concatenate(values, axis=-1), np.concatenate(shares)
     return tuple(_quantile(values, shares, (1 + side * level) / 2) for side in (-1, 1))
@@ -466,7 +468,7 @@ def false_positives(
     rng = np.random.default_rng(seed)
     x, y = rng.normal(size=(2, n, simulations))
     (first, second), drawn = [np.hstack([band(s[:, at:at + 100]) for at in range(0, simulations, 100)]) for s in (x, y)], np.full(n, 1 / n)
-    a, b = (rng.multinomial(n, drawn, size=1000) for _ in range(2))
+    a, b = (rng.multinomial(n, drawn, size=1000).astype(float) for _ in range(2))  # numpy multiplies whole numbers without BLAS
     shares = np.array([((a @ (0.5 + np.sign(x[:, i, None] - y[None, :, i]) / 2)) * b).sum(-1) / n ** 2 for i in range(simulations)])
     low, high = (_quantile(shares, np.full(1000, 1 / 1000), at) for at in (0.025, 0.975))
     apart, sure = (first[0] > second[1]) | (second[0] > first[1]), (low > 0.5) | (high < 0.5)

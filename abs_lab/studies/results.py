@@ -114,7 +114,7 @@ def compact(
                 schedule=dict(ends=ends[stretches].tolist(), sizes=sizes[stretches].tolist()), **{k: v for k, v in dict(identity=config.get("identity"), kinds=kinds, notes=_noted(dir)).items() if v})
 
 # %% ../../nbs/studies/02_results.ipynb #d7e81325
-def _text(value) -> bool: return isinstance(value, str) and len(value) <= 1_000 and printable(value) == value and not set("\n\t") & set(value)
+def _text(value) -> bool: return isinstance(value, str) and len(value) <= 1_000 and printable(value) == value and "\n" not in value and "\t" not in value
 def _count(value) -> bool: return whole(value) and value > 0
 def _above(value) -> bool: return number(value) and value > 0
 def _sound(value) -> bool: return value is None or isinstance(value, (bool, str)) or number(value) or isinstance(value, (list, dict)) and all(map(_sound, value.values() if isinstance(value, dict) else value))
