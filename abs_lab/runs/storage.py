@@ -264,7 +264,7 @@ def read_json(
 # %% ../../nbs/runs/02_storage.ipynb #c13cf16b
 FORMAT = 2  # of the run directory; raised when a default changes its meaning or older folders can no longer be read
 PARTY = dict(name=str, parameters={...: str}, settable=[str])
-METRIC = lambda value: misfit(value, [str]) is None and 1 <= len(value) <= 2  # noqa: E731 (a label, and its unit)
+METRIC = lambda value: isinstance(value, list) and 1 <= len(value) <= 2 and all(isinstance(part, str) for part in value)  # noqa: E731 (a label, and its unit)
 CONFIG = Shape(dict(id=is_name, config=dict(env_id=str, seed=whole, total_steps=whole) | dict.fromkeys(("agent", "preset", "controller", "meter", "network", "origin"), maybe(str)), identity=maybe(dict), kinds=maybe(dict(
     agent=PARTY | dict(size=METRIC, metrics=lambda value: isinstance(value, dict) and all(map(METRIC, value.values()))), meter=PARTY | dict(signal=METRIC), controller=PARTY))))
 RESULT = Shape(dict(id=is_name, status=str, steps=whole, updates=whole, gradient_steps=whole, seconds=number, mean_size=number, episodes=whole, hardware=dict,
@@ -381,7 +381,7 @@ def _event(value):
     shape = {"set": dict(update=whole, changes=dict), "fork": dict(root=dict, past=[(whole, dict)]), "start": begun, "resume": begun, "error": dict(message=str)}.get(kind if isinstance(kind, str) else "", {})
     return isinstance(kind, str) and misfit(value, shape) is None
 
-ROW = {...: finite} | dict(update=whole, step=whole, gradient_steps=whole, size=whole, epochs=number, signal=maybe(number), mean=maybe(number), episodes=[(number,) * 4], seconds=dict(total=number))
+ROW = Shape({...: finite} | dict(update=whole, step=whole, gradient_steps=whole, size=whole, epochs=number, signal=maybe(number), mean=maybe(number), episodes=[(number,) * 4], seconds=dict(total=number)))
 EVENT = lambda value: isinstance(value, dict) and _event(value)  # noqa: E731
 
 def each_step(
