@@ -1647,6 +1647,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'abs_lab.reports.primary._interaction': ( 'reports/primary.html#_interaction',
                                                                                    'abs_lab/reports/primary.py'),
                                          'abs_lab.reports.primary.answer': ('reports/primary.html#answer', 'abs_lab/reports/primary.py'),
+                                         'abs_lab.reports.primary.confirming': ( 'reports/primary.html#confirming',
+                                                                                 'abs_lab/reports/primary.py'),
                                          'abs_lab.reports.primary.contrast_in_words': ( 'reports/primary.html#contrast_in_words',
                                                                                         'abs_lab/reports/primary.py'),
                                          'abs_lab.reports.primary.from_first_change': ( 'reports/primary.html#from_first_change',

@@ -17,7 +17,7 @@ import numpy as np
 from ..core.interfaces import AbsLabError, warn
 from ..core.text import in_markdown, joined, tag
 from . import figures, pages, sentences
-from .primary import PRIMARIES, answer, contrast_in_words
+from .primary import PRIMARIES, answer, confirming, contrast_in_words
 from .stats import MIN_SEEDS
 from ..runs.storage import read_json
 from ..studies.catalogue import STUDIES
@@ -150,7 +150,8 @@ def beats_fixed(
     "Whether ABS beats fixed batches on small tasks."
     if not data["why"]: return not_tested("why")
     others = ["fixed 16", "fixed 32", "fixed 64 (author's epochs)", "fixed 64 (2 epochs)"]
-    found = _pairs(data["why"], *(("ABS 16–64", other) for other in others))
+    deciding = confirming(data["why"])
+    found = _pairs(deciding, *(("ABS 16–64", other) for other in others))
     verdict = _weigh(found)
     details = [f"{sentences.conclusion(pair)}" for pair in found]
     growing = [run for run in data["why"] + data["quick"] if run["params"]["arm"] in ("ABS 16–64", "replayed ABS 16–64", "ramp 16→64") and run["params"]["env_id"] == "LunarLander-v3"]
@@ -165,13 +166,13 @@ def beats_fixed(
     if shared: details.append(f"`quick` and `why` share {len(shared)} of `quick`'s {len(data['quick'])} runs and are not independent.")
     rates = [np.mean([sentences.gradient_rate(run) for run in group]) for arm, group in figures.by_arm(data["why"]).items() if arm in ("ABS 16–64", *others)]
     details.append(f"Gradient steps per environment step differ between these arms by a factor of up to {max(rates) / min(rates):.1f}.")
-    return verdict, f"{_won(found)} ({_where(data['why'])}.)", details
+    return verdict, f"{_won(found)} ({_where(deciding)}.)", details
 
 def beats_schedules(
     data: Data,     # the runs
 ) -> tuple:
     "Whether ABS beats schedules of the size that do not listen."
-    found = [*_pairs(data["quick"], ("ABS 16–64", "ramp 16→64")), *_pairs(data["why"], ("ABS 16–64", "replayed ABS 16–64")), *_pairs(data["ppo-mujoco"], ("ABS 1024–8192", "ramp 1024→8192"))] if data["quick"] and data["why"] and data["ppo-mujoco"] else []
+    found = [*_pairs(data["quick"], ("ABS 16–64", "ramp 16→64")), *_pairs(confirming(data["why"]), ("ABS 16–64", "replayed ABS 16–64")), *_pairs(data["ppo-mujoco"], ("ABS 1024–8192", "ramp 1024→8192"))] if data["quick"] and data["why"] and data["ppo-mujoco"] else []
     if not found: return not_tested("controllers")
     return _weigh(found), _won(found), [sentences.conclusion(pair) for pair in found]
 
@@ -182,7 +183,7 @@ def adaptivity(
     if found := data["adaptive"] and answer(data["adaptive"], PRIMARIES["adaptive"]):
         return *_answered(found, "ABS less its yoked partner, training return from the first change on"), []
     if not data["why"]: return not_tested("why", "adaptive")
-    null, *rest = _pairs(data["why"], ("ABS 16–64", "replayed ABS 16–64"), ("ABS 16–64", "fixed 16"), ("fixed 16", "fixed 64 (2 epochs)"), ("fixed 64 (8 epochs)", "fixed 16"), ("ABS 16–64 (equal gradient steps)", "fixed 32"), ("ABS 16–64", "fixed 16, decayed rate"), ("ABS 16–64, decayed rate", "fixed 16, decayed rate"))
+    null, *rest = _pairs(confirming(data["why"]), ("ABS 16–64", "replayed ABS 16–64"), ("ABS 16–64", "fixed 16"), ("fixed 16", "fixed 64 (2 epochs)"), ("fixed 64 (8 epochs)", "fixed 16"), ("ABS 16–64 (equal gradient steps)", "fixed 32"), ("ABS 16–64", "fixed 16, decayed rate"), ("ABS 16–64, decayed rate", "fixed 16, decayed rate"))
     verdict, cost, _ = not_tested("adaptive")
     return verdict, f"What was run hardly tests it: ABS's sizes and the schedule that plays their mean differ by {' and '.join(f'{100 * share:.0f} % ({task})' for task, share in null.sizes.items())}. {cost}", [sentences.conclusion(pair) for pair in (null, *rest)] + _timed(rest[1:3])
 
