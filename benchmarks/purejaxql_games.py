@@ -98,11 +98,13 @@ def greedy(names, game, trained):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("dir", type=Path, help="a clone of mttga/purejaxql")
-    parser.add_argument("games", nargs="*", choices=[*GAMES, []], metavar="GAME", help=", ".join(GAMES) + "; all of them when none is named")
+    parser.add_argument("games", nargs="*", metavar="GAME", help=", ".join(GAMES) + "; all of them when none is named")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
+    for name in args.games:
+        if name not in GAMES: parser.error(f"no game {name!r}: {', '.join(GAMES)}")
     commit = subprocess.run(["git", "-C", args.dir, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, encoding="utf-8", check=True).stdout.strip()
     cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if line.startswith("model name")), "unknown")
     names = theirs(args.dir)

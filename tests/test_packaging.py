@@ -278,8 +278,11 @@ def test_without_envpool_gymnasium_serves_and_says_so(tmp_path):
         for wrong in (dict(env_id="Pong-v5"), dict(env_id="CartPole-v1", backend="envpool")):
             try: VecEnvs(EnvConfig(**wrong))
             except AbsLabError as e: print(e)
+        from abs_lab.core.envpool import envpool_with, family_of
+        print([family_of("Pong-v5")], isinstance(envpool_with("Pong-v5"), ImportError))
     """, keep=BARE - {"envpool"} | {"optree"})  # torch looks for optree by its metadata, which cannot be hidden
-    first, auto, asked = out.splitlines()
+    first, auto, asked, lacking = out.splitlines()
+    assert lacking == "[''] True"
     assert first == "finished gymnasium True"
     assert "Pong-v5" in auto and "EnvPool, which may, is not available here" in auto
     assert "backend 'envpool' is not available" in asked and "use backend 'gymnasium'" in asked

@@ -13,7 +13,7 @@ from abs_lab.runs.config import configure, recall
 from abs_lab.runs.index import INDEX, known
 from abs_lab.runs.notes import NO_NOTES, annotate, notes_of
 from abs_lab.runs.runner import run
-from abs_lab.runs.storage import Lease, config_json, result_of, write_sealed
+from abs_lab.runs.storage import Lease, config_json, result_of, sealed_line, steps_of, write_sealed
 from abs_lab.runs.table import Runs
 from abs_lab.runs.verify import verify
 from abs_lab.studies import results
@@ -44,6 +44,21 @@ def study(trained, tmp_path, monkeypatch):
             write_sealed(dir/"result.json", result_of(trained) | dict(id=config.id))
         return tmp_path/"runs"/"study"
     return make
+
+
+def test_a_table_of_updates_has_numbers_whatever_a_part_of_them_measured(study):
+    "Thousands of updates without a measurement, then one; and an agent that reports a metric of a column's name."
+    config = configure(**BASE)
+    row = steps_of(next(study({}).iterdir()))[0]
+    dir, crc = study(dict(seed=1)).parent/"long"/config.id, 0
+    shutil.copytree(study(dict(seed=2))/configure(**BASE, seed=2).id, dir)
+    with open(dir/"steps.jsonl", "wb") as file:
+        for i in range(1, 5_003):
+            line, crc = sealed_line(row | dict(update=i, step=i * 128, signal=0.5 if i > 5_000 else None, mean=None, seconds_learn=7.0), crc)
+            file.write(line)
+    table = Runs(dir.parent).steps()
+    assert len(table) == 5_002 and table["signal"].dtype == float and table["signal"].dropna().tolist() == [0.5, 0.5]
+    assert table["seconds_total"].tolist() == [row["seconds"]["total"]] * 5_002 and {*table["seconds_learn"]} == {7.0} and {*table["seconds_learn_"]} == {row["seconds"]["learn"]}
 
 
 def test_notes_are_no_part_of_a_run_and_are_written_while_it_trains(study):

@@ -72,7 +72,7 @@ def family_of(
 
 def envpool_with(
     env_id: str,  # an environment's id
-) -> Any:         # the package; an ImportError where it or they cannot be loaded here
+) -> Any:         # the package; an ImportError where it or its simulators cannot be loaded here
     "EnvPool with the simulators of this environment."
     try:
         if family := family_of(env_id): importlib.import_module(family)

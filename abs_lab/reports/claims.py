@@ -154,17 +154,17 @@ def beats_fixed(
     found = _pairs(deciding, *(("ABS 16–64", other) for other in others))
     verdict = _weigh(found)
     details = [f"{sentences.conclusion(pair)}" for pair in found]
-    growing = [run for run in data["why"] + data["quick"] if run["params"]["arm"] in ("ABS 16–64", "replayed ABS 16–64", "ramp 16→64") and run["params"]["env_id"] == "LunarLander-v3"]
-    small = [run for run in data["why"] if run["params"]["arm"] in ("fixed 16", "fixed 32") and run["params"]["env_id"] == "LunarLander-v3"]
+    growing = [run for run in deciding + data["quick"] if run["params"]["arm"] in ("ABS 16–64", "replayed ABS 16–64", "ramp 16→64") and run["params"]["env_id"] == "LunarLander-v3"]
+    small = [run for run in deciding if run["params"]["arm"] in ("fixed 16", "fixed 32") and run["params"]["env_id"] == "LunarLander-v3"]
     growing = [*{run["id"]: run for run in growing}.values()]
     below = lambda runs: f"{sum(figures.score(run) < 100 for run in runs)} of {len(runs)}"
     if growing and small: details.append(f"In its favour: on LunarLander {below(growing)} runs of the growing arms (ABS, replayed, ramp) ended below 100, of fixed 16 and 32 {below(small)}.")
     for pair in found[:1]:
         for task, both in pair.outcomes["area"].items(): details.append(f"By the area under the training curve, ABS 16–64 is higher than fixed 16 in {sentences._chance(*both)} of the pairs on {task}.")
     details += _timed(found)
-    shared = {run["id"] for run in data["quick"]} & {run["id"] for run in data["why"]}
+    shared = {run["id"] for run in data["quick"]} & {run["id"] for run in deciding}
     if shared: details.append(f"`quick` and `why` share {len(shared)} of `quick`'s {len(data['quick'])} runs and are not independent.")
-    rates = [np.mean([sentences.gradient_rate(run) for run in group]) for arm, group in figures.by_arm(data["why"]).items() if arm in ("ABS 16–64", *others)]
+    rates = [np.mean([sentences.gradient_rate(run) for run in group]) for arm, group in figures.by_arm(deciding).items() if arm in ("ABS 16–64", *others)]
     details.append(f"Gradient steps per environment step differ between these arms by a factor of up to {max(rates) / min(rates):.1f}.")
     return verdict, f"{_won(found)} ({_where(deciding)}.)", details
 

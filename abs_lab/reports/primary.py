@@ -7,6 +7,7 @@ __all__ = ['PRIMARIES', 'SECOND', 'from_first_change', 'Primary', 'answer', 'con
 
 # %% ../../nbs/reports/06_primary.ipynb #f2939e03
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -73,11 +74,12 @@ def contrast_in_words(
 # %% ../../nbs/reports/06_primary.ipynb #71b8f0fa
 def confirming(
     runs: list,   # small files of `why`
-) -> list:        # on LunarLander those of the seeds from 10 on, on other tasks all; all of them where LunarLander has no later seed yet
-    "The runs that decide: not those in which an effect was first seen."
-    lander = lambda run: run["params"]["env_id"] == "LunarLander-v3"
-    later = [run for run in runs if not lander(run) or run["params"]["seed"] >= 10]
-    return later if any(map(lander, later)) else runs
+) -> list:        # without LunarLander's seeds 0 to 9, once each of its arms has ten later seeds
+    "The runs that decide `why`: not those in which an effect was first seen."
+    first = [run for run in runs if run["params"]["env_id"] == "LunarLander-v3" and run["params"]["seed"] < 10]
+    others = [run for run in runs if run not in first]
+    later = Counter(run["params"]["arm"] for run in others if run["params"]["env_id"] == "LunarLander-v3")
+    return others if all(later[run["params"]["arm"]] >= 10 for run in first) else runs
 
 # %% ../../nbs/reports/06_primary.ipynb #e8264f14
 def holm(

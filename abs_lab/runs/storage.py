@@ -172,14 +172,14 @@ def finite(
     "Whether a value is anything but a number that cannot be counted with."
     return type(value) not in (int, float) or number(value)
 
-def _asks(shape): return callable(shape) and not isinstance(shape, type)
+def _is_predicate(shape): return callable(shape) and not isinstance(shape, type)
 
 def maybe(
     shape,  # as `misfit` takes it
 ):
     "A shape for what may be None."
     where = misfits(shape)
-    fits = shape if _asks(shape) else lambda value: where(value) is None
+    fits = shape if _is_predicate(shape) else lambda value: where(value) is None
     return lambda value: value is None or fits(value)
 
 def misfits(
@@ -196,10 +196,10 @@ def misfits(
             for k, v in value.items() if rest else ():
                 if k not in shape and (deeper := rest(v)) is not None: return f".{k}{deeper}"
     elif isinstance(shape, (list, tuple)):
-        inners, alike = [*map(misfits, shape)], shape[0] if isinstance(shape, list) and _asks(shape[0]) else None
+        inners, each = [*map(misfits, shape)], shape[0] if isinstance(shape, list) and shape and _is_predicate(shape[0]) else None
         def where(value):
             if not isinstance(value, list) or isinstance(shape, tuple) and len(value) != len(shape): return ""
-            if alike and all(map(alike, value)): return None
+            if each and all(map(each, value)): return None
             for i, v in enumerate(value):
                 if (deeper := inners[i if isinstance(shape, tuple) else 0](v)) is not None: return f"[{i}]{deeper}"
     elif isinstance(shape, type): return lambda value: None if isinstance(value, shape) else ""

@@ -71,13 +71,14 @@ class Runs:
         self,
         id: str | None = None,  # a run; all of them, with a column `run`, when left out
     ):                          # a pandas DataFrame, one row an update
-        "The recorded updates; what the parts of an update took is in columns such as `seconds_learn`."
+        "The recorded updates; the seconds of an update's parts are in columns such as `seconds_learn`."
         import pandas as pd
         def read(i):
             rows, parts = each_step(self.dir / i), []
             while some := [*islice(rows, 5_000)]:  # a row as a dictionary takes ten times the memory
                 seconds = pd.DataFrame([row.pop("seconds") for row in some]).add_prefix("seconds_")
-                parts.append(pd.DataFrame(some).join(seconds))
-            return (pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()).assign(run=i)
+                part = pd.DataFrame(some)
+                parts.append(part.join(seconds.rename(columns={name: f"{name}_" for name in seconds if name in part})))  # an agent may report a metric of such a name
+            return (pd.concat(parts, ignore_index=True).infer_objects() if parts else pd.DataFrame()).assign(run=i)  # a part may have measured nothing
         found = self._each(read, self.ids) if id is None else [read(choose("run", id, self.ids))]
-        return found[0] if len(found) == 1 else pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+        return found[0] if len(found) == 1 else pd.concat(found, ignore_index=True).infer_objects() if found else pd.DataFrame()
