@@ -12,9 +12,9 @@ from abs_lab.agents.btr import BTR, BTRConfig
 from abs_lab.agents.networks import Pixels, feature_rank
 from abs_lab.agents.ppo import PPO, PPOConfig
 from abs_lab.agents.pqn import PQN, PQNConfig
-from abs_lab.core import envs as envs_module
 from abs_lab.core.contract import Controller, Meter, Metric
 from abs_lab.core.divergence import Divergence, GradientNoise
+from abs_lab.core.envpool import envpool
 from abs_lab.core.envs import EnvConfig, VecEnvs
 from abs_lab.core.interfaces import AbsLabError, BatchPlan, Progress
 from abs_lab.core.machine import allowed_cores, cores
@@ -495,7 +495,7 @@ def test_whatever_goes_wrong_with_a_film_is_said():
 
 def test_an_environment_that_lacks_a_library_is_named(monkeypatch):
     def make(*args, **options): raise ImportError("Procgen requires the system Qt 5 runtime")
-    monkeypatch.setattr(envs_module._envpool(), "make", make)
+    monkeypatch.setattr(envpool(), "make", make)
     with pytest.raises(AbsLabError, match="EnvPool cannot make CartPole-v1 .*Qt 5"): VecEnvs(EnvConfig("CartPole-v1"))
 
 
