@@ -76,10 +76,10 @@ def confirming(
     runs: list,   # small files of `why`
 ) -> list:        # without LunarLander's seeds 0 to 9, once each of its arms has ten later seeds
     "The runs that decide `why`: not those in which an effect was first seen."
-    first = [run for run in runs if run["params"]["env_id"] == "LunarLander-v3" and run["params"]["seed"] < 10]
-    others = [run for run in runs if run not in first]
-    later = Counter(run["params"]["arm"] for run in others if run["params"]["env_id"] == "LunarLander-v3")
-    return others if all(later[run["params"]["arm"]] >= 10 for run in first) else runs
+    lander = [run for run in runs if run["params"]["env_id"] == "LunarLander-v3"]
+    later = Counter(run["params"]["arm"] for run in lander if run["params"]["seed"] >= 10)
+    if not all(later[run["params"]["arm"]] >= 10 for run in lander): return runs
+    return [run for run in runs if run["params"]["env_id"] != "LunarLander-v3" or run["params"]["seed"] >= 10]
 
 # %% ../../nbs/reports/06_primary.ipynb #e8264f14
 def holm(

@@ -56,9 +56,7 @@ def iqm(
 ):                                # mean of the middle half: a float, or an array without `axis`
     "Interquartile mean; tasks weigh equally."
     values, counts = _pooled(scores, axis)
-    if (counts == counts[0]).all():
-        values = np.array(values, order="C")
-        values.sort(axis=-1)
+    if (counts == counts[0]).all(): values = np.sort(np.ascontiguousarray(values), axis=-1)
     else:
         order = np.argsort(values, axis=-1)
         values, counts = np.take_along_axis(values, order, axis=-1), counts[order]
