@@ -70,12 +70,12 @@ class Planes(nn.Module):
     most = 1.0  # they are divided by this
 
     def forward(self, obs):
-        x = obs.movedim(-1, 1).float()
+        x = obs.movedim(-1, 1).to(torch.get_default_dtype())
         return x if self.most == 1 else x / self.most
 
 class Vector(nn.Module):
     "Numbers `[N, …]` to floats `[N, D]`."
-    def forward(self, obs): return obs.flatten(1).float()
+    def forward(self, obs): return obs.flatten(1).to(torch.get_default_dtype())
 
 # %% ../../nbs/agents/00_networks.ipynb #7107c172
 def mlp(

@@ -59,7 +59,7 @@ class _ReLU:
 class _Vector:
     "What takes vectors."
     def __init__(self, layer): pass
-    def there(self, obs): return obs.flatten(1).float()
+    def there(self, obs): return obs.flatten(1).to(torch.get_default_dtype())
 
 # %% ../../nbs/agents/03_q_gradients.ipynb #1ad5218f
 class _Blocks:

@@ -151,7 +151,7 @@ class QuantileChain:
         taus: torch.Tensor,  # [N, K] levels, 0 to 1; without implicit quantiles they are not read
     ) -> torch.Tensor:       # [N, K, A]; K = 1 without implicit quantiles
         "What `QuantileNetwork.quantiles` returns with the noise drawn last, and with the spectral norms of the last `iterate` or `take`."
-        x, self.inside, room = self.first.there(obs.flatten(1).float()), [], self.room
+        x, self.inside, room = self.first.there(obs.flatten(1).to(torch.get_default_dtype())), [], self.room
         for i, (one, two) in enumerate(self.units):
             before = torch.clamp_min(x, 0, out=room(f"before {i}", *x.shape))
             between = one.there(before).relu_()
