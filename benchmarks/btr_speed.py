@@ -373,13 +373,15 @@ def markdown(r):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = dict(replay=replay_part, update=update_part, loop=loop_part, checkpoint=checkpoint_part)
-    parser.add_argument("parts", nargs="*", choices=[*parts, []], help="parts to run (all when left out)")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts) + "; all of them when none is named")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", help="a JSON file for the results; the report is written beside it")
     args = parser.parse_args()
+    for name in args.parts:
+        if name not in parts: parser.error(f"no part {name!r}: {', '.join(parts)}")
     torch.set_num_threads(args.threads)
     results = dict(device=args.device, threads=args.threads, quick=args.quick, **provenance())
     for name in args.parts or parts:
