@@ -212,6 +212,9 @@ def provenance(
     if all(r.get("frames") for r in done): rows["Frames per run"] = _span([r["frames"] for r in done])
     for part, name in [("hardware", "Hardware"), ("versions", "Version")]:
         rows |= {f"{name}: {key}": _shown(r.get(part, {}).get(key) for r in done) for key in done[0].get(part, {})}
+    models: dict = {}
+    for run, r in zip(runs, done): models.setdefault((run["params"].get("env_id"), run["params"]["seed"]), set()).add(r.get("hardware", {}).get("cpu"))
+    if several := sorted({seed for (_, seed), found in models.items() if len(found) > 1}): rows["Seeds whose runs had different processors"] = ", ".join(map(str, several))
     rows |= {"Training time, all runs": f"{sum(r['seconds'] for r in done) / 60:,.1f} min",
              "Commit": _shown(run["result"].get("commit") or "unknown" for run in runs)}
     return pd.DataFrame(list(rows.items()), columns=["What", "Value"]).astype(str)
