@@ -193,7 +193,7 @@ _OUT_OF_THE_BOX = Study(
     "tasks", "Do the agents learn when they are given nothing but the task?", figures="nbs/figures/tasks.ipynb",
     arms={"PQN": dict(agent="pqn", tasks=_SMALL_TASKS + _FIVE_GAMES), "PPO": dict(agent="ppo", tasks=_SMALL_TASKS + _CONTINUOUS + _FIVE_GAMES),
           "BTR": dict(agent="btr", tasks=["CartPole-v1", "Acrobot-v1", "Catch-v0", "LunarLander-v3", _MINATAR], total_steps=300_000, seeds=3)},
-    tasks={task: {} for task in _SMALL_TASKS + _CONTINUOUS} | {"FrozenLake8x8-v1": dict(eval_episodes=4)} | {task: dict(minatar_sticky=0.0) for task in _FIVE_GAMES},
+    tasks={task: {} for task in _SMALL_TASKS + _CONTINUOUS} | {"FrozenLake8x8-v1": dict(eval_episodes=40)} | {task: dict(minatar_sticky=0.0) for task in _FIVE_GAMES},
     common=dict(total_steps=1_000_000), seeds=5, scales={"cpu": {}, "smoke": dict(total_steps=8_192, eval_envs=2, eval_episodes=1, eval_max_steps=1_000, seeds=1)},
     first=(dict(arm=["PQN"], env_id=_SMALL_TASKS),))
 
