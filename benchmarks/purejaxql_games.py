@@ -22,7 +22,7 @@ from purejaxql_curves import SETTINGS, theirs
 
 OUT = Path(__file__).resolve().parent.parent/"reports"/"tasks"/"reference.json"
 GAMES = dict(Asterix="asterix", Breakout="breakout", Freeway="freeway", Seaquest="seaquest", SpaceInvaders="space_invaders")
-STEPS, EPISODES = 1_000_000, 50
+STEPS, EPISODES, LONGEST = 1_000_000, 50, 108_000
 if not hasattr(jax, "tree_map"): jax.tree_map = jax.tree_util.tree_map  # gymnax calls it by its old name
 
 
@@ -81,18 +81,18 @@ class Game:
 
 
 def greedy(names, game, trained):
-    "Returns of the first episode of so many games, played by the best action."
+    "Returns of the first episode of so many games, played by the best action, and how many were cut off; what those returned until then counts, as in abs_lab's evaluation."
     network = names["QNetwork"](action_dim=len(game.actions), norm_type=SETTINGS["NORM_TYPE"], norm_input=False)
     best = jax.jit(lambda seen: jnp.argmax(network.apply(dict(params=trained.params, batch_stats=trained.batch_stats), seen, train=False), -1))
     games, returns, going = [game.make(10_000 + i) for i in range(EPISODES)], np.zeros(EPISODES), np.ones(EPISODES, bool)
-    for _ in range(108_000):
+    for _ in range(LONGEST):
         for i, action in enumerate(np.asarray(best(np.stack([one.state() for one in games]).astype(np.float32)))):
             if not going[i]: continue
             reward, end = games[i].act(game.actions[action])
             returns[i] += reward
             going[i] = not end
-        if not going.any(): return returns
-    raise SystemExit(f"{going.sum()} of {EPISODES} episodes did not end")
+        if not going.any(): break
+    return returns, int(going.sum())
 
 
 def main():
@@ -112,15 +112,16 @@ def main():
         game = Game(GAMES[name])
         names["gymnax"] = SimpleNamespace(make=lambda _, game=game: (game, Params(1)))
         train = jax.jit(names["make_train"](SETTINGS | dict(TOTAL_TIMESTEPS=args.steps, TOTAL_TIMESTEPS_DECAY=args.steps)))
-        returns = []
+        returns, unfinished = [], []
         for seed in range(args.seeds):
             began = time.perf_counter()
             out = jax.block_until_ready(train(jax.random.PRNGKey(seed)))
-            returns.append(round(float(greedy(names, game, out["runner_state"][0]).mean()), 3))
-            print(f"{name}, seed {seed}: {returns[-1]} in {time.perf_counter() - began:.0f} s; training return at the end {float(out['metrics']['returned_episode_returns'][-1]):.2f}", flush=True)
+            score, cut = greedy(names, game, out["runner_state"][0])
+            returns.append(round(float(score.mean()), 3)); unfinished.append(cut)
+            print(f"{name}, seed {seed}: {returns[-1]}, {cut} of {EPISODES} episodes cut off, in {time.perf_counter() - began:.0f} s; training return at the end {float(out['metrics']['returned_episode_returns'][-1]):.2f}", flush=True)
             game.games.clear(), game.steps.clear()
         found = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
-        found[f"MinAtar/{name}-v1"] = dict(code=f"purejaxql {commit}", returns=returns, steps=args.steps // (32 * 128) * 32 * 128, seeds=[*range(args.seeds)], episodes=EPISODES, cpu=cpu,
+        found[f"MinAtar/{name}-v1"] = dict(code=f"purejaxql {commit}", returns=returns, unfinished=unfinished, steps=args.steps // (32 * 128) * 32 * 128, seeds=[*range(args.seeds)], episodes=EPISODES, cpu=cpu,
                                           versions={p: importlib.metadata.version(p) for p in ("jax", "flax", "optax", "minatar")})
         args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
