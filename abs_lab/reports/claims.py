@@ -21,6 +21,7 @@ from .primary import PRIMARIES, answer, confirming, contrast_in_words
 from .stats import MIN_SEEDS
 from ..runs.storage import read_json
 from ..studies.catalogue import STUDIES
+from ..studies.grids import scheduled
 
 # %% ../../nbs/reports/07_claims.ipynb #03fb8b1d
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def not_tested(
     scale: str = "cpu",  # one of their scales
 ) -> tuple:            # as a claim's `tell` returns
     "What is said of a claim that no run has tested: what the test would cost."
-    counts = [f"abs-lab reproduce {name}{f' --scale {scale}' * (scale != 'cpu')} ({len(STUDIES[name].grid(scale))} runs)" for name in studies]
+    counts = [f"abs-lab reproduce {name}{f' --scale {scale}' * (scale != 'cpu')} ({sum(map(len, scheduled(STUDIES[name], scale, None, [])))} runs)" for name in studies]
     return "not tested", f"No run yet. It takes {' and '.join(counts)}.", []
 
 def _higher(pair) -> bool:
