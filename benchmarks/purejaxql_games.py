@@ -1,6 +1,6 @@
 """What purejaxql's own MinAtar script reaches on the games that the study `tasks` plays, as the values that its page expects.
 
-    python benchmarks/purejaxql_games.py DIR [GAME …]       about four minutes a run on two cores; five runs a game
+    python benchmarks/purejaxql_games.py DIR [GAME …]       five to sixteen minutes a run on one core; five runs a game
 
 DIR is a clone of `mttga/purejaxql`. Its `make_train` is executed as it is, with the settings of its config/alg/pqn_minatar.yaml, for a million
 steps; only its environment is replaced, by the games of the package `minatar` without repeated actions, which the study plays as well (gymnax

@@ -212,9 +212,10 @@ def provenance(
     if all(r.get("frames") for r in done): rows["Frames per run"] = _span([r["frames"] for r in done])
     for part, name in [("hardware", "Hardware"), ("versions", "Version")]:
         rows |= {f"{name}: {key}": _shown(r.get(part, {}).get(key) for r in done) for key in done[0].get(part, {})}
-    models: dict = {}
-    for run, r in zip(runs, done): models.setdefault((run["params"].get("env_id"), run["params"]["seed"]), set()).add(r.get("hardware", {}).get("cpu"))
-    if several := sorted({seed for (_, seed), found in models.items() if len(found) > 1}): rows["Seeds whose runs had different processors"] = ", ".join(map(str, several))
+    named: dict = {}
+    for run, r in zip(runs, done):
+        if cpu := r.get("hardware", {}).get("cpu"): named.setdefault((run["params"].get("env_id"), run["params"]["seed"]), set()).add(cpu)
+    if several := sum(len(found) > 1 for found in named.values()): rows["Seeds with several processors"] = f"{several} of {len(named)} (a seed counts once a task; two names may mean one processor)"
     rows |= {"Training time, all runs": f"{sum(r['seconds'] for r in done) / 60:,.1f} min",
              "Commit": _shown(run["result"].get("commit") or "unknown" for run in runs)}
     return pd.DataFrame(list(rows.items()), columns=["What", "Value"]).astype(str)
