@@ -20,7 +20,7 @@ from minatar import Environment
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from purejaxql_curves import SETTINGS, theirs
 
-OUT = Path(__file__).resolve().parent.parent/"reports"/"tasks"/"reference.json"
+OUT = Path(__file__).resolve().parent.parent/"nbs"/"figures"/"tasks-reference.json"
 GAMES = dict(Asterix="asterix", Breakout="breakout", Freeway="freeway", Seaquest="seaquest", SpaceInvaders="space_invaders")
 STEPS, EPISODES, LONGEST = 1_000_000, 50, 108_000
 if not hasattr(jax, "tree_map"): jax.tree_map = jax.tree_util.tree_map  # gymnax calls it by its old name

@@ -314,7 +314,7 @@ def test_a_wheel_holds_every_floor_the_notebooks_of_studies_and_what_lies_beside
     held = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("abs_lab/")}
     there = {str(f.relative_to(copy)) for f in (copy/"abs_lab").rglob("*") if f.is_file() and "__pycache__" not in f.parts}
     notebooks = {f"abs_lab/{path}" for study in STUDIES.values() for path in (study.notebook, study.figures)}
-    assert held == there | {f"abs_lab/{f.relative_to(copy)}" for folder in ("experiments", "figures") for f in (copy/"nbs"/folder).glob("*.ipynb")} and notebooks <= held and {f"abs_lab/{name}/__init__.py" for name in FLOORS} | {"abs_lab/py.typed", "abs_lab/runs/__main__.py", "abs_lab/runs/fingerprints.json"} <= held
+    assert held == there | {f"abs_lab/{f.relative_to(copy)}" for folder in ("experiments", "figures") for f in (copy/"nbs"/folder).iterdir() if f.suffix in (".ipynb", ".json")} and notebooks <= held and {f"abs_lab/{name}/__init__.py" for name in FLOORS} | {"abs_lab/nbs/figures/tasks-reference.json", "abs_lab/py.typed", "abs_lab/runs/__main__.py", "abs_lab/runs/fingerprints.json"} <= held
 
 
 @pytest.mark.long

@@ -221,10 +221,10 @@ def test_the_page_of_tasks_counts_what_every_seed_reached(tmp_path, monkeypatch,
         run["result"]["eval"]["mean"] = 480.0 if point["seed"] or point["env_id"] != "CartPole-v1" else 474.0   # one seed of one task just fails
         if point["env_id"] == "MinAtar/Freeway-v1" and point["arm"] == "PPO": run["result"]["eval"] |= dict(returns=[480.0] * 3, lengths=[9] * 3, unfinished=2)
         path.write_text(json.dumps(run))
-    render(STUDIES["tasks"], data_dir=str(tmp_path/"data"), report_dir=str(tmp_path/"report"), missing=["a run"])
+    render(STUDIES["tasks"], data_dir=[str(tmp_path/"data")], report_dir=str(tmp_path/"report"), missing=["a run"])  # folders, as where a study is not published
     said = capsys.readouterr().out
-    assert "PQN: 11 of 16 tasks are tested with every seed, and 10 of these are met. Not met: CartPole-v1. Not tested: MinAtar/Asterix-v1" in said
-    assert "PPO: 15 of 20 tasks are tested with every seed, and 13 of these are met. Not met: CartPole-v1, InvertedDoublePendulum-v4. Not tested: MinAtar/Asterix-v1" in said
+    assert "PQN: 16 of 16 tasks are tested with every seed, and 14 of these are met. Not met: CartPole-v1, MinAtar/SpaceInvaders-v1." in said
+    assert "PPO: 20 of 20 tasks are tested with every seed, and 17 of these are met. Not met: CartPole-v1, InvertedDoublePendulum-v4, MinAtar/SpaceInvaders-v1." in said
     assert "BTR: 5 of 5 tasks are tested with every seed, and 4 of these are met. Not met: CartPole-v1." in said
     page = (tmp_path/"report"/"index.html").read_text()
     assert page.count("mean 480, 10 of 15 episodes cut off") == 1
@@ -238,7 +238,7 @@ def test_every_figure_notebook_renders(name, tmp_path, monkeypatch):
     study = STUDIES[name]
     grid = fabricate(study, "smoke", tmp_path/"data", seeds=2)
     report = tmp_path/"reports"/name
-    render(study, data_dir=str(tmp_path/"data"), report_dir=str(report), missing=["an arm, seed 9"])
+    render(study, data_dir=[str(tmp_path/"data")], report_dir=str(report), missing=["an arm, seed 9"])
     page = (report/"index.html").read_text()
     assert "an arm, seed 9" in page and "too few seeds" in page and page.count('class="plot"') >= 4
     assert not re.search(r'(src|href)="(https?:)?//', page)                # opens without a network

@@ -62,8 +62,9 @@ def doubts(
     if not returns: found.append(f"no episode ended in {result['steps']:,} steps: the task may need a time limit (max_episode_steps)")
     elif len({*returns}) == 1: found.append(f"each of the {len(returns):,} episodes returned {said(returns[0])}, so nothing better was ever seen: exploration that lasts longer may find it, or a reward on the way")
     q, best = [row["q_value"] for row in last if "q_value" in row], max(returns + evaluated)
-    if q and (unit := _unit(config, dir)) and np.mean(q) / unit > max(best, 0):
-        found.append(f"the mean Q-value is {said(np.mean(q) / unit)} in the unit of returns, and no episode returned more than {said(best)}: values feed on values; longer rollouts or a larger lam take more from rewards")
+    value = np.mean(q) / unit if q and (unit := _unit(config, dir)) else -math.inf
+    if value > max(best, 0) and said(value) != said(max(best, 0)):
+        found.append(f"the mean Q-value is {said(value)} in the unit of returns, and no episode returned more than {said(best)}: values feed on values; longer rollouts or a larger lam take more from rewards")
     if returns and "epsilon" in last[-1] and max(returns) > returns[0]:
         seen, ended = next(e[0] for e in episodes if e[2] > returns[0]), next(row["step"] for row in rows if row.get("epsilon", math.inf) <= last[-1]["epsilon"])
         if ended < seen: found.append(f"exploration had fallen to its end at step {ended:,}, before the first episode that returned more than the first one, at step {seen:,}: a larger epsilon_fraction gives it more trials")
