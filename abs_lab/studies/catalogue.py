@@ -171,7 +171,7 @@ _TIMELY = (
     Study("adaptive", "Does it help to listen, where a task changes at moments that no schedule knows?", _PQN, "nbs/figures/adaptive.ipynb",
           {"ABS 16–64": _LISTENING, "yoked ABS 16–64": dict(controller="replayed", yoked="ABS 16–64") | _EQUAL_TO_16,
            "ramp 16→64": _ramp("linear") | _EQUAL_TO_16, "fixed 16": _fixed(16, **_epochs(2)), "fixed 64 (8 epochs)": _fixed(64, **_epochs(8))},
-          {_LANDER: dict(preset="classic", total_steps=1_000_000, change_every=0.1, seeds=20, arms={"ABS 16–64": dict(low=0.05, high=0.95)}),
+          {_LANDER: dict(preset="classic", total_steps=1_000_000, change_every=0.1, seeds=20, arms={"ABS 16–64": dict(low=0.2, high=0.43)}),
            _MINATAR: dict(preset="minatar", total_steps=2_000_000, change_every=0.125, arms={"ABS 16–64": dict(low=0.05, high=0.95)})},
           dict(interval=1, anneal_lr=False, backprop="written"), seeds=8, scales={"cpu": {}, "smoke": _SMOKE}, first=(dict(env_id=[_LANDER]),),
           primary="On LunarLander: ABS against yoked ABS, in the mean training return from the first change on, paired by seed. What matters: 20 points of return, a tenth of what counts as solved. The return "
