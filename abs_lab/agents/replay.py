@@ -248,16 +248,17 @@ class Replay(LoggedRing):
     ) -> Batch:
         "Draw transitions in proportion to their priorities."
         if not 1 <= batch <= self.stored: raise AbsLabError(f"a batch of {batch} cannot be drawn: replay holds {self.stored} complete transitions")
-        part = (torch.arange(batch) + torch.rand(batch, generator=generator, dtype=torch.float64)) / batch
-        found = self.tree.find(part.numpy() * self.tree.total)
-        priority, slots, f = self.tree[found], torch.from_numpy(found), self.flat
-        window = (slots + self.num_envs * torch.arange(self.n)[:, None]) % len(f["age"])   # [n, B]
-        returns, discounts, offset = n_step(f["rewards"][window], f["terminated"][window], f["truncated"][window], self.n, self.gamma)
-        later = (slots + self.num_envs * offset[0]) % len(f["age"])
-        obs, next_obs = self.observations(torch.cat([slots, later])).split(batch)
+        part = (np.arange(batch) + torch.rand(batch, generator=generator, dtype=torch.float64).numpy()) / batch
+        slots = self.tree.find(part * self.tree.total)
+        priority, size = self.tree[slots], len(self.flat["age"])
+        window = (slots + self.num_envs * np.arange(self.n)[:, None]) % size   # [n, B]
+        of = lambda name, slots: torch.from_numpy(self.flat[name].numpy()[slots])
+        returns, discounts, offset = n_step(of("rewards", window), of("terminated", window), of("truncated", window), self.n, self.gamma)
+        later = (slots + self.num_envs * offset[0].numpy()) % size
+        obs, next_obs = self.observations(torch.from_numpy(np.concatenate([slots, later]))).split(batch)
         weights = torch.from_numpy((priority / priority.min()) ** -beta).float()
-        there = [x.to(self.device) for x in (obs, f["actions"][slots].long(), returns[0], discounts[0], next_obs, weights)]
-        return Batch(found, *there)
+        there = [x.to(self.device) for x in (obs, of("actions", slots).long(), returns[0], discounts[0], next_obs, weights)]
+        return Batch(slots, *there)
 
     def update_priorities(
         self,
