@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.optim.adam import adam
 from torch.optim.radam import radam
 
 from ..core.contract import Metric, import_named
@@ -313,7 +312,8 @@ def norm_of(
     part: int = 2**18,                # numbers that are summed in one go: in float32 on a CPU, the norm of 5M numbers comes out 1e-4 too small
 ) -> torch.Tensor:                    # 0-d, Euclidean norm
     "The length of some tensors as one vector, summed by parts."
-    return torch.stack([torch.linalg.vector_norm(p) for t in tensors for p in t.flatten().split(part)]).norm()
+    norms = [torch.linalg.vector_norm(p) for t in tensors for p in t.flatten().split(part)]
+    return torch.linalg.vector_norm(torch.stack(norms)) if len(norms) > 1 else norms[0]
 
 @torch.no_grad()
 def weight_norm(
@@ -345,7 +345,7 @@ def _rectified(lr, eps, beta2, step):
     return dict(lr=lr * ((rho - 4) * (rho - 2) * most / ((most - 4) * (most - 2) * rho)) ** 0.5, eps=eps / (1 - decayed) ** 0.5)
 
 class Optimizer:
-    """Adam, AdamW or RAdam of one tensor, by torch's own functions.
+    """Adam, AdamW or RAdam of one tensor, by torch's own operations.
 
     `adam`, `adamw` and `radam` have the bits and the state of `torch.optim`'s classes, at half of the time of a step. `radam_fused` is RAdam's rule in
     the one operation that torch has for Adam's, since a step of RAdam is one of Adam at another rate and another ε; it rounds otherwise.
@@ -358,24 +358,27 @@ class Optimizer:
         weight_decay: float = 0,    # of adamw: decoupled, 0 or more
     ):
         choose("rule", rule, ("adam", "adamw", "radam", "radam_fused"))
-        self.take, how = (radam, dict(foreach=True)) if rule == "radam" else (adam, dict(amsgrad=False, foreach=None, fused=True))
+        self.fused = dict(radam=None, adamw=torch._fused_adamw_).get(rule, torch._fused_adam_)  # the whole step in one operation
+        how = dict(amsgrad=False, foreach=None, fused=True) if self.fused else dict(foreach=True)
         group = dict(lr=lr, betas=(0.9, 0.999), eps=eps, weight_decay=weight_decay, maximize=False, capturable=False, differentiable=False, decoupled_weight_decay=rule == "adamw")
         self.weights, self.state, self.param_groups, self.rectified, self.taken = weights, {}, [group | how | dict(params=[weights])], rule == "radam_fused", 0
 
     @torch.no_grad()
     def step(self):
         "Move the weights against their gradient."
-        if not self.state: self._hold(dict(step=torch.tensor(0.0), exp_avg=torch.zeros_like(self.weights), exp_avg_sq=torch.zeros_like(self.weights)))
-        group, (count, *moments) = dict(self.param_groups[0]), ([self.state[k]] for k in ("step", "exp_avg", "exp_avg_sq"))
-        params, (beta1, beta2) = group.pop("params"), group.pop("betas")
-        if self.take is adam: moments.append([])  # which only amsgrad has
-        self.taken += 1
-        if self.rectified: group |= _rectified(group["lr"], group["eps"], beta2, self.taken)
-        self.take(params, [self.weights.grad], *moments, count, beta1=beta1, beta2=beta2, **group)
+        if not self.state:
+            with torch.inference_mode(False): self._hold(dict(step=torch.tensor(0.0), exp_avg=torch.zeros_like(self.weights), exp_avg_sq=torch.zeros_like(self.weights)))
+        count, *tensors = [self.state["step"]], [self.weights], [self.weights.grad], [self.state["exp_avg"]], [self.state["exp_avg_sq"]]
+        group, self.taken = self.param_groups[0], self.taken + 1
+        how = {k: group[k] for k in ("lr", "eps", "weight_decay", "maximize")} | dict(zip(("beta1", "beta2"), group["betas"]))
+        if self.rectified: how |= _rectified(how["lr"], how["eps"], how["beta2"], self.taken)
+        if not self.fused: return radam(*tensors, count, foreach=True, **how)
+        count[0] += 1
+        self.fused(*tensors, [], count, amsgrad=False, **how)  # []: what amsgrad has
 
     def _hold(self, state):
         "Take a state to where torch keeps it: the count lies beside the weights where the whole step is one operation."
-        device = self.weights.device if self.take is adam else "cpu"
+        device = self.weights.device if self.fused else "cpu"
         self.state = {k: v.to(device if k == "step" else self.weights.device) for k, v in state.items()}
         self.taken = int(state.get("step", 0))
 
