@@ -135,8 +135,8 @@ def draw_noise(
     "Draw new noise for all of the layers at once."
     if not layers: return
     x = torch.randn(sum(m.in_features + m.out_features for m in layers), generator=generator, device=generator.device)
-    parts = (x.sign() * x.abs().sqrt()).split([size for m in layers for size in (m.in_features, m.out_features)])
-    for m, noise_in, noise_out in zip(layers, parts[::2], parts[1::2]): m.noise_in, m.noise_out = noise_in, noise_out
+    parts = x.sign().mul_(x.abs_().sqrt_()).split([size for m in layers for size in (m.in_features, m.out_features)])
+    torch._foreach_copy_([noise for m in layers for noise in (m.noise_in, m.noise_out)], parts)
 
 # %% ../../nbs/agents/09_btr_networks.ipynb #255a7fe1
 class Embedding(nn.Module):
