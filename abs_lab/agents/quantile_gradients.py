@@ -18,17 +18,16 @@ class _Room:
     def __init__(self, like): self.like, self.kept = like, {}  # like: a tensor of the same kind, on the same device
 
     def __call__(self, name, *shape):
-        if name not in self.kept or self.kept[name].shape != shape: self.kept[name] = self.like.new_zeros(shape)
+        if name not in self.kept or self.kept[name].shape != shape:
+            with torch.inference_mode(False): self.kept[name] = self.like.new_ones(shape)  # so that it can be written in either mode
         return self.kept[name]
 
 class _Layer:
     "A linear layer: there, and back."
     def __init__(self, layer):
         self.layer, self.weight, self.bias, self.by_weight, self.by_bias = layer, layer.weight.detach(), layer.bias.detach(), layer.weight.grad, layer.bias.grad
-        self.room = _Room(self.weight)
-        self.take()
+        self.now, self.room = self.weight, _Room(self.weight)  # now: what is applied
 
-    def take(self): self.now = self.weight
     def finish(self): "Turn the derivatives by what was applied into those by the parameters."
 
     def apply(self, weight, bias):  # [out, in], [out] to write to
@@ -36,7 +35,7 @@ class _Layer:
 
     def there(self, x):  # [M, in] -> [M, out]
         self.x = x
-        return torch.addmm(self.bias, x, self.now.T, out=self.room("out", len(x), len(self.bias)))
+        return torch.addmm(self.bias, x, self.now.T, out=self.room("out", x.shape[0], self.bias.shape[0]))
 
     def back(self, by, on=True):  # [M, out] -> [M, in]; on: whether there are layers before
         torch.mm(by.T, self.x, out=self.by_weight)
@@ -46,9 +45,12 @@ class _Layer:
 
 class _Spectral(_Layer):
     "A layer whose weight is divided by its largest singular value."
-    def take(self):
-        self.u, self.v = self.layer.u, self.layer.v
-        self._divide(torch.dot(self.u, torch.mv(self.weight, self.v)))
+    def __init__(self, layer):
+        super().__init__(layer)
+        self.now, self.u, self.v = torch.empty_like(self.weight), layer.u, layer.v
+        self.take()
+
+    def take(self): self._divide(torch.dot(self.u, torch.mv(self.weight, self.v)))
 
     def iterate(self):
         v = torch.mv(self.weight.T, self.u, out=self.v)
@@ -56,7 +58,7 @@ class _Spectral(_Layer):
         self._divide(torch.linalg.vector_norm(u))
         u.div_(self.sigma)
 
-    def _divide(self, sigma): self.sigma, self.now = sigma, torch.div(self.weight, sigma, out=self.room("now", *self.weight.shape))
+    def _divide(self, sigma): self.sigma = sigma; torch.div(self.weight, sigma, out=self.now)
 
     def finish(self):
         along = torch.dot(self.by_weight.flatten(), self.now.flatten())
@@ -67,13 +69,27 @@ class _Noisy(_Layer):
     def __init__(self, layer):
         super().__init__(layer)
         self.sigmas, self.by_sigmas = (layer.weight_sigma.detach(), layer.bias_sigma.detach()), (layer.weight_sigma.grad, layer.bias_sigma.grad)
+        self.into, self.noise = layer.noise_in, (torch.empty_like(self.weight), layer.noise_out)
 
     def apply(self, weight, bias):
-        self.noise = torch.outer(self.layer.noise_out, self.layer.noise_in, out=self.room("noise", *self.weight.shape)), self.layer.noise_out
+        torch.outer(self.noise[1], self.into, out=self.noise[0])
         for mean, sigma, noise, out in zip((self.weight, self.bias), self.sigmas, self.noise, (weight, bias)): torch.addcmul(mean, sigma, noise, out=out)
 
     def finish(self):
         for by, noise, out in zip((self.by_weight, self.by_bias), self.noise, self.by_sigmas): torch.mul(by, noise, out=out)
+
+class _Embedding(_Layer):
+    "The layer of the cosines, whose first one is 1: its column of the weights takes in the bias."
+    def __init__(self, layer):
+        super().__init__(layer)
+        self.now = torch.empty_like(self.weight)
+        self.take()
+
+    def take(self):
+        torch.add(self.weight, 0, out=self.now)
+        self.now[:, 0] += self.bias
+
+    iterate = take
 
 def _layer(layer): return {SpectralLinear: _Spectral, NoisyLinear: _Noisy}.get(type(layer), _Layer)(layer)
 
@@ -82,44 +98,48 @@ class _Streams:
     "One stream, or the two of a dueling network: there, and back."
     def __init__(self, streams):  # of the advantages, and of the value where there is one
         self.hidden, self.out = [_layer(s.hidden) for s in streams], [_layer(s.out) for s in streams]
-        self.room = _Room(self.hidden[0].weight)
-        (self.units, self.width), self.actions = self.hidden[0].weight.shape, len(self.out[0].bias)
-        self.centre = torch.eye(self.actions).sub(1 / self.actions).to(self.hidden[0].weight) if len(streams) == 2 else None  # less the mean over the actions
+        like, self.dueling = self.hidden[0].weight, len(streams) == 2
+        (h, self.width), self.actions, self.room = like.shape, len(self.out[0].bias), _Room(like)
+        self.both, self.by_both = (like.new_empty(len(streams) * h, self.width + 1) for _ in range(2))
+        columns = lambda both: [(part[:, :-1], part[:, -1]) for part in both.split(h)]
+        self.ends, self.biases = like.new_empty(self.actions, len(streams) * h), like.new_empty(self.actions)
+        self.applied = columns(self.both)
+        self.found = [column for part in columns(self.by_both) for column in part]
+        self.by_hidden = [by for layer in self.hidden for by in (layer.by_weight, layer.by_bias)]
+        if self.dueling:
+            self.centre = torch.eye(self.actions).sub(1 / self.actions).to(like)  # less the mean over the actions
+            self.advantage, self.value = ((like.new_empty(n, h), like.new_empty(n)) for n in (self.actions, 1))
+        self.applied += [self.advantage, self.value] if self.dueling else [(self.ends, self.biases)]
 
     def inputs(self, rows):  # -> [rows, in] to write to; beside it stands the column of ones
-        x = self.room("x", rows, self.width + 1)
-        x[:, -1] = 1
-        return x[:, :-1]
+        self.x = self.room("x", rows, self.width + 1)
+        return self.x[:, :-1]
 
     def there(self):  # -> [rows, actions]
-        h, room = self.units, self.room
-        both, ends, biases = room("both", len(self.hidden) * h, self.width + 1), room("ends", self.actions, len(self.hidden) * h), room("biases", self.actions)
-        for i, layer in enumerate(self.hidden): layer.apply(both[i*h:(i+1)*h, :-1], both[i*h:(i+1)*h, -1])
-        if len(self.out) == 1: self.out[0].apply(ends, biases)
-        else:
-            advantage, value, constant = room("advantage", self.actions, h), room("value", 1, h), room("constant", 1)
-            self.out[0].apply(advantage, biases); self.out[1].apply(value, constant)
-            torch.mm(self.centre, advantage, out=ends[:, :h])
-            ends[:, h:] = value
-            biases = torch.addmv(constant, self.centre, biases)
-        rows = len(room.kept["x"])
-        self.middle = torch.mm(room.kept["x"], both.T, out=room("middle", rows, len(both))).relu_()
-        return torch.addmm(biases, self.middle, ends.T)
+        for layer, to in zip(self.hidden + self.out, self.applied): layer.apply(*to)
+        biases, rows = self.biases, self.x.shape[0]
+        if self.dueling:
+            of_advantage, of_value = self.ends.chunk(2, 1)
+            torch.mm(self.centre, self.advantage[0], out=of_advantage)
+            of_value.copy_(self.value[0])
+            biases = torch.addmv(self.value[1], self.centre, self.advantage[1])
+        self.middle = torch.mm(self.both, self.x.T, out=self.room("middle", self.both.shape[0], rows)).relu_()
+        return torch.add(torch.mm(self.ends, self.middle).T, biases, out=self.x.new_empty(rows, self.actions))
 
     def back(self, by):  # [rows, actions] -> [rows, in]
-        h, room = self.units, self.room
-        at, ends, biases = torch.mm(by, room.kept["ends"], out=room("at", *self.middle.shape)), by.T @ self.middle, by.sum(0)
-        relu_backward(at, self.middle)
-        if len(self.out) == 2:
-            torch.sum(ends[:, h:], 0, keepdim=True, out=self.out[1].by_weight)
-            torch.sum(biases, 0, keepdim=True, out=self.out[1].by_bias)
-            torch.mm(self.centre, ends[:, :h], out=self.out[0].by_weight)
-            torch.mv(self.centre, biases, out=self.out[0].by_bias)
+        at = relu_backward(torch.mm(self.ends.T, by.T, out=self.room("at", *self.middle.shape)), self.middle)
+        ends, biases = torch.mm(self.middle, by).T.contiguous(), by.sum(0)
+        if self.dueling:
+            (by_advantage, by_value), (advantage, value) = ends.chunk(2, 1), self.out
+            torch.sum(by_value, 0, keepdim=True, out=value.by_weight)
+            torch.sum(biases, 0, keepdim=True, out=value.by_bias)
+            torch.mm(self.centre, by_advantage, out=advantage.by_weight)
+            torch.mv(self.centre, biases, out=advantage.by_bias)
         else: self.out[0].by_weight.copy_(ends); self.out[0].by_bias.copy_(biases)
-        both = torch.mm(at.T, room.kept["x"], out=room("by both", *room.kept["both"].shape))
-        for i, layer in enumerate(self.hidden): layer.by_weight.copy_(both[i*h:(i+1)*h, :-1]); layer.by_bias.copy_(both[i*h:(i+1)*h, -1])
+        torch.mm(at, self.x, out=self.by_both)
+        torch._foreach_copy_(self.by_hidden, self.found)
         for layer in self.hidden + self.out: layer.finish()
-        return torch.mm(at, room.kept["both"][:, :-1], out=room("by", len(by), self.width))
+        return torch.mm(at.T, self.both[:, :-1], out=self.room("by", by.shape[0], self.width))
 
 # %% ../../nbs/agents/10_quantile_gradients.ipynb #7957494b
 class QuantileChain:
@@ -130,21 +150,18 @@ class QuantileChain:
     ):
         first, *rest = list(net.features)[1:]
         self.first, self.units = _layer(first), [(_layer(m.first), _layer(m.second)) for m in rest if isinstance(m, Residual)]
-        self.steps, self.embedding = (net.embedding.steps, _layer(net.embedding.linear)) if net.embedding else (None, None)
+        self.steps, self.embedding = (net.embedding.steps, _Embedding(net.embedding.linear)) if net.embedding else (None, None)
         self.streams, self.room = _Streams([s for s in (net.advantage, net.value) if s is not None]), _Room(self.first.weight)
-        self.spectral = [layer for unit in self.units for layer in unit if isinstance(layer, _Spectral)]
+        self.prepared = [layer for unit in (*self.units, (self.embedding,)) for layer in unit if isinstance(layer, (_Spectral, _Embedding))]
 
-    @torch.no_grad()
     def take(self):
         "Take in weights that were loaded into the network."
-        for layer in self.spectral: layer.take()
+        for layer in self.prepared: layer.take()
 
-    @torch.no_grad()
     def iterate(self):
-        "One power iteration of every layer with spectral norm; what these layers apply then stays until the next call."
-        for layer in self.spectral: layer.iterate()
+        "One power iteration of every layer with spectral norm; what these layers and the embedding apply then stays until the next call."
+        for layer in self.prepared: layer.iterate()
 
-    @torch.no_grad()
     def quantiles(
         self,
         obs: torch.Tensor,   # [N, …] vectors or small boards
@@ -160,15 +177,12 @@ class QuantileChain:
         self.features = x = x.relu_()
         if self.embedding:
             n, k = taus.shape
-            weight = torch.add(self.embedding.weight, 0, out=room("weight", *self.embedding.weight.shape))
-            weight[:, 0] += self.embedding.bias
-            self.cosines = torch.mul(taus[..., None], self.steps, out=room("cosines", n, k, len(self.steps))).cos_().flatten(0, 1)
-            self.factors = torch.mm(self.cosines, weight.T, out=room("factors", n * k, len(weight))).relu_().view(n, k, -1)
+            self.cosines = torch.mul(taus[..., None], self.steps, out=room("cosines", n, k, self.steps.shape[0])).cos_().flatten(0, 1)
+            self.factors = torch.mm(self.cosines, self.embedding.now.T, out=room("factors", n * k, x.shape[1])).relu_().view(n, k, -1)
             torch.mul(x[:, None], self.factors, out=self.streams.inputs(n * k).unflatten(0, (n, k)))
-        else: self.streams.inputs(len(x)).copy_(x)
-        return self.streams.there().view(len(obs), -1, self.streams.actions)
+        else: self.streams.inputs(x.shape[0]).copy_(x)
+        return self.streams.there().view(x.shape[0], -1, self.streams.actions)
 
-    @torch.no_grad()
     def back(
         self,
         by: torch.Tensor,  # [N, K, A] derivatives of the loss by what `quantiles` returned last
