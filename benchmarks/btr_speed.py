@@ -256,7 +256,8 @@ def in_turns(args, agents, b, plain, repeat, **others):
     "A gradient step of some agents and of the plain networks on one batch, and other steps, in turns: milliseconds, and plain over each."
     net, target = (module.to(args.device) for module in plain)
     optimizer, key, any_agent = torch.optim.Adam(net.parameters(), lr=1e-4, eps=1e-5), "cpu_ms" if args.device == "cpu" else "ms", next(iter(agents.values()))
-    steps = {name: lambda agent=agent: agent._gradient_step(b) for name, agent in agents.items()} | {"plain": lambda: plain_step(net, target, optimizer, b, any_agent.config)} | others
+    ours = {name: torch.inference_mode(bool(agent.chains))(agent._gradient_step) for name, agent in agents.items()}  # as `update` takes it
+    steps = {name: lambda step=step: step(b) for name, step in ours.items()} | {"plain": lambda: plain_step(net, target, optimizer, b, any_agent.config)} | others
     rows, rounds = {name: [] for name in steps}, 2 if args.quick else args.rounds
     for n in range(rounds):
         for name in (steps if n % 2 == 0 else reversed(steps)): rows[name].append(timed(steps[name], repeat, args.device))

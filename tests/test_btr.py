@@ -17,7 +17,7 @@ from abs_lab.core.divergence import Divergence
 from abs_lab.core.envs import EnvConfig, VecEnvs
 from abs_lab.core.interfaces import AbsLabError, BatchPlan, Progress
 from abs_lab.agents.btr_networks import NoisyLinear, QuantileNetwork, SpectralConv2d, SpectralLinear, Stream, draw_noise, midpoints, quantile_network
-from abs_lab.agents.replay import Replay
+from abs_lab.agents.replay import Batch, Replay
 from abs_lab.runs.runner import load_agent, run
 from abs_lab.core.train import train
 
@@ -413,6 +413,24 @@ def test_the_plain_step_of_the_benchmark_does_the_same_arithmetic(monkeypatch):
     assert plain_loss == pytest.approx(loss.item(), rel=1e-4)
     torch.testing.assert_close(errors, given[0], rtol=1e-4, atol=1e-5)
     for a, b in zip(layers(agent.net), layers(net)): torch.testing.assert_close(b.bias, a.bias, rtol=0, atol=2e-5)  # a step moves them by up to 1e-4
+
+
+@pytest.mark.parametrize("parts", [{}, dict(iqn=False, dueling=False), dict(noisy=False, spectral=False, munchausen_policy="online")])
+def test_a_written_gradient_step_has_the_same_bits_inside_an_update_and_outside(parts):
+    "An update takes its steps in torch's inference mode; what they leave can be used, copied and saved outside of it."
+    rand = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.rand(shape, generator=rand)
+    batches = [Batch(np.arange(n), draw(n, 4), torch.arange(n) % 2, draw(n), torch.full((n,), 0.9), draw(n, 4), torch.ones(n)) for n in (16, 16, 24, 24)]
+    def after(modes):
+        agent, other = (BTR(BTRConfig(**SMALL | dict(backprop="written"), **parts), VECTOR, TWO, 16, Progress(1_000), seed) for seed in (0, 1))
+        for mode, b in zip(modes, batches):
+            with torch.inference_mode(mode): agent._gradient_step(b)
+            other.load_state_dict(copy.deepcopy(agent.state_dict()))
+            agent, other = other, agent
+        assert not any(t.is_inference() for t in agent.optimizer.state.values())  # torch.optim's classes can go on from it
+        return agent.weights.detach(), agent.optimizer.state["exp_avg_sq"]
+    for modes in ((True,) * 4, (True, False, False, True), (False, True, True, False)):
+        assert all(map(torch.equal, after(modes), after((False,) * 4)))
 
 
 def test_what_the_optimiser_does_without_a_gradient():

@@ -305,7 +305,7 @@ class _ActingBTR(_BTRNetworks):
 
     def _rand(self, *shape): return torch.rand(shape, generator=self.generator, device=self.device)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def act(self, obs):  # [N, *]
         "The best action by noisy advantages, or now and then a random one."
         self.net.draw(self.generator)
@@ -322,12 +322,13 @@ class _LearningBTR(_ActingBTR):
         self.replay.gamma, self.optimizer.param_groups[0]["lr"] = c.gamma, c.lr  # they may have been set since
         self.replay.add(rollout)
         sums = torch.zeros(3, device=self.device)
-        for _ in range(plan.gradient_steps):
-            if p.gradient_steps % c.target_period == 0: self._load(self.target, self.net.state_dict())
-            batch = self.replay.sample(plan.minibatch, self.sampler, c.beta)
-            sums += self._gradient_step(batch)
-            p.gradient_steps += 1
-            self.paid += 1.0 if c.coupling == "steps" else plan.minibatch / c.base_batch
+        with torch.inference_mode(bool(self.chains)):  # operations begin sooner where none of them can be asked for its gradient
+            for _ in range(plan.gradient_steps):
+                if p.gradient_steps % c.target_period == 0: self._load(self.target, self.net.state_dict())
+                batch = self.replay.sample(plan.minibatch, self.sampler, c.beta)
+                sums += self._gradient_step(batch)
+                p.gradient_steps += 1
+                self.paid += 1.0 if c.coupling == "steps" else plan.minibatch / c.base_batch
         if not plan.gradient_steps: return dict(epsilon=self.epsilon)
         loss, q_value, grad_norm = sums / plan.gradient_steps
         return dict(loss=loss, q_value=q_value, grad_norm=grad_norm, lr=c.lr, epsilon=self.epsilon, **self._plasticity())
