@@ -117,18 +117,18 @@ class _Streams:
 
     def there(self):  # -> [rows, actions]
         for layer, to in zip(self.hidden + self.out, self.applied): layer.apply(*to)
-        biases, rows = self.biases, self.x.shape[0]
+        biases = self.biases
         if self.dueling:
             of_advantage, of_value = self.ends.chunk(2, 1)
             torch.mm(self.centre, self.advantage[0], out=of_advantage)
             of_value.copy_(self.value[0])
             biases = torch.addmv(self.value[1], self.centre, self.advantage[1])
-        self.middle = torch.mm(self.both, self.x.T, out=self.room("middle", self.both.shape[0], rows)).relu_()
-        return torch.add(torch.mm(self.ends, self.middle).T, biases, out=self.x.new_empty(rows, self.actions))
+        self.middle = torch.mm(self.x, self.both.T, out=self.room("middle", self.x.shape[0], self.both.shape[0])).relu_()
+        return torch.addmm(biases, self.middle, self.ends.T)
 
     def back(self, by):  # [rows, actions] -> [rows, in]
-        at = relu_backward(torch.mm(self.ends.T, by.T, out=self.room("at", *self.middle.shape)), self.middle)
-        ends, biases = torch.mm(self.middle, by).T.contiguous(), by.sum(0)
+        at = relu_backward(torch.mm(by, self.ends, out=self.room("at", *self.middle.shape)), self.middle)
+        ends, biases = by.T @ self.middle, by.sum(0)
         if self.dueling:
             (by_advantage, by_value), (advantage, value) = ends.chunk(2, 1), self.out
             torch.sum(by_value, 0, keepdim=True, out=value.by_weight)
@@ -136,10 +136,10 @@ class _Streams:
             torch.mm(self.centre, by_advantage, out=advantage.by_weight)
             torch.mv(self.centre, biases, out=advantage.by_bias)
         else: self.out[0].by_weight.copy_(ends); self.out[0].by_bias.copy_(biases)
-        torch.mm(at, self.x, out=self.by_both)
+        torch.mm(at.T, self.x, out=self.by_both)
         torch._foreach_copy_(self.by_hidden, self.found)
         for layer in self.hidden + self.out: layer.finish()
-        return torch.mm(at.T, self.both[:, :-1], out=self.room("by", by.shape[0], self.width))
+        return torch.mm(at, self.both[:, :-1], out=self.room("by", by.shape[0], self.width))
 
 # %% ../../nbs/agents/10_quantile_gradients.ipynb #7957494b
 class QuantileChain:
