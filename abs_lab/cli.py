@@ -484,7 +484,7 @@ def _completion(argv):
     parser.add_argument("shell", help="bash or zsh")
     args = parser.parse_args(argv)
     choose("shell", args.shell, ["bash", "zsh"])
-    from abs_lab.core.envs import EnvConfig
+    from abs_lab.core.simulators import EnvConfig
     from abs_lab.runs.config import OWN, describe
     kinds = {name: find("agent", name) for name in names("agent")}
     shared = [*OWN, *describe(EnvConfig), *(n for what in ("controller", "meter") for name in names(what) for n in describe(find(what, name)))]

@@ -21,8 +21,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a clone, installed or not
 
 from pqn_speed import FOREVER, machine, spread, write
-from abs_lab.core.envs import EnvConfig, VecEnvs
+from abs_lab.core.envs import VecEnvs
 from abs_lab.core.interfaces import Progress
+from abs_lab.core.simulators import EnvConfig
 
 
 class StandIn:

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from abs_lab.core.contract import Agent, AgentConfig, Metric, resume_generator
-from abs_lab.core.envs import role_seeds
 from abs_lab.core.interfaces import BatchPlan, positive, shares, whole
+from abs_lab.core.simulators import role_seeds
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from abs_lab.agents.btr import BTR, PRESETS, BTRConfig, epsilon_at, greedy_target, munchausen_target, plan_update, quantile_huber
+from abs_lab.core.simulators import EnvConfig
 from abs_lab.runs.config import configure
 from abs_lab.core.controllers import ABS, Fixed
 from abs_lab.core.divergence import Divergence
-from abs_lab.core.envs import EnvConfig, VecEnvs
+from abs_lab.core.envs import VecEnvs
 from abs_lab.core.interfaces import AbsLabError, BatchPlan, Progress
 from abs_lab.agents.btr_networks import NoisyLinear, QuantileNetwork, SpectralConv2d, SpectralLinear, Stream, draw_noise, midpoints, quantile_network
 from abs_lab.agents.replay import Batch, Replay

@@ -15,9 +15,10 @@ from abs_lab.core.controllers import Fixed
 from abs_lab.runs.registry import find, names
 from abs_lab.core.divergence import (Divergence, GradientNoise, disagreement, gaussian_kl, gradient_noise, policy_distance,
                                 softmax_kl)
-from abs_lab.core.envs import EnvConfig, Rollout, VecEnvs
+from abs_lab.core.envs import Rollout, VecEnvs
 from abs_lab.core.interfaces import AbsLabError, BatchPlan, Progress
 from abs_lab.agents.pqn import PQN, PQNConfig
+from abs_lab.core.simulators import EnvConfig
 from abs_lab.core.train import train
 
 settings.register_profile("quick", max_examples=60, deadline=None)

@@ -120,7 +120,7 @@ def flags_of(command):
 def check_command(words):
     "Raise for a command that cannot be typed as it stands."
     from abs_lab.cli import COMMANDS, train_config
-    from abs_lab.core.envs import backend_for
+    from abs_lab.core.simulators import backend_for
     from abs_lab.studies.catalogue import find_study
     flags = [w.split("=")[0] for w in words if w.startswith("--")]
     named = lambda text: all(f'"{flag}"' in text for flag in flags)
@@ -167,7 +167,7 @@ def test_a_command_that_cannot_be_typed_is_noticed(line):
 
 def test_flags_and_commands_in_running_text_exist():
     from abs_lab.cli import ASIDE, COMMANDS
-    from abs_lab.core.envs import EnvConfig
+    from abs_lab.core.simulators import EnvConfig
     from abs_lab.runs.config import OWN, describe
     from abs_lab.runs.registry import find, names
     parameters = {*OWN, *describe(EnvConfig), *(n for kind in ("agent", "controller", "meter") for name in names(kind) for n in describe(getattr(find(kind, name), "Config", find(kind, name))))}

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from abs_lab.core.simulators import EnvConfig, check_actions
 from abs_lab.studies import engine
 from abs_lab.cli import train_config
 from abs_lab.runs.config import configure, recorded
 from abs_lab.core.controllers import Fixed
 from abs_lab.core.divergence import Divergence
-from abs_lab.core.envs import EnvConfig, VecEnvs, check_actions
+from abs_lab.core.envs import VecEnvs
 from abs_lab.agents.normalizers import ObsNormalizer
 from abs_lab.core.interfaces import AbsLabError, Progress
 from abs_lab.agents.pqn import PQN, PQNConfig
@@ -61,7 +62,8 @@ def test_an_environment_is_found_beside_the_person_who_trains_on_it(tmp_path):
     (tmp_path/"elsewhere").mkdir()
     (tmp_path/"elsewhere/program.py").write_text("""if True:
         import sys
-        from abs_lab.core.envs import EnvConfig, VecEnvs
+        from abs_lab.core.envs import VecEnvs
+        from abs_lab.core.simulators import EnvConfig
         VecEnvs(EnvConfig("my_env:Walk-v0", num_envs=2)).close()  # before anything else was looked for by its name
         from abs_lab.cli import main
         sys.exit(main())

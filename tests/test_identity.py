@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from abs_lab.core.envs import EnvConfig
+from abs_lab.core.simulators import EnvConfig
 from abs_lab.runs.config import RunConfig, recall
 from abs_lab.runs.registry import BUILT_IN, find
 

@@ -8,8 +8,9 @@ import torch
 import own_networks
 from abs_lab.agents.btr import BTR, BTRConfig
 from abs_lab.agents.pqn import PQN, PQNConfig
-from abs_lab.core.envs import EnvConfig, VecEnvs
+from abs_lab.core.envs import VecEnvs
 from abs_lab.core.interfaces import AbsLabError, Progress
+from abs_lab.core.simulators import EnvConfig
 from abs_lab.runs.config import configure
 from abs_lab.runs.runner import Run, load_agent, look_at, read_config, run
 from abs_lab.runs.storage import read_jsonl

@@ -268,7 +268,8 @@ def test_without_envpool_gymnasium_serves_and_says_so(tmp_path):
     out = bare(f"""
         import warnings
         from abs_lab.runs.config import configure
-        from abs_lab.core.envs import EnvConfig, VecEnvs
+        from abs_lab.core.envs import VecEnvs
+        from abs_lab.core.simulators import EnvConfig
         from abs_lab.core.interfaces import AbsLabError
         from abs_lab.runs.runner import run
         with warnings.catch_warnings(record=True) as said:
@@ -372,7 +373,8 @@ def test_a_simulator_is_loaded_when_one_of_its_environments_is_made():
     first, made, ids = python("-c", f"""if True:
         import sys
         from abs_lab.core.envpool import envpool
-        from abs_lab.core.envs import EnvConfig, VecEnvs
+        from abs_lab.core.envs import VecEnvs
+        from abs_lab.core.simulators import EnvConfig
         pool = envpool()
         print({loaded})
         VecEnvs(EnvConfig(env_id="CartPole-v1", num_envs=2), 0).close()
@@ -406,7 +408,7 @@ BLOCKED = """if True:
         def find_spec(self, name, *_):
             if name == {name!r}: raise ImportError("libEGL.so.1: cannot open shared object file")
     sys.meta_path.insert(0, Block())
-    from abs_lab.core.envs import EnvConfig, backend_for
+    from abs_lab.core.simulators import EnvConfig, backend_for
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         print([backend_for(EnvConfig(env_id=env_id)) for env_id in ("CartPole-v1", "Acrobot-v1", "Catch-v0")], *{{str(w.message) for w in said}})"""

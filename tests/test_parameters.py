@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from abs_lab import cli
 from abs_lab.core.contract import AgentConfig
-from abs_lab.core.envs import EnvConfig, backend_for
 from abs_lab.core.interfaces import AbsLabError, quoted, whole
 from abs_lab.core.machine import check_jobs
+from abs_lab.core.simulators import EnvConfig, backend_for
 from abs_lab.runs.config import OWN, _built, configure, recorded
 from abs_lab.runs import runner
 from abs_lab.runs.parties import device_of

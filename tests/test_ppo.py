@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from abs_lab.core.simulators import EnvConfig
 from abs_lab.runs.config import configure
 from abs_lab.core.controllers import ABS, Fixed
 from abs_lab.core.divergence import Divergence, policy_distance
-from abs_lab.core.envs import EnvConfig, VecEnvs
+from abs_lab.core.envs import VecEnvs
 from abs_lab.agents.normalizers import ObsNormalizer, RewardNormalizer
 from abs_lab.core.interfaces import AbsLabError, BatchPlan, Measurement, Progress
 from abs_lab.agents.actor_critic import entropy, log_prob, ppo_loss

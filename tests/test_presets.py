@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from abs_lab.core.simulators import role_seeds
 from abs_lab.runs.config import configure, earliest_change
 from abs_lab.core.controllers import ABS
-from abs_lab.core.envs import VecEnvs, role_seeds
+from abs_lab.core.envs import VecEnvs
 from abs_lab.core.interfaces import AbsLabError, BatchPlan, Measurement, Progress
 from abs_lab.agents import ppo
 from abs_lab.agents.pqn import PRESETS, linear_epsilon, plan_update

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 
 from abs_lab.agents.networks import q_network
 from abs_lab.agents.pqn import PQN, PRESETS, PQNConfig, plan_update
-from abs_lab.core.envs import EnvConfig, Rollout, VecEnvs
+from abs_lab.core.envs import Rollout, VecEnvs
 from abs_lab.core.interfaces import AbsLabError, BatchPlan, Progress
+from abs_lab.core.simulators import EnvConfig
 from abs_lab.runs.config import configure
 
 pytest.importorskip("minatar")

@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from abs_lab.agents import replay as module
-from abs_lab.core.envs import EnvConfig, VecEnvs
+from abs_lab.core.envs import VecEnvs
 from abs_lab.core.interfaces import AbsLabError, Progress
 from abs_lab.agents.replay import Replay, SumTree, stack_of
 from abs_lab.core.machine import free_memory
+from abs_lab.core.simulators import EnvConfig
 
 IMAGES = gym.spaces.Box(0, 255, (3, 36, 36), np.uint8)   # stacks of three frames
 NUMBERS = gym.spaces.Box(-np.inf, np.inf, (1,))

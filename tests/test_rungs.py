@@ -3,11 +3,12 @@ import pytest
 import torch
 
 from abs_lab.agents.networks import q_network
-from abs_lab.core.envs import EnvConfig, VecEnvs
+from abs_lab.core.envs import VecEnvs
 from abs_lab.core.controllers import Replayed
 from abs_lab.core.divergence import Divergence
 from abs_lab.core.interfaces import AbsLabError, Progress
 from abs_lab.core.rungs import RUNGS, Rungs
+from abs_lab.core.simulators import EnvConfig
 from abs_lab.core.train import train
 from abs_lab.agents.pqn import PQN, PQNConfig
 

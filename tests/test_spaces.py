@@ -9,8 +9,9 @@ from hypothesis import given, settings as examples
 from hypothesis import strategies as st
 
 from abs_lab.cli import train_config
-from abs_lab.core.envs import EnvConfig, VecEnvs
+from abs_lab.core.envs import VecEnvs
 from abs_lab.core.interfaces import AbsLabError, Progress
+from abs_lab.core.simulators import EnvConfig
 from abs_lab.core.spaces import choices, encoding
 from abs_lab.runs.config import configure, recorded
 from abs_lab.runs.forks import fork

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from abs_lab import cli
+from abs_lab.core.simulators import change_moments
 from abs_lab.reports import figures, pages, sentences, stats
 from abs_lab.studies import catalogue, grids, results
 from abs_lab.runs.config import configure, earliest_change
 from abs_lab.core.controllers import Replayed
-from abs_lab.core.envs import change_moments
 from abs_lab.studies.engine import _notebook_parameters, check_grid, reproduce
 from abs_lab.core.interfaces import AbsLabError
 from abs_lab.studies.grids import configs_of, mean_schedule, scheduled, schedules

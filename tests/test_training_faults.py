@@ -15,9 +15,10 @@ from abs_lab.agents.pqn import PQN, PQNConfig
 from abs_lab.core.contract import Controller, Meter, Metric
 from abs_lab.core.divergence import Divergence, GradientNoise
 from abs_lab.core.envpool import envpool
-from abs_lab.core.envs import EnvConfig, VecEnvs
+from abs_lab.core.envs import VecEnvs
 from abs_lab.core.interfaces import AbsLabError, BatchPlan, Progress
 from abs_lab.core.machine import allowed_cores, cores
+from abs_lab.core.simulators import EnvConfig
 from abs_lab.core.train import evaluate
 from abs_lab.runs import __main__ as program
 from abs_lab.runs.checkpoints import load_tree, save_tree

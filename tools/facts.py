@@ -54,7 +54,7 @@ def run_parameters():
 
 def environment_parameters():
     "The parameters of the environments."
-    from abs_lab.core.envs import EnvConfig
+    from abs_lab.core.simulators import EnvConfig
     return _parameters(EnvConfig)
 
 

@@ -20,12 +20,13 @@ import torch.nn.functional as F
 # %% ../../nbs/agents/11_btr.ipynb #1e0ab285
 from .networks import PLASTICITY, Optimizer, builder, check_name, check_outputs, dormant_fraction, feature_rank, fit_pixels, norm_of, one_tensor, weight_norm
 from ..core.contract import Agent, AgentConfig, Metric, resume_generator
-from ..core.envs import is_atari, role_seeds, spaces_of
+from ..core.envs import spaces_of
 from ..core.interfaces import AbsLabError, BatchPlan, Progress, at_least, at_most, choose, positive, shares
 from .pqn import linear_epsilon
 from .btr_networks import PIECE, TORSOS, kind_of, quantile_network
 from .quantile_gradients import QuantileChain
 from .replay import Replay, bytes_of
+from ..core.simulators import is_atari, role_seeds
 
 # %% ../../nbs/agents/11_btr.ipynb #ce0b3d9e
 @dataclass(frozen=True)

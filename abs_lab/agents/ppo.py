@@ -24,9 +24,9 @@ from .gradients import Autograd, Gradient
 from .networks import Optimizer, Vector, fit_pixels, is_image, is_planes, one_tensor, wrapper_for
 from .normalizers import ObsNormalizer, RewardNormalizer
 from ..core.contract import Agent, AgentConfig, Metric, resume_generator
-from ..core.envs import is_atari, role_seeds
 from ..core.interfaces import AbsLabError, BatchPlan, Progress, at_least, at_most, choose, positive, shares
 from ..core.returns import gae
+from ..core.simulators import is_atari, role_seeds
 
 # %% ../../nbs/agents/07_ppo.ipynb #8f5de05e
 EPOCH_RULES = ("author", "constant")

@@ -22,10 +22,10 @@ from .networks import INITS, NETWORKS, NORMS, PLASTICITY, Optimizer, builder, ch
 from .normalizers import ObsNormalizer, RewardNormalizer
 from .q_gradients import QChain
 from ..core.contract import Agent, AgentConfig, Metric, resume_generator
-from ..core.envs import is_atari, role_seeds
 from ..core.interfaces import AbsLabError, BatchPlan, Progress, at_least, at_most, choose, positive, quoted, shares
 from ..core.returns import q_lambda
 from ..core.rungs import COMPILERS, RUNGS, Rungs
+from ..core.simulators import is_atari, role_seeds
 
 # %% ../../nbs/agents/04_pqn.ipynb #db7f6d6a
 EPOCH_RULES, DECAY_RULES = ("author", "constant", "equal"), ("step", "gradient")

@@ -20,8 +20,8 @@ import torch
 
 # %% ../../nbs/integrations/00_recorder.ipynb #d53f3f36
 from ..core.contract import Agent, Controller, Meter, Metric, settable
-from ..core.envs import EnvConfig
 from ..core.interfaces import AbsLabError, Step, plain_number, quoted, shortened, whole
+from ..core.simulators import EnvConfig
 from ..runs.config import OWN, RESERVED, RecordedConfig, describe, recorded
 from ..runs.logs import StepLog, append_event
 from ..runs.provenance import provenance

@@ -18,8 +18,8 @@ import torch
 # %% ../../nbs/integrations/02_sb3.ipynb #0e888781
 from ..core.contract import Controller, Meter, Metric
 from ..core.divergence import Divergence
-from ..core.envs import role_seeds
 from ..core.interfaces import AbsLabError, BatchPlan, choose, quoted
+from ..core.simulators import role_seeds
 from .recorder import Recorder, foreign
 from .scaling import Scaling
 

@@ -18,8 +18,8 @@ import torch
 
 # %% ../../nbs/integrations/01_scaling.ipynb #65072542
 from ..core.contract import Controller, Meter
-from ..core.envs import role_seeds
 from ..core.interfaces import AbsLabError, BatchPlan, Episode, Measurement, Progress, Step
+from ..core.simulators import role_seeds
 from .recorder import Recorder
 
 # %% ../../nbs/integrations/01_scaling.ipynb #fa0affcc

@@ -23,7 +23,8 @@ import torch
 
 # %% ../../nbs/live/02_film.ipynb #c2255772
 from ..core.envpool import family_of
-from ..core.envs import EnvConfig, VecEnvs
+from ..core.envs import VecEnvs
+from ..core.simulators import EnvConfig
 from .widgets import Clip, message, toolbar
 from ..core.interfaces import AbsLabError, choose, return_form, shortened
 from ..runs.runner import load_agent, read_config

@@ -18,8 +18,8 @@ from IPython.display import HTML, display
 
 # %% ../../nbs/live/06_page.ipynb #b70a8055
 from ..core.contract import import_named
-from ..core.envs import backend_for
 from ..core.interfaces import AbsLabError
+from ..core.simulators import backend_for
 from ..core.text import tag
 from .board import Dashboard
 from .browser import RunBrowser

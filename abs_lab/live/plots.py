@@ -16,7 +16,7 @@ import numpy as np
 import traitlets as T
 
 # %% ../../nbs/live/01_plots.ipynb #68123203
-from ..core.envs import is_atari
+from ..core.simulators import is_atari
 from ..core.text import tag
 from ..runs.config import RunConfig
 from .widgets import Curve, Figure, discard, figure_area

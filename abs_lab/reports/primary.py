@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # %% ../../nbs/reports/06_primary.ipynb #c051f4b6
-from ..core.envs import change_moments
+from ..core.simulators import change_moments
 from . import figures, stats
 
 # %% ../../nbs/reports/06_primary.ipynb #839f25dc

@@ -27,8 +27,8 @@ import numpy as np
 
 # %% ../../nbs/runs/03_config.ipynb #c01f0006
 from ..core.contract import Agent, settable
-from ..core.envs import EnvConfig
 from ..core.interfaces import AbsLabError, Progress, at_least, at_most, choose, quoted, shortened
+from ..core.simulators import EnvConfig
 from .registry import built_in, find
 from .storage import FORMAT, run_id
 

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 # %% ../../nbs/runs/07_parties.ipynb #343d7d11
-from ..core.envs import VecEnvs, need_of, role_seeds, spaces_of
+from ..core.envs import VecEnvs, spaces_of
 from ..core.interfaces import AbsLabError, Progress, choose, quoted, shortened
 from ..core.machine import Need, check_memory, cores, free_memory
+from ..core.simulators import need_of, role_seeds
 from .config import RecordedConfig, RunConfig, configure, recorded
 
 # %% ../../nbs/runs/07_parties.ipynb #06f7d226

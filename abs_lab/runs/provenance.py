@@ -134,7 +134,7 @@ def _version(package):
 def _own_package(env):
     "The package of an environment of Gymnasium's, with its version."
     import gymnasium as gym
-    from abs_lab.core.envs import backend_for
+    from abs_lab.core.simulators import backend_for
     if backend_for(env) == "envpool": return {}
     spec = gym.spec(env.env_id.rpartition(":")[2])  # its module was imported a moment ago
     entry = spec.entry_point or spec.vector_entry_point

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 # %% ../../nbs/runs/13_traces.ipynb #58ade309
+from ..core.simulators import is_atari
 from .config import RecordedConfig, RunConfig, recall, recorded
 from ..core.contract import Metric
-from ..core.envs import is_atari
 from ..core.interfaces import AbsLabError
 from ..core.text import Markup, escaped, tag
 from .forks import lineage

@@ -16,8 +16,8 @@ from typing import Any
 
 # %% ../../nbs/studies/03_grids.ipynb #7b7433bd
 from ..core.controllers import Replayed
-from ..core.envs import EnvConfig, backend_for, check_registered
 from ..core.interfaces import AbsLabError, choose
+from ..core.simulators import EnvConfig, backend_for, check_registered
 from ..runs.config import RunConfig, configure, describe
 from ..runs.registry import BUILT_IN, check_portable, find, names
 from .results import label, load_small
