@@ -27,6 +27,7 @@ NEEDS = dict(sb3=["stable-baselines3==2.9.2", "gymnasium[mujoco]"], sbx=["sbx-rl
 NAMES = dict(abs_lab="abs_lab", sb3="Stable-Baselines3", sbx="SBX", purejaxql="purejaxql")
 FOREVER = 10**9  # environment steps: no schedule moves while it is timed
 WANTED = 3  # times a peer's speed
+BOUNDS = ("products", "operations")  # what is timed alone
 
 MINATAR = dict(agent="pqn", num_envs=128, size=32, num_minibatches=32, epochs=2)
 ONE, MANY = dict(agent="ppo", num_envs=1, size=2048, num_minibatches=32, epochs=10), dict(agent="ppo", num_envs=64, size=32, num_minibatches=32, epochs=10)
@@ -83,17 +84,23 @@ def _parties(work):
     return Parties(replace(configure(work["agent"], **changes), total_steps=FOREVER), "cpu", torch.get_num_threads())
 
 
-def at_most(work):
-    "Environment steps a second if abs_lab did nothing but step its simulator, multiply matrices and convolve, one after the other."
+def alone(work, rounds=3, seconds=2.0):
+    "What share of abs_lab's time its simulator takes by itself, with its products of matrices and convolutions, or with all of its operations on arrays, each by itself; measured in turn."
     from abs_lab.core.train import train
-    from products import record, simulator_alone
-    p = _parties(work)
+    from operations import record, simulator_alone
+    p, shares = _parties(work), []
     trains = train(p.agent, p.envs, p.meter, p.controller, p.progress)
     next(trains)
-    recorded, first = record(p.agent), p.progress.step
-    next(trains)
-    steps = p.progress.step - first
-    return 1e6 / (sum(one.microseconds() for one in recorded) / steps + simulator_alone(p.present, 1.0))
+    first = p.progress.step
+    recorded, steps = record(p.agent, lambda: next(trains)), p.progress.step - first
+    for _ in range(rounds):
+        first, began = p.progress.step, time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            next(trains)
+            p.envs.drain_log()
+        ours = 1e6 * (time.perf_counter() - began) / (p.progress.step - first)
+        shares.append((sum(one.microseconds() for one in recorded) / steps + simulator_alone(p.present, seconds / 2)) / ours)
+    return dict(zip(BOUNDS, map(spread, zip(*shares))))
 
 
 def _stable(work, PPO):
@@ -149,10 +156,10 @@ def serve(name, work, folder):
     "A contender's process: for each line, train for so many seconds and answer with steps and seconds."
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is no answer
-    if name in ("abs_lab", "at_most", "sb3"):
+    if name in ("abs_lab", "alone", "sb3"):
         import torch
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    if name == "at_most": return print(json.dumps(at_most(work)), file=replies, flush=True)
+    if name == "alone": return print(json.dumps(alone(work)), file=replies, flush=True)
     loop = CONTENDERS[name](work, folder)
     for line in sys.stdin:
         began, steps = time.perf_counter(), 0
@@ -226,21 +233,24 @@ def race(work, kind, names, pythons, folder, rounds, seconds):
         for name, other in mine.items():
             if name != "abs_lab" and "abs_lab" in mine: ratios.setdefault(name, {})[which] = spread([a / b for a, b in zip(mine["abs_lab"].speeds, other.speeds)])
     out = dict(speeds=[dict(name=c.name, **c.setting) | spread(c.speeds) for c in all_], ratios=ratios, failed=failed)
-    if kind == "equal":
-        asked = subprocess.run([pythons["abs_lab"], __file__, "--serve", "at_most", json.dumps(work), ""], env=os.environ | dict(OMP_NUM_THREADS="1"), stdout=subprocess.PIPE, encoding="utf-8")
-        if asked.returncode == 0: out["at_most"] = json.loads(asked.stdout)  # without it the column stays empty
+    if kind == "equal": out["alone"] = measured_alone(work)
     return out
 
 
+def measured_alone(work):
+    "`alone`, in a process of its own; none where it failed."
+    asked = subprocess.run([sys.executable, __file__, "--serve", "alone", json.dumps(work), ""], env=os.environ | dict(OMP_NUM_THREADS="1"), stdout=subprocess.PIPE, encoding="utf-8")
+    return json.loads(asked.stdout) if asked.returncode == 0 else None
+
+
 def rows_of(r, kind, which):
-    "Of each work and peer of a table: work, peer, and the ratio's spread or why there is none; in the first table with the ratio that nothing could exceed."
+    "Of each work and peer of a table: work, peer, and the ratio's spread or why there is none; in the first table with the ratios that abs_lab would have if parts of its time were all of it."
     works = {name: found for name, found in r["works"].items() if kind_of(name) == kind}
     out: list = []
     for name, found in works.items():
         peers = {peer: ratios[which] for peer, ratios in found["ratios"].items()}
-        if (kind, which) == ("equal", "default") and "at_most" in found:
-            slow = {s["name"]: s["median"] for s in reversed(found["speeds"])}  # in each contender's first setting
-            peers = {peer: ratio | dict(at_most=found["at_most"] / slow[peer]) for peer, ratio in peers.items()}
+        if (kind, which) == ("equal", "default") and found.get("alone"):
+            peers = {peer: ratio | {bound: ratio["median"] / found["alone"][bound]["median"] for bound in BOUNDS} for peer, ratio in peers.items()}
         out += [(WORKS[name][0], NAMES[peer], ratio) for peer, ratio in (peers | found["failed"]).items()]
     return out
 
@@ -258,13 +268,13 @@ def markdown(r):
     for kind, which, title in (("equal", "default", "Equal arithmetic: the same networks, sizes and epochs in float32; abs_lab and Stable-Baselines3 with one thread"), ("equal", "best", "Equal arithmetic, each with its best number of threads"),
                                ("own", "default", "Each as it is when nothing but the task is given"), ("own", "best", "Each with the fastest of its settings below")):
         if not (rows := rows_of(r, kind, which)): continue
-        measured = [q for *_, q in rows if "at_most" in q]
+        measured = [q for *_, q in rows if BOUNDS[0] in q]
         bound = bool(measured)
-        out += [f"## {title}", "", "| work | peer | abs_lab / peer | range |" + " at most |" * bound, "|---|---|---|---|" + "---|" * bound]
+        out += [f"## {title}", "", "| work | peer | abs_lab / peer | range |" + " its products alone | its operations alone |" * bound, "|---|---|---|---|" + "---|---|" * bound]
         out += [(f"| {work} | {peer} | not measured: {q[:200]} | |" if isinstance(q, str) else f"| {work} | {peer} | {q['median']:.2f} | {q['min']:.2f} – {q['max']:.2f} |")
-                + (f" {q['at_most']:.1f} |" if "at_most" in q else " |" * bound) for work, peer, q in rows]
-        if bound: out += ["", "*At most*: what the ratio would be if abs_lab did nothing but step its simulator, multiply matrices and convolve, each timed by itself, one after the other with one thread. "
-                           f"Three times a peer's speed is reached on {sum(q['median'] >= WANTED for q in measured)} of {len(measured)} lines; this bound forbids it on {sum(q['at_most'] < WANTED for q in measured)}."]
+                + (f" {q['products']:.1f} | {q['operations']:.1f} |" if BOUNDS[0] in q else " | |" * bound) for work, peer, q in rows]
+        if bound: out += ["", "The last two columns say what the ratio would be if abs_lab did nothing but step its simulator and compute with one thread, one after the other: its products of matrices and its convolutions alone, or all of its operations on arrays (NumPy's and torch's), each called by itself and at its fastest, and nothing between them. "
+                           f"Three times a peer's speed is reached on {sum(q['median'] >= WANTED for q in measured)} of {len(measured)} lines; " + " and ".join(f"on {sum(q['median'] < WANTED and q[bound] < WANTED for q in measured)} of the others its {bound} alone forbid it" for bound in BOUNDS) + "."]
         lost = [f"{work} against {peer} ({q['median']:.2f})" for work, peer, q in rows if not isinstance(q, str) and q["median"] < 1]
         out += ["", f"abs_lab is slower on: {'; '.join(lost)}." if lost else "abs_lab is slower on none of these lines.", ""]
     out += ["## Environment steps a second", "", "| work | contender | setting | median | range |", "|---|---|---|---|---|"]
@@ -296,27 +306,35 @@ def main():
     parser.add_argument("--environments", type=Path, default=Path.home() / ".cache" / "abs_lab" / "peers", help="folder of the peers' environments")
     parser.add_argument("--rounds", type=int, default=5, help="rounds in which the contenders take turns")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of the JSON and the Markdown file")
+    parser.add_argument("--alone", action="store_true", help="measure only the last two columns of the first table, into the results that are there")
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     sys.path.insert(0, str(HERE.parent))
     if args.serve: return serve(args.serve[0], json.loads(args.serve[1]), args.serve[2])
     from abs_lab.runs.provenance import provenance
+    args.out.mkdir(parents=True, exist_ok=True)
+    name, origin = f"peers{'-quick' * args.quick}", provenance()
+    def keep(found):
+        (args.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        (args.out / f"{name}.md").write_text(markdown(found), encoding="utf-8")
+    if args.alone:
+        found = json.loads((args.out / f"{name}.json").read_text(encoding="utf-8"))
+        found["machine"]["what is timed alone: CPU, commit"] = f"{origin['hardware']['cpu']}, {origin['commit']}"
+        for work in filter(found["works"].__contains__, args.only):
+            if kind_of(work) == "equal": found["works"][work]["alone"] = measured_alone(WORKS[work][1])
+        return keep(found)
     names = {name for work in args.only for name in WORKS[work][2] if name != "purejaxql" or args.purejaxql}
     pythons = {name: python_of(name, args.environments) for name in sorted(names)}
-    origin = provenance()
     machine = {"CPU": origin["hardware"]["cpu"], "cores": origin["hardware"]["cores"], "python": origin["versions"]["python"], "commit": origin["commit"], "load average before (a quiet machine: near 0)": f"{os.getloadavg()[0]:.1f}",
                **{NAMES[name]: versions(pythons[name], name) for name in sorted(names)}}
     if args.purejaxql: machine["purejaxql's commit"] = subprocess.run(["git", "-C", str(args.purejaxql), "rev-parse", "--short=12", "HEAD"], check=True, capture_output=True, encoding="utf-8").stdout.strip()
     else: machine["purejaxql"] = "left out: no clone was given (--purejaxql)"
     found = dict(quick=args.quick, pqn_gradient="by hand", machine=machine, works={})
-    args.out.mkdir(parents=True, exist_ok=True)
-    name = f"peers{'-quick' * args.quick}"
     for work in args.only:
         print(f"… {WORKS[work][0]}", file=sys.stderr, flush=True)
         _, what, contenders = WORKS[work]
         found["works"][work] = race(what, kind_of(work), [c for c in contenders if c in names], pythons, args.purejaxql, 1 if args.quick else args.rounds, 0.5 if args.quick else 4)
-        (args.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        (args.out / f"{name}.md").write_text(markdown(found), encoding="utf-8")
+        keep(found)
     if not args.quick: bars(found).write_image(args.out / "peers.svg")  # needs Kaleido and Chrome or Chromium: pip install "abs_lab[svg]"
     print(markdown(found))
 

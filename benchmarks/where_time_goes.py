@@ -26,7 +26,7 @@ import torch
 from abs_lab.runs.config import configure
 from abs_lab.runs.runner import Run
 from pqn_speed import Clock, machine, spread, table, write
-from products import record, simulator_alone
+from operations import record, simulator_alone
 
 FOREVER = 10**9  # environment steps: no schedule moves while it is timed
 PARTS = ("simulator", "acting", "learning", "measuring", "recording", "the rest")
@@ -68,11 +68,10 @@ class Timed:
 
     def least(self):
         "Microseconds per environment step that acting and learning take at least, from the products of a few updates."
-        acting, learning = record(self.run.agent)
         first = self.run.progress.step
-        for _ in range(3): next(self.steps)
+        acting, learning = record(self.run.agent, lambda: [next(self.steps) for _ in range(3)])
         steps = self.run.progress.step - first
-        return dict(acting=acting.microseconds() / steps, learning=learning.microseconds() / steps)
+        return dict(acting=acting.microseconds()[0] / steps, learning=learning.microseconds()[0] / steps)
 
 
 def profile(params, sizes, rounds, seconds):
