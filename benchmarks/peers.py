@@ -274,7 +274,7 @@ def markdown(r):
         out += [(f"| {work} | {peer} | not measured: {q[:200]} | |" if isinstance(q, str) else f"| {work} | {peer} | {q['median']:.2f} | {q['min']:.2f} – {q['max']:.2f} |")
                 + (f" {q['products']:.1f} | {q['operations']:.1f} |" if BOUNDS[0] in q else " | |" * bound) for work, peer, q in rows]
         if bound: out += ["", "The last two columns say what the ratio would be if abs_lab did nothing but step its simulator and compute with one thread, one after the other: its products of matrices and its convolutions alone, or all of its operations on arrays (NumPy's and torch's), each called by itself and at its fastest, and nothing between them. "
-                           f"Three times a peer's speed is reached on {sum(q['median'] >= WANTED for q in measured)} of {len(measured)} lines; " + " and ".join(f"on {sum(q['median'] < WANTED and q[bound] < WANTED for q in measured)} of the others its {bound} alone forbid it" for bound in BOUNDS) + "."]
+                           f"Three times a peer's speed is reached on {sum(q['median'] >= WANTED for q in measured)} of {len(measured)} lines. Of the others its " + ", and its ".join(f"{bound} alone forbid it on {sum(q['median'] < WANTED and q[bound] < WANTED for q in measured)}" for bound in BOUNDS) + "."]
         lost = [f"{work} against {peer} ({q['median']:.2f})" for work, peer, q in rows if not isinstance(q, str) and q["median"] < 1]
         out += ["", f"abs_lab is slower on: {'; '.join(lost)}." if lost else "abs_lab is slower on none of these lines.", ""]
     out += ["## Environment steps a second", "", "| work | contender | setting | median | range |", "|---|---|---|---|---|"]
