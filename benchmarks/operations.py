@@ -1,8 +1,9 @@
-"""What training takes at least: the simulator by itself, and an agent's operations on arrays, each by itself.
+"""What training takes at least: the simulator by itself, and of acting and learning the operations on arrays, each by itself.
 
-Each operation that torch or NumPy computes for the agent is recorded with what goes in, and called alone until its least time is known. Nothing
-of what lies between the operations is counted. Left out are views, which compute nothing, and the few of NumPy's functions that are no ufuncs.
+What an agent's `act` and `update` compute with torch, with NumPy's ufuncs and by selecting rows is recorded with a copy of what goes in, and
+called alone until its least time is known. Nothing of what lies between the operations is counted. Left out are views, which compute nothing.
 """
+import operator
 import time
 from functools import partial
 from unittest.mock import patch
@@ -28,10 +29,19 @@ def is_view(func):
 
 
 def sizes_of(x):
-    "What decides how long an operation takes: sizes and layouts of tensors and arrays, whole numbers as they are, of others the kind."
+    "What decides how long an operation takes: sizes and layouts of tensors and arrays, of other numbers than whole ones the kind, and the rest as it is."
     if isinstance(x, torch.Tensor): return x.shape, x.stride(), x.dtype
     if isinstance(x, np.ndarray): return x.shape, x.strides, x.dtype
     return type(x) if isinstance(x, (float, np.generic)) else x
+
+
+def copied(copies, x):
+    "A copy of a tensor, an array or a generator, the same one wherever it occurs; all else, and what has several places in one, as it is."
+    if isinstance(x, torch.Tensor): key, copy = (x.data_ptr(), sizes_of(x)), x.detach().clone if torch._debug_has_internal_overlap(x) != 1 else None
+    elif isinstance(x, np.ndarray): key, copy = (x.ctypes.data, sizes_of(x)), partial(x.copy, "K")
+    else: key, copy = id(x), x.clone_state if isinstance(x, torch.Generator) else None
+    if copy and key not in copies: copies[key] = copy()
+    return copies.get(key, x)
 
 
 class Operations(TorchDispatchMode):
@@ -42,12 +52,18 @@ class Operations(TorchDispatchMode):
         super().__init__()
         self.found = {}  # what goes in -> [how often, a call of it, whether it is a product]
 
-    def enter(self, kind, call, *given):
-        self.found.setdefault(f"{kind} {tree_map(sizes_of, given)}", [0, call, kind in PRODUCTS])[0] += 1
+    def enter(self, kind, function, *args, **kwargs):
+        "Count an operation that is about to be computed; the first of its kind and sizes is kept, with copies of what it is given."
+        key = f"{kind} {tree_map(sizes_of, (args, kwargs))}"
+        if key not in self.found:
+            copies: dict = {}
+            args, kwargs = tree_map(partial(copied, copies), (args, kwargs))
+            self.found[key] = [0, partial(function, *args, **kwargs), kind in PRODUCTS]
+        self.found[key][0] += 1
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if not is_view(func): self.enter(func.overloadpacket, lambda: func(*args, **kwargs), args, kwargs)
+        if not is_view(func): self.enter(func.overloadpacket, func, *args, **kwargs)
         return func(*args, **kwargs)
 
     def around(self, function):
@@ -69,16 +85,14 @@ class Watched(np.ndarray):
     "An array whose operations are recorded, as are those of what is computed from it."
     def __array_ufunc__(self, ufunc, method, *inputs, **how):
         plain = lambda x: x.view(np.ndarray) if isinstance(x, Watched) else x
-        inputs = [plain(x) for x in inputs]
+        inputs, call = [plain(x) for x in inputs], getattr(ufunc, method)
         if "out" in how: how["out"] = tuple(map(plain, how["out"]))
-        call = partial(getattr(ufunc, method), *inputs, **how)
-        if Operations.now: Operations.now.enter(ufunc, call, method, inputs, how)
-        return watched(call())
+        if Operations.now: Operations.now.enter(ufunc if method == "__call__" else (ufunc, method), call, *inputs, **how)
+        return watched(call(*inputs, **how))
 
     def __getitem__(self, place):
-        taken = super().__getitem__(place)
-        if Operations.now and isinstance(place, np.ndarray): Operations.now.enter("selection", partial(self.view(np.ndarray).__getitem__, place), self, place)
-        return taken
+        if Operations.now and isinstance(place, np.ndarray): Operations.now.enter("selection", operator.getitem, self.view(np.ndarray), place)
+        return super().__getitem__(place)
 
 
 def watched(x): return x.view(Watched) if isinstance(x, np.ndarray) else x

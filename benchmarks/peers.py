@@ -2,6 +2,7 @@
 
     python benchmarks/peers.py                                half an hour on two idle cores; the first time more, to install the peers
     python benchmarks/peers.py --purejaxql DIR                with purejaxql, from a clone of `mttga/purejaxql`
+    python benchmarks/peers.py --alone                        only what is timed alone, into the results that are there: eight minutes
     python benchmarks/peers.py --quick --only cartpole        a smoke run whose numbers mean nothing
 
 Stable-Baselines3 and SBX come from the package index, each into an environment of its own below `--environments`; purejaxql is in no index,
@@ -85,7 +86,7 @@ def _parties(work):
 
 
 def alone(work, rounds=3, seconds=2.0):
-    "What share of abs_lab's time its simulator takes by itself, with its products of matrices and convolutions, or with all of its operations on arrays, each by itself; measured in turn."
+    "What share of abs_lab's time its simulator takes by itself, together with the products of matrices and the convolutions of acting and learning, or with all of their operations on arrays, each by itself; measured in turn with the whole."
     from abs_lab.core.train import train
     from operations import record, simulator_alone
     p, shares = _parties(work), []
@@ -233,14 +234,16 @@ def race(work, kind, names, pythons, folder, rounds, seconds):
         for name, other in mine.items():
             if name != "abs_lab" and "abs_lab" in mine: ratios.setdefault(name, {})[which] = spread([a / b for a, b in zip(mine["abs_lab"].speeds, other.speeds)])
     out = dict(speeds=[dict(name=c.name, **c.setting) | spread(c.speeds) for c in all_], ratios=ratios, failed=failed)
-    if kind == "equal": out["alone"] = measured_alone(work)
+    if kind == "equal" and (found := measured_alone(work)): out["alone"] = found  # without it the columns stay empty
     return out
 
 
 def measured_alone(work):
-    "`alone`, in a process of its own; none where it failed."
+    "`alone`, in a process of its own, and on which machine with which code; none where it failed."
+    from abs_lab.runs.provenance import provenance
+    origin = provenance()
     asked = subprocess.run([sys.executable, __file__, "--serve", "alone", json.dumps(work), ""], env=os.environ | dict(OMP_NUM_THREADS="1"), stdout=subprocess.PIPE, encoding="utf-8")
-    return json.loads(asked.stdout) if asked.returncode == 0 else None
+    return json.loads(asked.stdout) | dict(where=f"{origin['hardware']['cpu']}, {origin['commit']}") if asked.returncode == 0 else None
 
 
 def rows_of(r, kind, which):
@@ -249,8 +252,8 @@ def rows_of(r, kind, which):
     out: list = []
     for name, found in works.items():
         peers = {peer: ratios[which] for peer, ratios in found["ratios"].items()}
-        if (kind, which) == ("equal", "default") and found.get("alone"):
-            peers = {peer: ratio | {bound: ratio["median"] / found["alone"][bound]["median"] for bound in BOUNDS} for peer, ratio in peers.items()}
+        if (kind, which) == ("equal", "default") and "alone" in found:
+            peers = {peer: ratio | {bound: [ratio[a] / found["alone"][bound][b] for a, b in (("min", "max"), ("max", "min"))] for bound in BOUNDS} for peer, ratio in peers.items()}
         out += [(WORKS[name][0], NAMES[peer], ratio) for peer, ratio in (peers | found["failed"]).items()]
     return out
 
@@ -272,9 +275,10 @@ def markdown(r):
         bound = bool(measured)
         out += [f"## {title}", "", "| work | peer | abs_lab / peer | range |" + " its products alone | its operations alone |" * bound, "|---|---|---|---|" + "---|---|" * bound]
         out += [(f"| {work} | {peer} | not measured: {q[:200]} | |" if isinstance(q, str) else f"| {work} | {peer} | {q['median']:.2f} | {q['min']:.2f} – {q['max']:.2f} |")
-                + (f" {q['products']:.1f} | {q['operations']:.1f} |" if BOUNDS[0] in q else " | |" * bound) for work, peer, q in rows]
-        if bound: out += ["", "The last two columns say what the ratio would be if abs_lab did nothing but step its simulator and compute with one thread, one after the other: its products of matrices and its convolutions alone, or all of its operations on arrays (NumPy's and torch's), each called by itself and at its fastest, and nothing between them. "
-                           f"Three times a peer's speed is reached on {sum(q['median'] >= WANTED for q in measured)} of {len(measured)} lines. Of the others its " + ", and its ".join(f"{bound} alone forbid it on {sum(q['median'] < WANTED and q[bound] < WANTED for q in measured)}" for bound in BOUNDS) + "."]
+                + ("".join(f" {q[name][0]:.1f} – {q[name][1]:.1f} |" for name in BOUNDS) if BOUNDS[0] in q else " | |" * bound) for work, peer, q in rows]
+        if bound: out += ["", "The last two columns say what the ratio would be, from the ranges of both measurements, if abs_lab with one thread did nothing but step its simulator and, one after the other, the products of matrices and the convolutions of acting and learning, or all of their operations on arrays that were recorded (torch's, NumPy's ufuncs and selections), each called by itself at its fastest. "
+                           f"Collecting, measuring and what lies between the operations are left out; that abs_lab is as fast as it was in the race is taken for granted ({'; '.join(sorted({found['alone']['where'] for found in r['works'].values() if 'alone' in found}))}). "
+                           f"Three times a peer's speed is reached on {sum(q['median'] >= WANTED for q in measured)} of {len(measured)} lines. It would not be reached even so on {len([q for q in measured if q['products'][1] < WANTED])} with the products and on {len([q for q in measured if q['operations'][1] < WANTED])} with the operations."]
         lost = [f"{work} against {peer} ({q['median']:.2f})" for work, peer, q in rows if not isinstance(q, str) and q["median"] < 1]
         out += ["", f"abs_lab is slower on: {'; '.join(lost)}." if lost else "abs_lab is slower on none of these lines.", ""]
     out += ["## Environment steps a second", "", "| work | contender | setting | median | range |", "|---|---|---|---|---|"]
@@ -318,10 +322,10 @@ def main():
         (args.out / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         (args.out / f"{name}.md").write_text(markdown(found), encoding="utf-8")
     if args.alone:
+        if not (args.out / f"{name}.json").exists(): parser.error(f"--alone adds to results, and {args.out} holds no {name}.json: run without it first")
         found = json.loads((args.out / f"{name}.json").read_text(encoding="utf-8"))
-        found["machine"]["what is timed alone: CPU, commit"] = f"{origin['hardware']['cpu']}, {origin['commit']}"
         for work in filter(found["works"].__contains__, args.only):
-            if kind_of(work) == "equal": found["works"][work]["alone"] = measured_alone(WORKS[work][1])
+            if kind_of(work) == "equal" and (measured := measured_alone(WORKS[work][1])): found["works"][work]["alone"] = measured
         return keep(found)
     names = {name for work in args.only for name in WORKS[work][2] if name != "purejaxql" or args.purejaxql}
     pythons = {name: python_of(name, args.environments) for name in sorted(names)}

@@ -417,7 +417,7 @@ def test_the_plain_step_of_the_benchmark_does_the_same_arithmetic(monkeypatch):
 
 
 @pytest.mark.parametrize("parts", [{}, dict(iqn=False, dueling=False), dict(noisy=False, spectral=False, munchausen_policy="online")])
-def test_a_written_gradient_step_has_the_same_bits_inside_an_update_and_outside(parts):
+def test_a_written_gradient_step_has_the_same_bits_in_inference_mode_and_outside(parts):
     "An update takes its steps in torch's inference mode; what they leave can be used, copied and saved outside of it."
     rand = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.rand(shape, generator=rand)
@@ -426,9 +426,9 @@ def test_a_written_gradient_step_has_the_same_bits_inside_an_update_and_outside(
         agent, other = (BTR(BTRConfig(**SMALL | dict(backprop="written"), **parts), VECTOR, TWO, 16, Progress(1_000), seed) for seed in (0, 1))
         for mode, b in zip(modes, batches):
             with torch.inference_mode(mode): agent._gradient_step(b)
+            assert not any(t.is_inference() for t in [agent.weights, agent.weights.grad, *agent.optimizer.state.values(), *agent.net.buffers()])  # before the copy, whose tensors are never
             other.load_state_dict(copy.deepcopy(agent.state_dict()))
             agent, other = other, agent
-        assert not any(t.is_inference() for t in agent.optimizer.state.values())  # torch.optim's classes can go on from it
         return agent.weights.detach(), agent.optimizer.state["exp_avg_sq"]
     for modes in ((True,) * 4, (True, False, False, True), (False, True, True, False)):
         assert all(map(torch.equal, after(modes), after((False,) * 4)))

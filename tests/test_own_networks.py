@@ -9,7 +9,7 @@ import own_networks
 from abs_lab.agents.btr import BTR, BTRConfig
 from abs_lab.agents.pqn import PQN, PQNConfig
 from abs_lab.core.envs import VecEnvs
-from abs_lab.core.interfaces import AbsLabError, Progress
+from abs_lab.core.interfaces import AbsLabError, BatchPlan, Progress
 from abs_lab.core.simulators import EnvConfig
 from abs_lab.runs.config import configure
 from abs_lab.runs.runner import Run, load_agent, look_at, read_config, run
@@ -49,6 +49,14 @@ def test_a_torso_of_ones_own_can_do_without_spectral_norm():
     envs = VecEnvs(EnvConfig("CartPole-v1", num_envs=4))
     made = [BTR(BTRConfig(network="own_networks:torso", spectral=s, replay_size=400), envs.obs_space, envs.action_space, 4, Progress(1)).net for s in (True, False)]
     assert [len(net.spectral_layers) for net in made] == [1, 0] and made[0].value.hidden.out_features == 128
+
+
+def test_a_torso_of_ones_own_may_keep_what_it_made_while_it_acted():
+    envs = VecEnvs(EnvConfig("CartPole-v1", num_envs=16))
+    agent = BTR(BTRConfig(network="own_networks:keeps", replay_size=400, learning_starts=32), envs.obs_space, envs.action_space, 16, progress := Progress(1_000))
+    for size in (0, 16): agent.update(envs.collect(agent, 20, progress), BatchPlan(20, 16, size))
+    assert progress.gradient_steps == 16 and agent.weights.grad.norm() > 0
+    envs.close()
 
 
 def test_a_folder_is_shown_without_its_network(tmp_path, monkeypatch):

@@ -266,7 +266,7 @@ class _BTRNetworks(_BTRKind):
         self.diagnosed = 0  # the update after which plasticity was last measured
 
     def _load(self, net, state):
-        "Load a network's state, by this way alone: a chain keeps what spectral norm makes of the weights."
+        "Load a network's state, by this way alone: a chain keeps what spectral norm and the embedding make of the weights."
         net.load_state_dict(state)
         if self.chains: self.chains[net].take()
 
@@ -306,7 +306,7 @@ class _ActingBTR(_BTRNetworks):
 
     def _rand(self, *shape): return torch.rand(shape, generator=self.generator, device=self.device)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def act(self, obs):  # [N, *]
         "The best action by noisy advantages, or now and then a random one."
         self.net.draw(self.generator)

@@ -132,7 +132,7 @@ def draw_noise(
     layers: list,                # of NoisyLinear, on one device
     generator: torch.Generator,  # on that device
 ):
-    "Draw new noise for all of the layers at once."
+    "Draw new noise for all of the layers at once, into the tensors that hold it: what was computed with the noise before finds its gradient first."
     if not layers: return
     x = torch.randn(sum(m.in_features + m.out_features for m in layers), generator=generator, device=generator.device)
     parts = x.sign().mul_(x.abs_().sqrt_()).split([size for m in layers for size in (m.in_features, m.out_features)])

@@ -19,11 +19,11 @@ class _Room:
 
     def __call__(self, name, *shape):
         if name not in self.kept or self.kept[name].shape != shape:
-            with torch.inference_mode(False): self.kept[name] = self.like.new_ones(shape)  # so that it can be written in either mode
+            with torch.inference_mode(False): self.kept[name] = self.like.new_ones(shape)  # ones, of which a column stays; outside of inference mode, so that they can be written within it and without
         return self.kept[name]
 
 class _Layer:
-    "A linear layer: there, and back."
+    "A linear layer: there, and back. Its tensors are those of the layer for good: they are written anew, and never replaced."
     def __init__(self, layer):
         self.layer, self.weight, self.bias, self.by_weight, self.by_bias = layer, layer.weight.detach(), layer.bias.detach(), layer.weight.grad, layer.bias.grad
         self.now, self.room = self.weight, _Room(self.weight)  # now: what is applied
@@ -167,7 +167,7 @@ class QuantileChain:
         obs: torch.Tensor,   # [N, …] vectors or small boards
         taus: torch.Tensor,  # [N, K] levels, 0 to 1; without implicit quantiles they are not read
     ) -> torch.Tensor:       # [N, K, A]; K = 1 without implicit quantiles
-        "What `QuantileNetwork.quantiles` returns with the noise drawn last, and with the spectral norms of the last `iterate` or `take`."
+        "What `QuantileNetwork.quantiles` returns with the noise drawn last, and with the spectral norms and the embedding of the last `iterate` or `take`."
         x, self.inside, room = self.first.there(obs.flatten(1).to(torch.get_default_dtype())), [], self.room
         for i, (one, two) in enumerate(self.units):
             before = torch.clamp_min(x, 0, out=room(f"before {i}", *x.shape))

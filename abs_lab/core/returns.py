@@ -79,11 +79,12 @@ def n_step(
     if n < 1: raise AbsLabError(f"n must be at least 1, not {quoted(n)}")
     returns, done = torch.zeros_like(rewards), torch.zeros_like(terminated)
     offset, running = torch.zeros_like(rewards, dtype=torch.int64), torch.ones_like(terminated)
-    small = lambda x: x.numpy() if x.is_cpu else x  # NumPy's array of the same memory
+    plain = rewards.is_cpu and not rewards.requires_grad and rewards.dtype in (torch.float32, torch.float64)
+    small = lambda x: x.numpy() if plain else x  # NumPy's array of the same memory
     G, d, k, alive, r, term, end = map(small, (returns, done, offset, running, rewards, terminated, terminated | truncated))
     for i in range(min(n, len(rewards))):
         rows = slice(0, len(rewards) - i)     # those that still have a row i steps ahead
-        G[rows] += gamma ** i * r[i:] * alive[rows]
+        G[rows] += float(gamma) ** i * r[i:] * alive[rows]
         k[rows] += alive[rows]
         d[rows] |= alive[rows] & term[i:]
         alive[rows] &= ~end[i:]
