@@ -25,7 +25,7 @@ class _Room:
 class _Layer:
     "A linear layer: there, and back. Its tensors are those of the layer for good: they are written anew, and never replaced."
     def __init__(self, layer):
-        self.layer, self.weight, self.bias, self.by_weight, self.by_bias = layer, layer.weight.detach(), layer.bias.detach(), layer.weight.grad, layer.bias.grad
+        self.weight, self.bias, self.by_weight, self.by_bias = layer.weight.detach(), layer.bias.detach(), layer.weight.grad, layer.bias.grad
         self.now, self.room = self.weight, _Room(self.weight)  # now: what is applied
 
     def finish(self): "Turn the derivatives by what was applied into those by the parameters."
